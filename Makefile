@@ -1,0 +1,34 @@
+# make demo   images, labels, student and test on real digits, in minutes on a laptop
+# make test   the whole test suite
+# Each makes .venv on first use and installs again when setup.cfg has changed.
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(INSTALLED)
+	$(VENV)/bin/dmkd demo
+
+test: $(INSTALLED)
+	$(VENV)/bin/pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(VENV)/bin/pytest -m slow
+
+# Types are checked on an installed copy: only there are the three folders one package.
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	rm -rf build/typed && $(VENV)/bin/pip install -q --no-deps --no-build-isolation --target build/typed .
+	MYPYPATH=build/typed $(VENV)/bin/mypy -p dmkd
+
+clean:
+	rm -rf $(VENV) build dmkd-demo .pytest_cache .ruff_cache .mypy_cache *.egg-info
+
+$(INSTALLED): setup.cfg pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q --upgrade pip "setuptools>=77"
+	$(VENV)/bin/pip install -q -e ".[dev]"
+	touch $@

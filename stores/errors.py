@@ -1,0 +1,49 @@
+"""Every error a user may see, with its exit code.
+
+    DmkdError                 1   something failed: the sentence says what, where and what to do
+    ├── UsageError            2   what was asked for can't be done (unknown name, value out of range, wrong path)
+    │   └── MismatchError     2   what was asked for differs from what the store holds
+    └── StoreError            1   the store, or the disk below it, failed
+        ├── NotAStoreError    2   the path holds no dmkd store
+        ├── MissingBlockError 1   ids were asked for whose block has not been made
+        ├── DamagedChunkError 1   a chunk's checksum or shape is wrong
+        └── StoreWriteError   1   a write did not reach the disk (full, read-only, gone)
+"""
+
+
+class DmkdError(Exception):
+    """Something failed. ``str(error)`` is one sentence for the user; the command line exits with ``exit_code``."""
+
+    exit_code = 1
+
+
+class UsageError(DmkdError):
+    """What was asked for can't be done: an unknown name, a value out of range, a wrong path."""
+
+    exit_code = 2
+
+
+class MismatchError(UsageError):
+    """What was asked for differs from what the store holds; names the field and both values."""
+
+
+class StoreError(DmkdError):
+    """The store, or the disk below it, failed."""
+
+
+class NotAStoreError(StoreError):
+    """The path holds no dmkd store, or one of a format that this version can't read."""
+
+    exit_code = 2
+
+
+class MissingBlockError(StoreError):
+    """Image ids were asked for whose block has not been made."""
+
+
+class DamagedChunkError(StoreError):
+    """A chunk's bytes do not match their checksum, or can't be decoded."""
+
+
+class StoreWriteError(StoreError):
+    """A write did not reach the disk: full, read-only, over quota or gone."""

@@ -1,0 +1,85 @@
+"""The store format, on one page.
+
+A store is one tree of arrays. Axis 0 of every array is the image id, cut into blocks of B ids; one block is one chunk.
+N images, H x W pixels, V views an image, P view components, C classes, B ids a block.
+
+    array                     dtype     shape           chunk           fill   holds
+    images                    uint8     (N, H, W, 3)    (B, H, W, 3)    0      RGB pixels
+    class_ids                 int32     (N,)            (B,)            -1     the class the generator was asked for
+    views/<view set>          float32   (N, V, P)       (B, V, P)       NaN    crop box, flip (and mix) of each view
+    labels/<label set>/...    codec's   (N, V, ...)     (B, V, ...)     codec  the teacher's logits, as the codec writes them
+    labels/<label set>/quality float32  (N, 3)          (B, 3)          NaN    teacher's top-1, p(class id), entropy (nats)
+
+Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``class_names``, ``block_size``,
+``created``, ``updated``, ``versions``. Of a view set: ``components``, ``policy``, ``seed``, ``size``, ``interpolation``,
+``identity``. Of a label set: ``teacher``, ``view_set``, ``codec``, ``num_classes``, ``identity``.
+
+Rules:
+
+- Every chunk ends in its crc32c, so a damaged chunk is an error and never a wrong picture or label.
+- A block is done when its chunk exists. Within a block the order of writing is views, labels, class ids, images; within
+  a label set it is quality, then the codec's arrays. The last one written is the marker (``images``, or the codec's
+  last array), so a block that is half-written counts as missing and is made again.
+- Chunk keys are ``c.<block>.0...``: one flat folder for an array.
+- All arrays are created at their final shape by one process; workers write whole chunks and never touch metadata.
+"""
+
+from dataclasses import dataclass
+
+FORMAT_VERSION = 1
+
+IMAGES = "images"
+CLASS_IDS = "class_ids"
+VIEWS = "views"
+LABELS = "labels"
+QUALITY = "quality"
+
+QUALITY_COMPONENTS = ("top1", "p_class", "entropy")
+
+TARGET_CHUNK_BYTES = 16 * 2**20
+MIN_BLOCKS = 16
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of the store, but for the number of images and the block size that all arrays share.
+
+    ``shape`` is what one image takes, ``dims`` names every axis but the first, which is always ``image``.
+    ``compression`` is ``None`` (chunks that can be memory-mapped) or ``"zstd"``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    dims: tuple[str, ...]
+    fill_value: float | int
+    compression: str | None = None
+
+    def __post_init__(self) -> None:
+        assert len(self.shape) == len(self.dims), (self.shape, self.dims)
+
+
+def images_spec(image_shape: tuple[int, int, int]) -> ArraySpec:
+    return ArraySpec(image_shape, "uint8", ("y", "x", "channel"), 0)
+
+
+def class_ids_spec() -> ArraySpec:
+    return ArraySpec((), "int32", (), -1)
+
+
+def views_spec(num_views: int, num_components: int) -> ArraySpec:
+    return ArraySpec((num_views, num_components), "float32", ("view", "component"), float("nan"))
+
+
+def quality_spec() -> ArraySpec:
+    return ArraySpec((len(QUALITY_COMPONENTS),), "float32", ("quality",), float("nan"))
+
+
+def choose_block_size(num_images: int, image_shape: tuple[int, int, int]) -> int:
+    """Ids a block: the largest power of two whose image chunk is at most 16 MB and that leaves at least 16 blocks.
+
+    256 x 256 gives 64, 32 x 32 gives up to 4096; a small store gets smaller blocks, so that a crash costs little and
+    several workers have something to do.
+    """
+    image_bytes = image_shape[0] * image_shape[1] * image_shape[2]
+    limit = max(1, min(TARGET_CHUNK_BYTES // image_bytes, num_images // MIN_BLOCKS))
+    return 1 << (limit.bit_length() - 1)

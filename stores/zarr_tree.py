@@ -1,0 +1,164 @@
+"""The few verbs by which a store touches Zarr v3: a tree of groups and of arrays that are chunked along axis 0.
+
+Everything above this file speaks of nodes (``"labels/resnet34/logits"``), blocks and numpy arrays.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+import zarr.errors
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.core.sync import sync
+
+from .layout import ArraySpec
+
+CHUNK_NAME = re.compile(r"c\.(\d+)(?:\.0)*")
+
+
+class ZarrTree:
+    """One Zarr v3 hierarchy. Opens on first use in each process, so it can be pickled to workers."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._arrays: dict[str, zarr.Array] = {}
+        self._group: zarr.Group | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+
+    # Groups and attributes
+
+    def exists(self) -> bool:
+        """Whether the path holds a Zarr v3 group."""
+        try:
+            return self._root is not None
+        except (zarr.errors.GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError):
+            return False
+
+    def create_root(self) -> None:
+        """Make the root group. What was there before is kept."""
+        self._group = zarr.open_group(self.path, mode="a", zarr_format=3)
+
+    def create_group(self, node: str) -> None:
+        self._root.require_group(node)
+
+    def attributes(self, node: str = "") -> dict[str, Any]:
+        """A node's attributes, read from the store anew."""
+        return dict(self._node(node).attrs.asdict())
+
+    def set_attributes(self, attributes: Mapping[str, Any], node: str = "") -> None:
+        """Replace the values of these attributes; the others stay."""
+        target = self._node(node)
+        target.attrs.put({**target.attrs.asdict(), **attributes})
+
+    def children(self, node: str) -> list[str]:
+        """Names of the groups and arrays directly below a group, sorted; none if there is no such group."""
+        prefix = f"{node}/" if node else ""
+        names = _list_dir(self._root.store, node)
+        return sorted(name for name in names if sync(self._root.store.exists(f"{prefix}{name}/zarr.json")))
+
+    # Arrays
+
+    def create_array(
+        self, node: str, spec: ArraySpec, num_rows: int, block_size: int, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make an array of ``num_rows`` rows; one that is there already is replaced."""
+        compressors = [ZstdCodec(level=3)] if spec.compression == "zstd" else []
+        itemsize = np.dtype(spec.dtype).itemsize
+        self._root.create_array(
+            node,
+            shape=(num_rows, *spec.shape),
+            chunks=(block_size, *spec.shape),
+            dtype=spec.dtype,
+            fill_value=spec.fill_value,
+            serializer=BytesCodec(endian="little" if itemsize > 1 else None),
+            compressors=[*compressors, Crc32cCodec()],
+            dimension_names=("image", *spec.dims),
+            chunk_key_encoding={"name": "default", "separator": "."},
+            attributes=dict(attributes or {}),
+            overwrite=True,
+        )
+        self._arrays.pop(node, None)
+
+    def shape(self, node: str) -> tuple[int, ...]:
+        return self._array(node).shape
+
+    def dtype(self, node: str) -> np.dtype:
+        return self._array(node).dtype
+
+    def resize(self, node: str, num_rows: int) -> None:
+        array = self._array(node)
+        array.resize((num_rows, *array.shape[1:]))
+        self._arrays.pop(node)
+
+    # Blocks
+
+    def present_blocks(self, node: str) -> set[int]:
+        """Blocks whose chunk exists, by one listing (zarr's ``nchunks_initialized`` is quadratic)."""
+        names = _list_dir(self._root.store, node)
+        return {int(match[1]) for name in names if (match := CHUNK_NAME.fullmatch(name))}
+
+    def write_block(self, node: str, block: int, rows: np.ndarray) -> None:
+        """Write a block's rows as one chunk, atomically. The caller has checked shape and dtype."""
+        array = self._array(node)
+        start = block * array.chunks[0]
+        array[start : start + len(rows)] = rows
+
+    def read_block(self, node: str, block: int) -> np.ndarray:
+        """The rows of one block. A wrong checksum is zarr's ``ValueError``; the caller says which chunk it was."""
+        array = self._array(node)
+        start = block * array.chunks[0]
+        return np.asarray(array[start : start + array.chunks[0]])
+
+    def delete_block(self, node: str, block: int) -> None:
+        sync(self._root.store.delete(f"{node}/{self._chunk_name(node, block)}"))
+
+    def chunk_path(self, node: str, block: int) -> str:
+        """Where a block's chunk lies, for messages."""
+        return f"{self.path}/{node}/{self._chunk_name(node, block)}"
+
+    def sweep_partials(self) -> int:
+        """Delete the temporary files that killed writers left behind; returns how many. Object stores leave none."""
+        root = Path(self.path)
+        leftovers = list(root.rglob("*.partial")) if root.is_dir() else []
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
+        return len(leftovers)
+
+    # Below: nodes, opened once in each process
+
+    @property
+    def _root(self) -> zarr.Group:
+        if self._group is None:
+            self._group = zarr.open_group(self.path, mode="r+", zarr_format=3)
+        return self._group
+
+    def _node(self, node: str) -> zarr.Group | zarr.Array:
+        return zarr.open_group(self._root.store, mode="r+") if not node else self._root[node]
+
+    def _array(self, node: str) -> zarr.Array:
+        if node not in self._arrays:
+            array = self._root[node]
+            if not isinstance(array, zarr.Array):
+                raise KeyError(f"{node} is no array")
+            # Chunks full of the fill value must be written too: an all-black block is done, not missing.
+            # open_array(config=...) is silently ignored on an existing array in zarr 3.1.6; with_config works.
+            self._arrays[node] = array.with_config({"write_empty_chunks": True})
+        return self._arrays[node]
+
+    def _chunk_name(self, node: str, block: int) -> str:
+        return "c." + ".".join([str(block)] + ["0"] * (self._array(node).ndim - 1))
+
+
+def _list_dir(store: Any, prefix: str) -> list[str]:
+    async def collect() -> list[str]:
+        return [key.rstrip("/").rsplit("/", 1)[-1] async for key in store.list_dir(prefix)]
+
+    return sync(collect())
