@@ -1,0 +1,77 @@
+"""The command ``dmkd``: the list of commands, and how an error is told."""
+
+import os
+from importlib import import_module
+from typing import Any
+
+import click
+
+from dmkd.stores.errors import DmkdError
+
+# In the order of a first use. A command's module is imported when it is called or its help is shown;
+# none of them imports torch before its work begins.
+COMMANDS = {
+    "demo": "dmkd.cli.demo",
+    "generate": "dmkd.cli.generate",
+    "label": "dmkd.cli.label",
+    "train-student": "dmkd.cli.train_student",
+    "evaluate": "dmkd.cli.evaluate",
+    "inspect": "dmkd.cli.inspect",
+}
+
+
+class Told(click.ClickException):
+    """An error that is told in one sentence, with the exit code of its kind."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def show(self, file: Any = None) -> None:
+        click.echo(click.style("Error: ", fg="red", bold=True) + self.format_message(), err=True)
+
+
+class Commands(click.Group):
+    """Commands that are imported when they are needed."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        return import_module(COMMANDS[name]).command if name in COMMANDS else None
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except DmkdError as error:
+            raise Told(str(error), error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise Told("Interrupted. What is finished is kept; the same command goes on from there.", 130) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get("DMKD_DEBUG"):
+                raise
+            lines = str(error).strip().splitlines()
+            reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+            raise Told(f"{reason} (unexpected; set DMKD_DEBUG=1 to see where)", 1) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="dmkd")
+def main() -> None:
+    """Knowledge distillation from diffusion images.
+
+    A diffusion model makes labelled images, a teacher writes its logits beside them into one store, and a student
+    learns from the store alone.
+
+    \b
+      dmkd demo                            all of it on a laptop, in minutes
+      dmkd generate --store imnet.zarr     images and their first labels
+      dmkd label --teacher resnet34        another teacher's labels
+      dmkd train-student                   a student, from the files alone
+    """
+
+
+if __name__ == "__main__":
+    main()

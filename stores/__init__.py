@@ -3,7 +3,9 @@
 ``open_store(path)`` reads, ``create_store(path, ...)`` makes; :mod:`dmkd.stores.layout` is the format on one page.
 """
 
-from .codecs import Codec, parse_codec
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .errors import (
     DamagedChunkError,
     DmkdError,
@@ -14,7 +16,23 @@ from .errors import (
     StoreWriteError,
     UsageError,
 )
-from .store import LabelSet, Rows, Store, ViewSet, create_store, open_store, store_exists
+
+if TYPE_CHECKING:
+    from .codecs import Codec, parse_codec
+    from .store import LabelSet, Rows, Store, ViewSet, create_store, open_store, store_exists
+
+# Imported at first use: zarr takes half a second, which `dmkd --help` need not wait for.
+_HOME = {
+    "Codec": "codecs",
+    "parse_codec": "codecs",
+    "LabelSet": "store",
+    "Rows": "store",
+    "Store": "store",
+    "ViewSet": "store",
+    "create_store": "store",
+    "open_store": "store",
+    "store_exists": "store",
+}
 
 __all__ = [
     "Codec",
@@ -35,3 +53,9 @@ __all__ = [
     "parse_codec",
     "store_exists",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

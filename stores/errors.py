@@ -1,13 +1,13 @@
 """Every error a user may see, with its exit code.
 
-    DmkdError                 1   something failed: the sentence says what, where and what to do
-    ├── UsageError            2   what was asked for can't be done (unknown name, value out of range, wrong path)
-    │   └── MismatchError     2   what was asked for differs from what the store holds
-    └── StoreError            1   the store, or the disk below it, failed
-        ├── NotAStoreError    2   the path holds no dmkd store
-        ├── MissingBlockError 1   ids were asked for whose block has not been made
-        ├── DamagedChunkError 1   a chunk's checksum or shape is wrong
-        └── StoreWriteError   1   a write did not reach the disk (full, read-only, gone)
+DmkdError                 1   something failed: the sentence says what, where and what to do
+├── UsageError            2   what was asked for can't be done (unknown name, value out of range, wrong path)
+│   └── MismatchError     2   what was asked for differs from what the store holds
+└── StoreError            1   the store, or the disk below it, failed
+    ├── NotAStoreError    2   the path holds no dmkd store
+    ├── MissingBlockError 1   ids were asked for whose block has not been made
+    ├── DamagedChunkError 1   a chunk's checksum or shape is wrong
+    └── StoreWriteError   1   a write did not reach the disk (full, read-only, gone)
 """
 
 

@@ -10,9 +10,10 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     labels/<label set>/...    codec's   (N, V, ...)     (B, V, ...)     codec  the teacher's logits, as the codec writes them
     labels/<label set>/quality float32  (N, 3)          (B, 3)          NaN    teacher's top-1, p(class id), entropy (nats)
 
-Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``class_names``, ``block_size``,
-``created``, ``updated``, ``versions``. Of a view set: ``components``, ``policy``, ``seed``, ``size``, ``interpolation``,
-``identity``. Of a label set: ``teacher``, ``view_set``, ``codec``, ``num_classes``, ``identity``.
+Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``,
+``block_size``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,
+``size``, ``interpolation``, ``canonical``, ``identity`` ... Of a label set: ``teacher``, ``source``, ``view_set``,
+``num_views``, ``codec``, ``num_classes``, ``identity``.
 
 Rules:
 

@@ -75,6 +75,14 @@ class ViewSet:
         """View parameters, float32 (n, V, P)."""
         return self.rows[ids]
 
+    def has_block(self, block: int) -> bool:
+        """Whether the views of a block have been written."""
+        return self._store._tree.has_block(self.node, block)
+
+    def missing_blocks(self) -> list[int]:
+        """Blocks whose views have not been written, ascending."""
+        return self._store._missing(self.node)
+
 
 class LabelSet:
     """One teacher's logits on one view set, in one codec."""
@@ -84,15 +92,14 @@ class LabelSet:
         self.node = f"{layout.LABELS}/{name}"
         self.attributes = store._tree.attributes(self.node)
         self.teacher: dict[str, Any] = self.attributes["teacher"]
+        self.source: str = self.attributes["source"]
         self.view_set: str = self.attributes["view_set"]
         self.num_classes: int = self.attributes["num_classes"]
         self.identity: str = self.attributes["identity"]
         self.codec: Codec = codec_from_json(self.attributes["codec"])
         self._store = store
         self.num_views: int = self.attributes["num_views"]
-        self.array_nodes = {
-            name: f"{self.node}/{name}" for name in self.codec.arrays(self.num_views, self.num_classes)
-        }
+        self.array_nodes = {name: f"{self.node}/{name}" for name in self.codec.arrays(self.num_views, self.num_classes)}
 
     @property
     def marker(self) -> str:
@@ -160,6 +167,11 @@ class Store:
     def identity(self) -> str:
         """sha256 of the recipe."""
         return self.attributes["identity"]
+
+    @property
+    def source(self) -> str | None:
+        """Where the generator was found when the store was made."""
+        return self.attributes["source"]
 
     @property
     def class_names(self) -> list[str]:
@@ -273,7 +285,9 @@ class Store:
         for node, rows in pending:
             self._write(node, block, rows)
 
-    def add_view_set(self, name: str, num_views: int, components: Sequence[str], description: Mapping[str, Any]) -> None:
+    def add_view_set(
+        self, name: str, num_views: int, components: Sequence[str], description: Mapping[str, Any]
+    ) -> None:
         """Make room for a view set, or check that the one of this name has the same description.
 
         ``description`` is everything that determines the views; its fingerprint is the view set's identity.
@@ -296,9 +310,13 @@ class Store:
         self._tree.create_array(node, spec, self.num_images, self.block_size, attributes)
 
     def add_label_set(
-        self, name: str, *, teacher: Mapping[str, Any], view_set: str, codec: Codec, num_classes: int
+        self, name: str, *, teacher: Mapping[str, Any], source: str, view_set: str, codec: Codec, num_classes: int
     ) -> None:
-        """Make room for a label set, or check that the one of this name has the same teacher, views and codec."""
+        """Make room for a label set, or check that the one of this name has the same teacher, views and codec.
+
+        ``teacher`` is what the teacher is (weights' hash, preprocessing), ``source`` where it was found: the latter is
+        kept for later runs and is no part of the identity.
+        """
         _check_name(name, "label set")
         views = self.views[view_set]
         description = {
@@ -315,7 +333,7 @@ class Store:
         if "identity" in stored:
             refuse_mismatch(
                 f"Label set {name!r} of {self.path}",
-                {key: stored.get(key) for key in stored if key != "identity"},
+                {key: stored.get(key) for key in stored if key not in ("identity", "source")},
                 description,
                 "Give the new labels another name (--name), or leave the differing options out.",
             )
@@ -324,7 +342,7 @@ class Store:
             self._tree.create_array(f"{node}/{part}", spec, self.num_images, self.block_size)
         # The attributes come last: a label set without them was interrupted while it was made, and is made again.
         identity = fingerprint({"store": self.identity, "views": views.identity, **description})
-        self._tree.set_attributes({**description, "identity": identity}, node)
+        self._tree.set_attributes({**description, "source": source, "identity": identity}, node)
 
     def grow(self, num_images: int) -> None:
         """Make room for more images of the same recipe. What is there stays as it is.
@@ -445,8 +463,11 @@ def create_store(
     class_names: Sequence[str],
     block_size: int | None = None,
     versions: Mapping[str, str] | None = None,
+    source: str | None = None,
 ) -> Store:
     """Make an empty store for ``num_images`` images of one recipe. ``block_size`` None: chosen by image size and count.
+
+    ``source`` is where the generator was found: kept for later runs, no part of the identity.
 
     Raises ``UsageError`` if the path is taken by something else. A creation that was interrupted is done again.
     """
@@ -472,6 +493,7 @@ def create_store(
                 "state": "ready",
                 "recipe": dict(recipe),
                 "identity": fingerprint(recipe),
+                "source": source,
                 "class_names": list(class_names),
                 "block_size": block_size,
                 "created": _now(),

@@ -38,9 +38,10 @@ class ZarrTree:
     def exists(self) -> bool:
         """Whether the path holds a Zarr v3 group."""
         try:
-            return self._root is not None
+            zarr.open_group(self.path, mode="r", zarr_format=3)  # any other mode makes the folder
         except (zarr.errors.GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError):
             return False
+        return True
 
     def create_root(self) -> None:
         """Make the root group. What was there before is kept."""
@@ -104,6 +105,9 @@ class ZarrTree:
         """Blocks whose chunk exists, by one listing (zarr's ``nchunks_initialized`` is quadratic)."""
         names = _list_dir(self._root.store, node)
         return {int(match[1]) for name in names if (match := CHUNK_NAME.fullmatch(name))}
+
+    def has_block(self, node: str, block: int) -> bool:
+        return sync(self._root.store.exists(f"{node}/{self._chunk_name(node, block)}"))
 
     def write_block(self, node: str, block: int, rows: np.ndarray) -> None:
         """Write a block's rows as one chunk, atomically. The caller has checked shape and dtype."""

@@ -1,0 +1,84 @@
+"""``dmkd generate``"""
+
+import json
+from typing import Any
+
+import click
+
+from .options import find_store, json_option, label_options, run_options, store_option
+
+
+@click.command("generate", short_help="Make images and their first labels.")
+@store_option
+@click.option("--generator", metavar="NAME", help="Hub id, pipeline folder, or digits. Default: facebook/DiT-XL-2-256.")
+@click.option(
+    "--images", type=int, metavar="N", help="Images in the store; more than it has: it grows. Default: 200000."
+)
+@click.option("--classes", metavar="LIST", help="Class ids, ranges or names, such as 0-9,207. Default: all.")
+@click.option("--sampler", metavar="NAME", help="ddpm (DM-KD's), ddim or dpm++. Default: ddpm.")
+@click.option("--steps", type=int, metavar="N", help="Denoising steps. Default: 100.")
+@click.option("--guidance", type=float, metavar="X", help="Guidance scale; 1: none, and twice as fast. Default: 2.")
+@click.option(
+    "--guided-channels",
+    type=int,
+    metavar="N",
+    help="Latent channels guided. Default: 3 for ddpm, as DiT does, else all.",
+)
+@click.option("--seed", type=int, metavar="N", help="Seed of all noise and of the class order. Default: 0.")
+@click.option("--dtype", metavar="TYPE", help="Of the weights: bfloat16 (default on a GPU), float16 or float32.")
+@click.option("--sub-batch", type=int, metavar="N", help="Images sampled at once; part of the recipe. Default: 64.")
+@click.option(
+    "--block-size", type=int, metavar="N", help="Images a block, the unit of work. Default: chunks up to 16 MB."
+)
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    metavar="NAME",
+    help="Label in the same pass; may be repeated. none: images only. Default: resnet18.tv_in1k, as DM-KD.",
+)
+@label_options
+@run_options
+@json_option
+def command(
+    store: str | None,
+    teachers: tuple[str, ...],
+    views: str | None,
+    view_seed: int | None,
+    codec: str,
+    workers: int | None,
+    device: str | None,
+    ray_address: str | None,
+    as_json: bool,
+    **image_options: Any,
+) -> None:
+    """Make a store of class-labelled images, and in the same pass their first labels.
+
+    Stopped at any moment, the same command goes on. On a store that is there, options that are left out are the store's.
+    With --generator digits the defaults are those of the bundled pipeline (20 DDIM steps, 3000 images).
+
+    \b
+    Examples:
+      dmkd generate --store imnet.zarr                                  200,000 images as DM-KD made them
+      dmkd generate --store imnet.zarr --images 1280000                 let it grow
+      dmkd generate --store imnet.zarr --teacher resnet34 --teacher resnet18
+      dmkd generate --store digits.zarr --generator digits --images 3000
+      dmkd generate --store dogs.zarr --classes 151-268 --images 20000 --sampler dpm++ --steps 20
+    """
+    from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
+
+    from .display import make_display
+    from .summary import print_store, store_facts
+
+    path = find_store(store)
+    made, _ = generate(
+        path,
+        ImageOptions(**image_options),
+        LabelOptions(teachers or None, views, view_seed, codec),
+        RunOptions(workers, device, ray_address),
+        make_display(),
+    )
+    if as_json:
+        click.echo(json.dumps(store_facts(made)))
+    else:
+        print_store(made)

@@ -1,0 +1,73 @@
+"""Options that several commands share, and which store is meant when none is named."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmkd.stores.errors import UsageError
+
+store_option = click.option(
+    "--store", metavar="PATH", help="The store. Default: $DMKD_STORE, or the only store in the current folder."
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of a table.")
+
+device_option = click.option(
+    "--device", metavar="DEVICE", help="cpu, cuda or cuda:1. Default: the GPU if there is one."
+)
+
+
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where blocks are made."""
+    for option in (
+        click.option("--ray-address", metavar="ADDRESS", help="Ray cluster to work on, such as auto. Default: none."),
+        device_option,
+        click.option(
+            "--workers",
+            type=int,
+            metavar="N",
+            help="Ray actors, one a GPU; 0: this process. Default: one for each GPU if there are several, else 0.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Which views and how they are labelled."""
+    for option in (
+        click.option("--codec", default="float16", show_default=True, help="How logits are written: float16."),
+        click.option("--view-seed", type=int, metavar="N", help="Seed of the views. Default: the store's seed."),
+        click.option(
+            "--views",
+            metavar="POLICY",
+            help="Views of each image, after the teacher's own: center, rrc:8 (random resized crops), "
+            "rrc:8,scale=0.5:1,flip=0. Default: the store's; for a new store rrc:8.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def find_store(store: str | None) -> str:
+    """The store that is meant. Raises ``UsageError`` if none is named and there is not just one here."""
+    if store or (store := os.environ.get("DMKD_STORE")):
+        return store
+    here = sorted(path.parent for path in Path().glob("*/zarr.json") if _is_store(path))
+    if len(here) == 1:
+        return str(here[0])
+    if not here:
+        raise UsageError("There is no store in this folder: name one with --store PATH (or set DMKD_STORE).")
+    names = ", ".join(str(path) for path in here)
+    raise UsageError(f"There are several stores in this folder ({names}): choose one with --store PATH.")
+
+
+def _is_store(metadata: Path) -> bool:
+    try:
+        return "dmkd_format" in json.loads(metadata.read_text()).get("attributes", {})
+    except (OSError, ValueError):
+        return False

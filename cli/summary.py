@@ -1,0 +1,119 @@
+"""What a store holds, as facts for a script and as a screen for a person."""
+
+from typing import Any
+
+import numpy as np
+
+from dmkd.stores import LabelSet, Store
+
+from .display import byte_size, percent, print_facts, print_table
+
+QUALITY_IMAGES = 10_000  # images whose quality is read for the averages
+
+
+def store_facts(store: Store) -> dict[str, Any]:
+    """JSON-able: ``images``, ``complete``, ``missing_blocks``, ``label_sets`` and what made the store."""
+    missing = store.missing_blocks()
+    return {
+        "path": store.path,
+        "images": store.num_images,
+        "image_shape": list(store.image_shape),
+        "classes": store.num_classes,
+        "blocks": store.num_blocks,
+        "block_size": store.block_size,
+        "missing_blocks": missing,
+        "complete": not missing and not any(label_set.missing_blocks() for label_set in store.labels.values()),
+        "identity": store.identity,
+        "recipe": store.recipe,
+        "view_sets": {name: _view_set_facts(view_set.attributes) for name, view_set in store.views.items()},
+        "label_sets": {name: _label_set_facts(store, label_set) for name, label_set in store.labels.items()},
+        "created": store.attributes["created"],
+        "updated": store.attributes["updated"],
+        "versions": store.attributes["versions"],
+    }
+
+
+def _view_set_facts(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {key: attributes[key] for key in ("num_views", "policy", "seed", "size", "interpolation", "identity")}
+
+
+def _label_set_facts(store: Store, label_set: LabelSet) -> dict[str, Any]:
+    missing = label_set.missing_blocks()
+    return {
+        "teacher": label_set.teacher,
+        "view_set": label_set.view_set,
+        "views": label_set.num_views,
+        "codec": label_set.codec.to_json(),
+        "missing_blocks": missing,
+        "identity": label_set.identity,
+        **_quality(store, label_set, missing),
+    }
+
+
+def _quality(store: Store, label_set: LabelSet, missing: list[int]) -> dict[str, float | int]:
+    """The teacher's opinion of the images, over the first blocks that have both images and labels."""
+    absent = set(missing) | set(store.missing_blocks())
+    enough = -(-QUALITY_IMAGES // store.block_size)
+    blocks = [block for block in range(store.num_blocks) if block not in absent][:enough]
+    if not blocks:
+        return {}
+    ids = np.concatenate([store.block_ids(block) for block in blocks])
+    quality, class_ids = label_set.quality[ids], store.class_ids[ids]
+    return {
+        "agreement": float((quality[:, 0] == class_ids).mean()),
+        "p_class": float(quality[:, 1].mean()),
+        "entropy": float(quality[:, 2].mean()),
+        "quality_images": len(ids),
+    }
+
+
+def print_store(store: Store) -> None:
+    """One screen: what it is, what made it, whether it is complete, its labels."""
+    facts = store_facts(store)
+    recipe, missing = facts["recipe"], facts["missing_blocks"]
+    height, width, _ = facts["image_shape"]
+    made = sum(len(store.block_ids(block)) for block in set(range(store.num_blocks)) - set(missing))
+    state = "complete" if not missing else f"{len(missing)} of {facts['blocks']} blocks missing"
+    lines = [
+        ("images", f"{made:,} of {facts['images']:,}, {height}x{width}, {state}"),
+        ("classes", classes_line(facts["classes"], recipe.get("classes"))),
+        (
+            "blocks",
+            f"{facts['blocks']:,} of {facts['block_size']:,}, {byte_size(store.block_size * height * width * 3)}",
+        ),
+        ("made by", recipe_line(recipe)),
+        ("seed", f"{recipe.get('seed')}, sub-batches of {recipe.get('sub_batch')}, {recipe.get('dtype')}"),
+        ("identity", f"{facts['identity'][:16]}…"),
+    ]
+    print_facts(store.path, lines)
+    if facts["label_sets"]:
+        print_table(
+            "Labels",
+            ["label set", "teacher", "views", "codec", "done", "agrees", "p(class)", "entropy"],
+            [label_row(name, facts["blocks"], label_set) for name, label_set in facts["label_sets"].items()],
+        )
+
+
+def classes_line(count: int, chosen: list[int] | None) -> str:
+    return f"{count:,}" if chosen is None else f"{len(chosen):,} of {count:,}"
+
+
+def recipe_line(recipe: dict[str, Any]) -> str:
+    return (
+        f"{recipe.get('generator')}, {recipe.get('sampler')} {recipe.get('steps')} steps, "
+        f"guidance {recipe.get('guidance'):g} on {recipe.get('guided_channels')} channels"
+    )
+
+
+def label_row(name: str, blocks: int, label_set: dict[str, Any]) -> list[str]:
+    done = 1 - len(label_set["missing_blocks"]) / blocks
+    return [
+        name,
+        label_set["teacher"]["architecture"],
+        f"{label_set['views']} {label_set['view_set']}",
+        label_set["codec"]["name"],
+        f"{done:.0%}",
+        percent(label_set.get("agreement")),
+        f"{label_set['p_class']:.3f}" if "p_class" in label_set else "",
+        f"{label_set['entropy']:.3f}" if "entropy" in label_set else "",
+    ]

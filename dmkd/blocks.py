@@ -1,0 +1,167 @@
+"""SPINE 1: ids -> class ids and seeds -> pixels -> views -> logits -> one block of the store."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dmkd.classifiers import Classifier, load_classifier
+from dmkd.devices import make_deterministic
+from dmkd.generator import Generator, load_generator
+from dmkd.recipe import Recipe
+from dmkd.render import render_block
+from dmkd.stores import LabelSet, MismatchError, ViewSet, open_store
+from dmkd.views import ViewPolicy, draw_views
+
+# Views rendered and labelled at once. Fixed, so that a block's logits do not depend on who made it.
+VIEWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """What a worker must know; small and picklable."""
+
+    store_path: str
+    label_sets: tuple[str, ...]
+    device: str
+    cpu_threads: int | None
+    generator: str | None  # folder or hub id; None: no images are made, those that are there are labelled
+
+
+class BlockWorker:
+    """Holds the models of a work order on one device and makes blocks, one at a time."""
+
+    def __init__(self, order: WorkOrder) -> None:
+        make_deterministic(order.device, order.cpu_threads)
+        self.order = order
+        self.store = open_store(order.store_path)
+        self.recipe = Recipe.from_json(self.store.recipe) if order.generator else None
+        self.generator = self._load_generator() if order.generator else None
+        self.teachers = {name: self._load_teacher(self.store.labels[name]) for name in order.label_sets}
+
+    def run(self, block: int) -> int:
+        """Make one block and write it; returns its number of images. Running a block twice is harmless."""
+        ids = np.array(self.store.block_ids(block))
+        if self.generator is not None:
+            images, class_ids = make_images(self.generator, self.recipe, ids)
+            views = {name: views_of_block(view_set, ids) for name, view_set in self.store.views.items()}
+            self.store.write_block(
+                block,
+                views=views,
+                labels=self._label(images, class_ids, views),
+                class_ids=class_ids,
+                images=images.cpu().numpy(),
+            )
+        else:
+            images = torch.from_numpy(self.store.images[ids]).to(self.order.device)
+            class_ids = self.store.class_ids[ids]
+            views, new = self._views(block, ids)
+            self.store.write_block(block, views=new, labels=self._label(images, class_ids, views))
+        return len(ids)
+
+    def _label(
+        self, images: torch.Tensor, class_ids: np.ndarray, views: dict[str, np.ndarray]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        labels = {}
+        for name, teacher in self.teachers.items():
+            view_set = self.store.views[self.store.labels[name].view_set]
+            logits = label_views(teacher, images, views[view_set.name], view_set)
+            labels[name] = (logits, label_quality(logits[:, 0], class_ids))
+        return labels
+
+    def _views(self, block: int, ids: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The views that the teachers look at, and those of them that must be written: the stored ones count."""
+        views, new = {}, {}
+        for name in {self.store.labels[label_set].view_set for label_set in self.order.label_sets}:
+            view_set = self.store.views[name]
+            if view_set.has_block(block):
+                views[name] = view_set.rows.block(block)
+            else:
+                views[name] = new[name] = views_of_block(view_set, ids)
+        return views, new
+
+    def _load_generator(self) -> Generator:
+        source = self.order.generator
+        generator = load_generator(source, device=self.order.device, dtype=self.recipe.dtype)
+        if generator.info.sha256 != self.recipe.generator_sha256:
+            raise MismatchError(
+                f"The weights of generator {source} have changed since {self.order.store_path} was begun "
+                f"(sha256 {generator.info.sha256[:12]}…, the store has {self.recipe.generator_sha256[:12]}…): "
+                "bring the old weights back, or begin another store."
+            )
+        return generator
+
+    def _load_teacher(self, label_set: LabelSet) -> Classifier:
+        teacher = load_classifier(label_set.source, device=self.order.device)
+        if teacher.sha256 != label_set.teacher["sha256"]:
+            raise MismatchError(
+                f"The weights of teacher {teacher.source} have changed since label set {label_set.name!r} of "
+                f"{self.order.store_path} was begun (sha256 {teacher.sha256[:12]}…, the store has "
+                f"{label_set.teacher['sha256'][:12]}…): bring the old weights back, or label under another --name."
+            )
+        return teacher
+
+
+def make_images(generator: Generator, recipe: Recipe, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    """Consecutive ids (n,) -> images uint8 (n, H, W, 3) on the generator's device, class ids int32 (n,).
+
+    Sampled in sub-batches of one fixed size, the last one filled up with the ids that follow: a convolution may choose
+    another algorithm for another batch size, so only equal shapes give equal bits.
+    """
+    parts = []
+    for start in range(0, len(ids), recipe.sub_batch):
+        sampled = np.arange(ids[start], ids[start] + recipe.sub_batch)
+        parts.append(
+            generator.sample(
+                recipe.class_ids(sampled),
+                recipe.image_seeds(sampled),
+                sampler=recipe.sampler,
+                steps=recipe.steps,
+                guidance=recipe.guidance,
+                guided_channels=recipe.guided_channels,
+            )
+        )
+    return torch.cat(parts)[: len(ids)], recipe.class_ids(ids)
+
+
+def views_of_block(view_set: ViewSet, ids: np.ndarray) -> np.ndarray:
+    """The views of a whole block of ids (n,), as its view set's attributes say: float32 (n, V, P)."""
+    description = view_set.attributes
+    return draw_views(
+        ViewPolicy.from_json(description["policy"]),
+        description["seed"],
+        ids,
+        canonical=tuple(description["canonical"]),
+        first=description["first"],
+        image_size=tuple(description["image_size"]),
+        output_size=description["size"],
+        block_size=description["block_size"],
+        num_in_block=len(ids),
+    )
+
+
+def label_views(teacher: Classifier, images: torch.Tensor, views: np.ndarray, view_set: ViewSet) -> np.ndarray:
+    """A block's images uint8 (n, H, W, 3), their views float32 (n, V, P) -> the teacher's logits float32 (n, V, C)."""
+    count, num_views, _ = views.shape
+    at_once = max(1, VIEWS_AT_ONCE // count)
+    logits = []
+    for first in range(0, num_views, at_once):
+        pixels = render_block(
+            images,
+            views[:, first : first + at_once],
+            components=view_set.components,
+            size=view_set.attributes["size"],
+            interpolation=view_set.attributes["interpolation"],
+        )
+        rows = torch.cat([teacher.logits(part) for part in pixels.flatten(0, 1).split(VIEWS_AT_ONCE)])
+        logits.append(rows.reshape(count, -1, teacher.num_classes))
+    return torch.cat(logits, 1).cpu().numpy()
+
+
+def label_quality(logits: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+    """Logits (n, C) of the canonical view, class ids (n,) -> float32 (n, 3): top-1, p(class id), entropy in nats."""
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    entropy = -(np.exp(log_p) * log_p).sum(1)
+    p_class = np.exp(log_p[np.arange(len(logits)), class_ids])
+    return np.stack([logits.argmax(1), p_class, entropy], 1).astype(np.float32)

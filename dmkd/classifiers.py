@@ -1,0 +1,220 @@
+"""Classifiers, teachers and trained students alike: timm models with the preprocessing their weights were trained with.
+
+A classifier is named by
+
+    resnet34, resnet18.tv_in1k     a timm model with pretrained weights; the resolved tag is recorded
+    hf-hub:timm/resnet18.a1_in1k   a timm model on the Hugging Face hub
+    ./students/resnet18            a folder with config.json and model.safetensors, as timm and dmkd save them
+    resnet18=./weights.safetensors an architecture and a local checkpoint (.safetensors, or .pth read with weights_only)
+    digits-resnet                  one of the bundled digit classifiers
+"""
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmkd import digits
+from dmkd.render import normalise
+from dmkd.stores.errors import DmkdError, UsageError
+from dmkd.views import canonical_box
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass
+class Classifier:
+    """A frozen classifier in eval mode on one device, with what must be known to feed it and to recognise it."""
+
+    name: str  # short name, also the default name of its label set
+    source: str  # what it was asked for by
+    architecture: str  # timm's name, with the resolved pretrained tag
+    model: torch.nn.Module
+    num_classes: int
+    class_names: list[str] | None
+    input_size: int  # pixels, height and width
+    fixed_input_size: bool  # whether the architecture takes no other size
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    sha256: str  # of the weights, see :func:`state_dict_sha256`
+
+    def to_json(self) -> dict[str, Any]:
+        """What a teacher is, wherever it was found: what a label set records and a later run is compared with."""
+        return {
+            "name": self.name,
+            "architecture": self.architecture,
+            "sha256": self.sha256,
+            "preprocessing": {
+                "input_size": self.input_size,
+                "interpolation": self.interpolation,
+                "crop_pct": self.crop_pct,
+                "crop_mode": self.crop_mode,
+                "mean": list(self.mean),
+                "std": list(self.std),
+            },
+        }
+
+    def canonical_box(self, image_size: tuple[int, int]) -> Box:
+        """The evaluation view of an (H, W) image as (top, left, height, width), fractions of the image."""
+        return canonical_box(image_size, self.input_size, self.crop_pct, self.crop_mode)
+
+    @torch.inference_mode()
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, 3, S, S) on the model's device -> float32 (n, C)."""
+        return self.model(normalise(pixels, self.mean, self.std)).float()
+
+
+def load_classifier(source: str, *, device: str = "cpu") -> Classifier:
+    """Load a classifier by any of the names above. Raises ``UsageError`` for an unknown one, with the nearest names,
+    and ``DmkdError`` if its weights can't be had."""
+    from timm.data import resolve_model_data_config
+
+    name, model = _create(source)
+    model.eval().requires_grad_(False).to(device)
+    config = resolve_model_data_config(model)
+    _, height, width = config["input_size"]
+    if height != width:
+        raise UsageError(f"{source} takes {height}x{width} images; dmkd labels square views only.")
+    pretrained = model.pretrained_cfg
+    tag = pretrained.get("tag")
+    architecture = pretrained["architecture"]
+    return Classifier(
+        name=name,
+        source=source,
+        architecture=f"{architecture}.{tag}" if tag else architecture,
+        model=model,
+        num_classes=model.num_classes,
+        class_names=pretrained.get("label_names"),
+        input_size=height,
+        fixed_input_size=bool(pretrained.get("fixed_input_size")),
+        interpolation=config["interpolation"],
+        crop_pct=float(config["crop_pct"]),
+        crop_mode=config.get("crop_mode", "center"),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        sha256=state_dict_sha256(model),
+    )
+
+
+def state_dict_sha256(model: torch.nn.Module) -> str:
+    """sha256 over the names, dtypes, shapes and little-endian bytes of all weights and buffers, sorted by name.
+
+    Of the tensors, not of a file: the same weights have the same hash in whatever format they came.
+    """
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_classes(teacher: Classifier, class_names: list[str], store_path: str) -> None:
+    """Refuse a teacher whose classes are not the store's, by number, or by the order of equal names."""
+    if teacher.num_classes != len(class_names):
+        raise UsageError(
+            f"Teacher {teacher.source} tells {teacher.num_classes} classes apart and {store_path} has "
+            f"{len(class_names)}: use a teacher of the same classes."
+        )
+    names = teacher.class_names
+    if names and names != class_names and sorted(names) == sorted(class_names):
+        raise UsageError(f"Teacher {teacher.source} numbers the classes of {store_path} in another order.")
+
+
+def nearest_names(name: str, known: list[str], count: int = 5) -> str:
+    """``"; did you mean a, b?"`` or nothing."""
+    near = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def _create(source: str) -> tuple[str, torch.nn.Module]:
+    """Short name and model of a source."""
+    if source in digits.TEACHERS:
+        return source, _from_folder(digits.TEACHERS[source], source)
+    architecture, equals, file = source.partition("=")
+    if equals:
+        return Path(file).stem, _from_file(architecture, Path(file), source)
+    if source.startswith("hf-hub:"):
+        return source.rsplit("/", 1)[-1], _pretrained(source, source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path.resolve().name, _from_folder(path, source)
+    if path.is_file():
+        raise UsageError(f"Which architecture has {source}? Write it in front, as in resnet18={source}.")
+    if "/" in source or source.endswith((".safetensors", ".pth", ".pt")):
+        raise UsageError(f"There is no model at {source}.")
+    return source, _pretrained(source, source)
+
+
+def _pretrained(name: str, source: str) -> torch.nn.Module:
+    import timm
+
+    if not name.startswith("hf-hub:"):
+        base = name.split(".")[0]
+        if not timm.is_model(base):
+            known = timm.list_models() + list(digits.TEACHERS)
+            raise UsageError(f"There is no model {source!r}{nearest_names(base, known)}")
+        tags = timm.list_pretrained(f"{base}.*")
+        if not tags:
+            raise UsageError(f"timm has no pretrained weights for {base}: give a checkpoint as {base}=FILE.")
+        if "." in name and name not in tags:
+            raise UsageError(f"timm has no pretrained weights {name!r}; there are {', '.join(tags)}.")
+    try:
+        return timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub raises a dozen classes, and which ones changes between its versions
+        repository = name.removeprefix("hf-hub:")
+        raise DmkdError(
+            f"The weights of {source} could not be had from the hub ({_first_line(error)}): download "
+            f"model.safetensors of {repository} where there is a network and give ARCHITECTURE=FILE, or set HF_HOME "
+            "to a cache that has it."
+        ) from error
+
+
+def _from_folder(folder: Path, source: str) -> torch.nn.Module:
+    import timm
+
+    try:
+        json.loads((folder / "config.json").read_text())["architecture"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder} is no timm model folder (config.json with an architecture, weights).") from error
+    try:
+        return timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except Exception as error:
+        raise DmkdError(f"The model in {source} could not be loaded: {_first_line(error)}.") from error
+
+
+def _from_file(architecture: str, file: Path, source: str) -> torch.nn.Module:
+    import timm
+
+    if not file.is_file():
+        raise UsageError(f"There is no checkpoint {file}.")
+    if not timm.is_model(architecture.split(".")[0]):
+        raise UsageError(f"There is no architecture {architecture!r}{nearest_names(architecture, timm.list_models())}")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        for key in ("state_dict", "model"):
+            state = state.get(key, state) if isinstance(state.get(key), dict) else state
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+        classifier = timm.get_pretrained_cfg_value(architecture, "classifier") or "fc"
+        classes = state[f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"].shape[0]
+        model = timm.create_model(architecture, num_classes=classes)
+        model.load_state_dict(state)
+    except Exception as error:
+        raise DmkdError(f"{file} could not be loaded as {architecture}: {_first_line(error)}.") from error
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

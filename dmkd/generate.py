@@ -1,0 +1,284 @@
+"""`dmkd generate` and `dmkd label`: from what was asked for to a finished store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dmkd.classifiers import load_classifier
+from dmkd.devices import choose_device, default_cpu_threads
+from dmkd.engine import BlockDone, run_here
+from dmkd.label_sets import LabelRequest, add_label_sets
+from dmkd.progress import Display
+from dmkd.recipe import DTYPES, Recipe, parse_classes
+from dmkd.sources import DEFAULT_GENERATOR, generator_defaults, generator_source
+from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec, store_exists
+from dmkd.stores.identity import refuse_mismatch
+from dmkd.stores.layout import choose_block_size
+from dmkd.versions import library_versions
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where the work is done."""
+
+    workers: int | None = None  # Ray actors; 0: this process; None: one a GPU if there are several, else 0
+    device: str | None = None  # None: the GPU if there is one
+    ray_address: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Which labels. ``teachers`` None: those that the store has already, or its generator's default."""
+
+    teachers: tuple[str, ...] | None = None
+    views: str | None = None
+    view_seed: int | None = None
+    codec: str = "float16"
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Which images. ``None``: as the store has it, or the generator's default."""
+
+    generator: str | None = None
+    images: int | None = None
+    classes: str | None = None
+    sampler: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    guided_channels: int | None = None
+    dtype: str | None = None
+    seed: int | None = None
+    sub_batch: int | None = None
+    block_size: int | None = None
+
+
+def generate(
+    path: str, images: ImageOptions, labels: LabelOptions, run: RunOptions, display: Display
+) -> tuple[Store, list[str]]:
+    """Make a store, or go on with one: images, and in the same pass their labels -> the store, its label sets.
+
+    Everything is checked before the first file is written. Raises ``MismatchError`` if the store was made with another
+    recipe, and leaves it as it is.
+    """
+    from dmkd.generator import describe_generator
+
+    exists = store_exists(path)
+    store = open_store(path) if exists else None
+    source = images.generator or (store.source if store else DEFAULT_GENERATOR)
+    if not source:
+        raise UsageError(f"{path} was not made by a generator, so no images can be added to it by one.")
+    info = describe_generator(generator_source(source))
+    name = "digits" if source == "digits" else info.name
+    defaults = generator_defaults(name)
+    device = choose_device(run.device)
+    if store is not None:
+        recipe = _recipe_to_go_on(store, images, info)
+    else:
+        num_images = images.images if images.images is not None else defaults["images"]
+        image_shape = (info.image_size, info.image_size, 3)
+        _check_at_least_one(images)
+        block_size = images.block_size or choose_block_size(num_images, image_shape)
+        recipe = _new_recipe(name, images, info, defaults, device, block_size)
+    teachers = [load_classifier(teacher) for teacher in _teachers(labels, store, defaults)]
+    for teacher in teachers:
+        if teacher.num_classes != info.num_classes:
+            raise UsageError(
+                f"Teacher {teacher.source} tells {teacher.num_classes} classes apart and generator {name} makes "
+                f"{info.num_classes}: use a teacher of the same classes, or --teacher none."
+            )
+    request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
+
+    if store is None:
+        store = create_store(
+            path,
+            recipe=recipe.to_json(),
+            num_images=num_images,
+            image_shape=image_shape,
+            class_names=info.class_names,
+            block_size=block_size,
+            versions=library_versions(),
+            source="digits" if source == "digits" else generator_source(source),
+        )
+    else:
+        if images.block_size not in (None, store.block_size):
+            refuse_mismatch(
+                path, {"block_size": store.block_size}, {"block_size": images.block_size}, "Leave --block-size out."
+            )
+        _tell_versions(store, display)
+        if swept := store.sweep_partials():
+            display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
+        if images.images is not None:
+            store.grow(images.images)
+    add_label_sets(store, request)
+    label_sets = () if labels.teachers == ("none",) else tuple(store.labels)
+    generator = generator_source(source)
+    _run_blocks(store, generator, store.missing_blocks(), label_sets, run, device, display, recipe.cpu_threads)
+    _label_blocks(store, label_sets, run, device, display)
+    store.touch(library_versions())
+    return store, list(label_sets)
+
+
+def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) -> tuple[Store, list[str]]:
+    """Add a teacher's labels to images that are there, or finish labels that were begun -> the store, the label sets."""
+    store = open_store(path)
+    device = choose_device(run.device)
+    if labels.teachers is None and store.labels:
+        names = list(store.labels)
+    else:
+        sources = _teachers(labels, None, generator_defaults(store.recipe.get("generator", "")))
+        if not sources:
+            raise UsageError("There is nothing to label with --teacher none.")
+        teachers = [load_classifier(source) for source in sources]
+        request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
+        names = add_label_sets(store, request)
+    _tell_versions(store, display)
+    if swept := store.sweep_partials():
+        display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
+    if missing := store.missing_blocks():
+        display.notice(f"{len(missing)} of {store.num_blocks} blocks have no images yet; the others are labelled.")
+    _label_blocks(store, tuple(names), run, device, display)
+    store.touch(library_versions())
+    return store, names
+
+
+def _teachers(labels: LabelOptions, store: Store | None, defaults: dict[str, Any]) -> Sequence[str]:
+    """The teachers to load: those asked for; on a store that is there, none but its own; else the default one."""
+    if labels.teachers is None:
+        return [] if store is not None else [defaults["teacher"]]
+    if "none" in labels.teachers:
+        if len(labels.teachers) > 1:
+            raise UsageError("--teacher none does not go with another --teacher.")
+        return []
+    return list(dict.fromkeys(labels.teachers))
+
+
+def _new_recipe(
+    name: str, images: ImageOptions, info: Any, defaults: dict[str, Any], device: str, block_size: int
+) -> Recipe:
+    from dmkd.sampling import check_guided_channels, check_sampling, default_guided_channels
+
+    def first(*values: Any) -> Any:
+        return next((value for value in values if value is not None), None)
+
+    sampler = first(images.sampler, defaults["sampler"])
+    steps, guidance = first(images.steps, defaults["steps"]), float(first(images.guidance, defaults["guidance"]))
+    check_sampling(sampler, steps, guidance, info.num_train_timesteps)
+    channels = info.latent_shape[0]
+    guided_channels = first(images.guided_channels, default_guided_channels(sampler, channels))
+    check_guided_channels(guided_channels, channels)
+    dtype = first(images.dtype, "bfloat16" if device.startswith("cuda") else "float32")
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
+    return Recipe(
+        generator=name,
+        generator_sha256=info.sha256,
+        image_size=info.image_size,
+        classes=parse_classes(images.classes, list(info.class_names)) if images.classes else None,
+        num_classes=info.num_classes,
+        sampler=sampler,
+        steps=steps,
+        guidance=guidance,
+        guided_channels=guided_channels,
+        dtype=dtype,
+        seed=first(images.seed, 0),
+        sub_batch=first(
+            images.sub_batch, min(block_size, 64 if device.startswith("cuda") or info.image_size <= 64 else 8)
+        ),
+        cpu_threads=default_cpu_threads() if device == "cpu" else None,
+    )
+
+
+def _check_at_least_one(images: ImageOptions) -> None:
+    for option in ("images", "block_size", "sub_batch"):
+        value = getattr(images, option)
+        if value is not None and value < 1:
+            raise UsageError(f"--{option.replace('_', '-')} must be at least 1, not {value}.")
+
+
+def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
+    """The store's recipe, after comparing it with every option that was given."""
+    stored = store.recipe
+    asked = dict(stored)
+    for option in ("sampler", "steps", "guidance", "guided_channels", "dtype", "seed", "sub_batch"):
+        value = getattr(images, option)
+        asked[option] = stored[option] if value is None else value
+    if images.classes is not None:
+        asked["classes"] = list(parse_classes(images.classes, list(info.class_names)))
+    asked["generator_sha256"] = info.sha256
+    refuse_mismatch(
+        f"The recipe of {store.path}",
+        stored,
+        asked,
+        "Leave the differing options out to go on with the store's recipe, or give another --store.",
+    )
+    return Recipe.from_json(stored)
+
+
+def _label_blocks(store: Store, names: Sequence[str], run: RunOptions, device: str, display: Display) -> None:
+    """Label what has images and no labels, one label set after the other."""
+    without_images = set(store.missing_blocks())
+    for name in names:
+        blocks = [block for block in store.labels[name].missing_blocks() if block not in without_images]
+        threads = store.recipe.get("cpu_threads") or (default_cpu_threads() if device == "cpu" else None)
+        _run_blocks(store, None, blocks, (name,), run, device, display, threads)
+
+
+def _run_blocks(
+    store: Store,
+    generator: str | None,
+    blocks: Sequence[int],
+    label_sets: tuple[str, ...],
+    run: RunOptions,
+    device: str,
+    display: Display,
+    cpu_threads: int | None,
+) -> None:
+    """Make blocks with progress: images by the generator and labels, or, without a generator, labels alone."""
+    from dmkd.blocks import WorkOrder
+
+    if not blocks:
+        return
+    order = WorkOrder(
+        store_path=store.path,
+        label_sets=label_sets,
+        device=device,
+        cpu_threads=cpu_threads,
+        generator=generator,
+    )
+    todo = sum(len(store.block_ids(block)) for block in blocks)
+    what = "generate" if generator else f"label {', '.join(label_sets)}"
+    with display.task(what, store.num_images, store.num_images - todo) as advance:
+
+        def report(done: BlockDone) -> None:
+            advance(done.images)
+
+        workers = run.workers if run.workers is not None else _default_workers(device)
+        if workers < 0:
+            raise UsageError(f"--workers must be 0 or more, not {workers}.")
+        if workers == 0 and not run.ray_address:
+            run_here(order, blocks, report)
+        else:
+            from dmkd.ray_engine import run_on_ray
+
+            run_on_ray(order, blocks, report, workers=max(1, workers), address=run.ray_address)
+
+
+def _default_workers(device: str) -> int:
+    """One Ray actor a GPU where there are several; this process where there is one, or none."""
+    import torch
+
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    return gpus if gpus > 1 else 0
+
+
+def _tell_versions(store: Store, display: Display) -> None:
+    """Say which libraries have changed since the store was made: another rounding is possible, no more."""
+    before, now = store.attributes.get("versions", {}), library_versions()
+    changed = [f"{k} {before[k]} -> {now[k]}" for k in before.keys() & now.keys() if before[k] != now[k]]
+    if changed:
+        display.notice(
+            f"{store.path} was made with other versions ({', '.join(sorted(changed))}); "
+            "new blocks may differ from old ones by a rounding error."
+        )

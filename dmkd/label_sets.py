@@ -1,0 +1,97 @@
+"""What is to be labelled: which teachers, which views, under which names. Metadata only; no block is touched."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dmkd.classifiers import Classifier, check_classes
+from dmkd.sources import generator_defaults
+from dmkd.stores import Codec, Store, UsageError, ViewSet
+from dmkd.stores.identity import refuse_mismatch
+from dmkd.views import parse_policy
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """Teachers that have been loaded, and how they are to label. ``None`` means not said."""
+
+    teachers: Sequence[Classifier]
+    codec: Codec
+    views: str | None = None  # view policy, such as "rrc:8"
+    view_seed: int | None = None
+    name: str | None = None  # of the label set, if there is one teacher
+
+
+def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
+    """Make room for the labels asked for, or find that it is there -> names of the label sets.
+
+    Raises ``UsageError`` if a teacher can't label this store, ``MismatchError`` if a set of that name differs.
+    """
+    if request.name and len(request.teachers) > 1:
+        raise UsageError("--name names one label set, and several teachers were given.")
+    for teacher in request.teachers:
+        check_classes(teacher, store.class_names, store.path)
+    names = []
+    for teacher in request.teachers:
+        view_set = _view_set(store, request, teacher)
+        size = view_set.attributes["size"]
+        if teacher.fixed_input_size and teacher.input_size != size:
+            raise UsageError(
+                f"Teacher {teacher.source} takes {teacher.input_size}x{teacher.input_size} images only, and view set "
+                f"{view_set.name!r} of {store.path} has {size}x{size}: label with it first, or choose other --views."
+            )
+        name = request.name or (teacher.name if view_set.attributes["first"] else f"{teacher.name}-{view_set.name}")
+        store.add_label_set(
+            name,
+            teacher=teacher.to_json(),
+            source=teacher.source,
+            view_set=view_set.name,
+            codec=request.codec,
+            num_classes=teacher.num_classes,
+        )
+        names.append(name)
+    return names
+
+
+def first_view_set(store: Store) -> ViewSet | None:
+    """The store's first view set, whose view 0 is the canonical one."""
+    return next((view_set for view_set in store.views.values() if view_set.attributes["first"]), None)
+
+
+def _view_set(store: Store, request: LabelRequest, teacher: Classifier) -> ViewSet:
+    """The view set asked for, made if there is none of that name; without a wish, the store's first one.
+
+    A new set takes its size, interpolation and canonical view from the teacher. Teachers that come later look at the
+    views as they are: only then do all teachers and the student see the same pixels.
+    """
+    first = first_view_set(store)
+    if request.views is None and first is not None:
+        return first
+    policy = parse_policy(request.views or generator_defaults(store.recipe.get("generator", ""))["views"])
+    seed = store.recipe.get("seed", 0) if request.view_seed is None else request.view_seed
+    if (stored := store.views.get(policy.name)) is not None:
+        refuse_mismatch(
+            f"View set {policy.name!r} of {store.path}",
+            {"policy": stored.attributes["policy"], "seed": stored.attributes["seed"]},
+            {"policy": policy.to_json(), "seed": seed},
+            "Leave --views out to use the store's views, or ask for another number of views.",
+        )
+        return stored
+    image_size = store.image_shape[:2]
+    store.add_view_set(
+        policy.name,
+        policy.num_views(first is None),
+        policy.components,
+        {
+            "policy": policy.to_json(),
+            "seed": seed,
+            "first": first is None,
+            "size": teacher.input_size,
+            "interpolation": teacher.interpolation,
+            "crop_pct": teacher.crop_pct,
+            "crop_mode": teacher.crop_mode,
+            "canonical": list(teacher.canonical_box(image_size)),
+            "image_size": list(image_size),
+            "block_size": store.block_size,
+        },
+    )
+    return store.views[policy.name]

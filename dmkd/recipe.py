@@ -1,0 +1,86 @@
+"""The recipe: everything that determines the pixels of a store."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dmkd.randomness import class_order, image_seeds
+from dmkd.stores.errors import UsageError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What determines the pixels. Two runs with equal recipes make the same images, whoever makes which block.
+
+    On one machine kind and one set of library versions the same to the bit; elsewhere to one or two grey levels.
+    """
+
+    generator: str  # its name: hub id, name of the folder, or 'digits'
+    generator_sha256: str  # of weights and configuration: the generator's true name
+    image_size: int  # pixels, height and width
+    classes: tuple[int, ...] | None  # class ids of the generator that are asked for; None: all
+    num_classes: int  # how many the generator has
+    sampler: str
+    steps: int
+    guidance: float  # classifier-free guidance scale; 1: none
+    guided_channels: int  # of the latent channels, the first so many are guided
+    dtype: str  # of the weights; latents are float32
+    seed: int
+    sub_batch: int  # images sampled at once; a block is cut into sub-batches of just this size
+    cpu_threads: int | None  # torch threads, if made on a CPU: they change one pixel value in 25,000
+
+    def to_json(self) -> dict[str, Any]:
+        description = dataclasses.asdict(self)
+        return {**description, "classes": None if self.classes is None else list(self.classes)}
+
+    @classmethod
+    def from_json(cls, description: dict[str, Any]) -> "Recipe":
+        known = {field.name for field in dataclasses.fields(cls)}
+        if description.keys() != known:
+            odd = ", ".join(sorted(description.keys() ^ known))
+            raise UsageError(f"The store's recipe has other fields than this version of dmkd knows ({odd}).")
+        classes = description["classes"]
+        return cls(**{**description, "classes": None if classes is None else tuple(classes)})
+
+    def class_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The classes asked for these image ids: int32 (n,)."""
+        classes = np.arange(self.num_classes) if self.classes is None else np.array(self.classes)
+        return class_order(self.seed, ids, classes)
+
+    def image_seeds(self, ids: np.ndarray) -> np.ndarray:
+        """The seeds of these images' noise: int64 (n,) below 2^32, no two alike."""
+        return image_seeds(self.seed, ids)
+
+
+def parse_classes(text: str, class_names: list[str]) -> tuple[int, ...]:
+    """``"0-9,207,golden retriever"`` -> class ids, ascending and unique.
+
+    A part is an id, a range of ids, or a class name (the whole name or one of its comma-separated synonyms; names that
+    hold a comma can't be written here, their synonyms can).
+    """
+    by_name: dict[str, int] = {}
+    for class_id, name in enumerate(class_names):
+        for synonym in [name, *name.split(",")]:
+            by_name.setdefault(synonym.strip().lower(), class_id)
+    chosen: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, dash, last = part.partition("-")
+        if part.lower() in by_name and not part.isdigit():
+            chosen.add(by_name[part.lower()])
+        elif part.isdigit():
+            chosen.add(int(part))
+        elif dash and first.isdigit() and last.isdigit() and int(first) <= int(last):
+            chosen.update(range(int(first), int(last) + 1))
+        else:
+            raise UsageError(f"--classes: {part!r} is no class id, range or class name of this generator.")
+    if not chosen:
+        raise UsageError("--classes names no class.")
+    if max(chosen) >= len(class_names):
+        raise UsageError(
+            f"--classes: the generator has classes 0 to {len(class_names) - 1}, there is no {max(chosen)}."
+        )
+    return tuple(sorted(chosen))

@@ -1,0 +1,102 @@
+"""What many tests share: a tiny generator, a tiny teacher, small stores. Everything is made here, nothing is fetched."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported anywhere: tests use no network
+
+import numpy as np
+import pytest
+
+from dmkd.stores import Store, create_store, parse_codec
+
+CLASS_NAMES = [str(i) for i in range(10)]
+
+
+@pytest.fixture(scope="session")
+def tiny_generator(tmp_path_factory) -> Path:
+    """A pipeline folder: a DiT of ten classes with random weights, 32x32 pixels, some milliseconds an image."""
+    from tiny_models import save_tiny_dit
+
+    folder = tmp_path_factory.mktemp("generator") / "tiny"
+    save_tiny_dit(folder, num_classes=10)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory) -> Path:
+    """A timm model folder: test_resnet with random weights, ten classes, 32x32 pixels."""
+    return make_teacher(tmp_path_factory.mktemp("teacher") / "tiny-resnet", seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_teacher(tmp_path_factory) -> Path:
+    """Another teacher of the same classes: another architecture."""
+    return make_teacher(tmp_path_factory.mktemp("teacher") / "tiny-efficientnet", "test_efficientnet", seed=1)
+
+
+def make_teacher(folder: Path, architecture: str = "test_resnet", seed: int = 0, num_classes: int = 10) -> Path:
+    import torch
+
+    from dmkd.students import create_student, save_student
+
+    torch.manual_seed(seed)
+    model = create_student(architecture, num_classes, image_size=32)
+    preprocessing = {
+        "input_size": 32,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+    }
+    save_student(folder, model, architecture, [str(i) for i in range(num_classes)], preprocessing)
+    return folder
+
+
+def new_store(path: Path, num_images: int = 100, block_size: int = 16, num_views: int = 2, **options) -> Store:
+    """An empty store of 8x8 images with view set ``views`` and label set ``teacher``."""
+    store = create_store(
+        str(path),
+        recipe=options.get("recipe", {"generator": "none", "seed": 0}),
+        num_images=num_images,
+        image_shape=options.get("image_shape", (8, 8, 3)),
+        class_names=CLASS_NAMES,
+        block_size=block_size,
+    )
+    components = ("top", "left", "height", "width", "flip")
+    description = {"policy": "test", "size": 8, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
+    store.add_view_set("views", num_views, components, description)
+    store.add_label_set(
+        "teacher", teacher={"name": "t"}, source="t", view_set="views", codec=parse_codec("float16"), num_classes=10
+    )
+    return store
+
+
+def block_arrays(store: Store, block: int, num_views: int = 2) -> dict:
+    """Random contents of a block, a function of its number: what ``write_block`` takes."""
+    rng, count = np.random.default_rng(block), len(store.block_ids(block))
+    views = np.tile(np.array([0, 0, 1, 1, 0], np.float32), (count, num_views, 1))
+    return {
+        "images": rng.integers(0, 256, (count, *store.image_shape)).astype(np.uint8),
+        "class_ids": rng.integers(0, 10, count).astype(np.int32),
+        "views": {"views": views},
+        "labels": {
+            "teacher": (
+                rng.normal(size=(count, num_views, 10)).astype(np.float32),
+                rng.random((count, 3)).astype(np.float32),
+            )
+        },
+    }
+
+
+def filled_store(path: Path, **options) -> Store:
+    store = new_store(path, **options)
+    for block in range(store.num_blocks):
+        store.write_block(block, **block_arrays(store, block, options.get("num_views", 2)))
+    return store
+
+
+def tree_bytes(path: Path) -> dict[str, bytes]:
+    """Every chunk below a store, by name: what two equal stores have in common to the bit."""
+    return {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob("c.*")) if f.is_file()}

@@ -1,0 +1,305 @@
+"""The contract of a store: what every backend must do."""
+
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import zarr
+from conftest import block_arrays, filled_store, new_store, tree_bytes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmkd.stores import (
+    DamagedChunkError,
+    MismatchError,
+    MissingBlockError,
+    NotAStoreError,
+    StoreWriteError,
+    UsageError,
+    create_store,
+    open_store,
+    parse_codec,
+    store_exists,
+)
+from dmkd.stores.layout import choose_block_size
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    return filled_store(tmp_path_factory.mktemp("store") / "filled.zarr")
+
+
+def expected_rows(store, name, ids):
+    blocks = {b: block_arrays(store, b) for b in {i // store.block_size for i in ids}}
+    return np.stack([blocks[i // store.block_size][name][i % store.block_size] for i in ids])
+
+
+@settings(max_examples=30, deadline=None)
+@given(ids=st.lists(st.integers(0, 99), min_size=1, max_size=40))
+def test_any_ids_in_any_order_give_their_own_rows(filled, ids):
+    store = open_store(filled.path)
+    np.testing.assert_array_equal(store.images[ids], expected_rows(filled, "images", ids))
+    np.testing.assert_array_equal(store.class_ids[ids], expected_rows(filled, "class_ids", ids))
+
+
+def test_slices_single_ids_and_masks_read_the_same_rows(filled):
+    everything = filled.images[:]
+    assert everything.shape == (100, 8, 8, 3) and everything.dtype == np.uint8
+    np.testing.assert_array_equal(filled.images[7], everything[7])
+    np.testing.assert_array_equal(filled.images[90:100:3], everything[90:100:3])
+    mask = np.arange(100) % 7 == 0
+    np.testing.assert_array_equal(filled.images[mask], everything[mask])
+
+
+def test_logits_come_back_within_half_precision(filled):
+    ids = [99, 0, 16, 16]
+    expected = np.stack([block_arrays(filled, i // 16)["labels"]["teacher"][0][i % 16] for i in ids])
+    logits = filled.labels["teacher"].logits(ids)
+    assert logits.dtype == np.float32 and logits.shape == (4, 2, 10)
+    np.testing.assert_allclose(logits, expected, rtol=2**-11)
+    np.testing.assert_array_equal(filled.labels["teacher"].logits(99, view=1), logits[0, 1])
+    assert filled.labels["teacher"].quality[ids].shape == (4, 3)
+
+
+def test_anyone_can_open_the_store_with_plain_zarr(filled):
+    group = zarr.open_group(filled.path, mode="r")
+    assert group["images"].metadata.dimension_names == ("image", "y", "x", "channel")
+    assert group["labels/teacher/logits"].metadata.dimension_names == ("image", "view", "class")
+    np.testing.assert_array_equal(group["images"][17:20], filled.images[17:20])
+    assert np.isnan(group["labels/teacher/logits"].fill_value)
+
+
+def test_a_raw_chunk_file_is_the_array_and_its_checksum(filled):
+    # What lets a reader memory-map chunks; a compressor that slips in would break it.
+    from pathlib import Path
+
+    chunk = (Path(filled.path) / "images" / "c.2.0.0.0").read_bytes()
+    assert len(chunk) == 16 * 8 * 8 * 3 + 4
+    np.testing.assert_array_equal(np.frombuffer(chunk[:-4], np.uint8).reshape(16, 8, 8, 3), filled.images[32:48])
+
+
+def test_ids_that_do_not_exist_are_refused(filled):
+    with pytest.raises(UsageError, match="image ids 0 to 99, there is no 100"):
+        filled.images[[3, 100]]
+    with pytest.raises(UsageError, match="there is no -1"):
+        filled.images[[-1]]
+    with pytest.raises(UsageError, match="whole numbers"):
+        filled.images[[0.5]]
+
+
+def test_missing_blocks_are_those_without_images(tmp_path):
+    store = new_store(tmp_path / "s.zarr")
+    assert store.missing_blocks() == list(range(7))
+    arrays = block_arrays(store, 3)
+    store.write_block(3, views=arrays["views"], labels=arrays["labels"], class_ids=arrays["class_ids"])
+    assert store.missing_blocks() == list(range(7)), "a block without its images is not done"
+    store.write_block(3, images=arrays["images"])
+    assert store.missing_blocks() == [0, 1, 2, 4, 5, 6]
+    assert store.labels["teacher"].missing_blocks() == [0, 1, 2, 4, 5, 6]
+    with pytest.raises(MissingBlockError, match="Block 0 of images"):
+        store.images[[3 * 16, 0]]
+
+
+def test_an_all_black_block_is_done_not_missing(tmp_path):
+    store = new_store(tmp_path / "s.zarr")
+    store.write_block(0, images=np.zeros((16, 8, 8, 3), np.uint8))
+    assert 0 not in open_store(store.path).missing_blocks()
+    assert store.images[[0]].sum() == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"images": np.zeros((15, 8, 8, 3), np.uint8)},  # zarr would broadcast or truncate these
+        {"images": np.zeros((1, 8, 8, 3), np.uint8)},
+        {"images": np.zeros((17, 8, 8, 3), np.uint8)},
+        {"images": np.zeros((16, 8, 8, 3), np.float32)},
+        {"class_ids": np.full(16, 10, np.int32)},
+        {"class_ids": np.full(16, -1, np.int32)},
+        {"views": {"views": np.full((16, 2, 5), np.nan, np.float32)}},
+        {"labels": {"teacher": (np.full((16, 2, 10), 1e6, np.float32), np.zeros((16, 3), np.float32))}},
+        {"labels": {"teacher": (np.full((16, 2, 10), np.inf, np.float32), np.zeros((16, 3), np.float32))}},
+        {"labels": {"teacher": (np.zeros((16, 1, 10), np.float32), np.zeros((16, 3), np.float32))}},
+    ],
+)
+def test_wrong_data_is_refused_before_anything_is_written(tmp_path, wrong):
+    store = new_store(tmp_path / "s.zarr")
+    with pytest.raises(UsageError):
+        store.write_block(0, **{**block_arrays(store, 0), **wrong})
+    assert tree_bytes(tmp_path / "s.zarr") == {}
+
+
+def test_a_damaged_chunk_is_an_error_and_names_the_file(tmp_path):
+    store = filled_store(tmp_path / "s.zarr", num_images=32)
+    chunk = tmp_path / "s.zarr" / "images" / "c.1.0.0.0"
+    content = bytearray(chunk.read_bytes())
+    content[100] ^= 1
+    chunk.write_bytes(content)
+    assert store.images[[0]].shape == (1, 8, 8, 3)
+    with pytest.raises(DamagedChunkError, match=r"images/c\.1\.0\.0\.0 is damaged"):
+        store.images[[16]]
+    chunk.write_bytes(content[:50])
+    with pytest.raises(DamagedChunkError):
+        store.images[[16]]
+    store.write_block(1, images=block_arrays(store, 1)["images"])  # writing does not read the damaged chunk
+    assert store.images[[16]].shape == (1, 8, 8, 3)
+
+
+def test_a_damaged_last_block_that_is_partly_used_can_be_rewritten(tmp_path):
+    store = filled_store(tmp_path / "s.zarr")
+    chunk = tmp_path / "s.zarr" / "images" / "c.6.0.0.0"
+    chunk.write_bytes(b"broken")
+    store.write_block(6, images=block_arrays(store, 6)["images"])
+    np.testing.assert_array_equal(store.images[96:], block_arrays(store, 6)["images"])
+
+
+def test_growing_keeps_what_is_there_and_redoes_the_block_that_was_partly_used(tmp_path):
+    store = filled_store(tmp_path / "s.zarr")
+    before = store.images[:96]
+    store.grow(120)
+    assert store.num_images == 120 and store.missing_blocks() == [6, 7]
+    assert store.labels["teacher"].missing_blocks() == [6, 7]
+    np.testing.assert_array_equal(open_store(store.path).images[:96], before)
+    store.write_block(7, **block_arrays(store, 7))
+    assert store.missing_blocks() == [6]
+    with pytest.raises(UsageError, match="can't shrink"):
+        store.grow(50)
+
+
+def test_growing_a_store_of_whole_blocks_redoes_nothing(tmp_path):
+    store = filled_store(tmp_path / "s.zarr", num_images=32)
+    store.grow(48)
+    assert store.missing_blocks() == [2]
+
+
+def test_a_store_can_be_pickled_to_a_worker(filled):
+    code = "import pickle, sys; s = pickle.load(sys.stdin.buffer); print(int(s.images[[99, 5]].sum()))"
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(filled), capture_output=True, check=True)
+    assert int(done.stdout) == int(filled.images[[99, 5]].sum())
+
+
+def test_a_second_process_sees_blocks_that_were_written_after_it_opened(tmp_path):
+    writer = new_store(tmp_path / "s.zarr")
+    reader = open_store(writer.path)
+    with pytest.raises(MissingBlockError):
+        reader.images[[0]]
+    writer.write_block(0, **block_arrays(writer, 0))
+    np.testing.assert_array_equal(reader.images[0:16], block_arrays(writer, 0)["images"])
+
+
+def test_the_same_sets_can_be_added_again_and_others_of_that_name_are_refused(tmp_path):
+    store = new_store(tmp_path / "s.zarr")
+    store.write_block(0, **block_arrays(store, 0))
+    new = {"teacher": {"name": "t"}, "source": "elsewhere", "view_set": "views", "num_classes": 10}
+    store.add_label_set("teacher", codec=parse_codec("float16"), **new)
+    assert 0 not in store.labels["teacher"].missing_blocks(), "labels must survive being added again"
+    with pytest.raises(MismatchError, match=r"teacher\.name: the store has t, you asked for u.*--name"):
+        store.add_label_set("teacher", codec=parse_codec("float16"), **{**new, "teacher": {"name": "u"}})
+    with pytest.raises(MismatchError, match="num_views: the store has 2, you asked for 3"):
+        store.add_view_set("views", 3, store.views["views"].components, {"policy": "test"})
+    with pytest.raises(UsageError, match="can't name a label set"):
+        store.add_label_set("a/b", codec=parse_codec("float16"), **new)
+
+
+def test_a_label_set_whose_making_was_interrupted_is_made_again(tmp_path):
+    store = new_store(tmp_path / "s.zarr")
+    metadata = tmp_path / "s.zarr" / "labels" / "teacher" / "zarr.json"
+    group = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps({**group, "attributes": {}}))
+    assert store.labels == {}
+    store.add_label_set(
+        "teacher", teacher={"name": "u"}, source="u", view_set="views", codec=parse_codec("float16"), num_classes=10
+    )
+    assert store.labels["teacher"].teacher == {"name": "u"}
+
+
+def test_what_is_no_store_is_told_in_one_sentence(tmp_path):
+    with pytest.raises(NotAStoreError, match="There is no store at"):
+        open_store(tmp_path / "nothing.zarr")
+    (tmp_path / "file").write_text("hello")
+    with pytest.raises(NotAStoreError, match="no Zarr v3 group"):
+        open_store(tmp_path / "file")
+    zarr.open_group(tmp_path / "plain.zarr", mode="w")
+    with pytest.raises(NotAStoreError, match="no dmkd store"):
+        open_store(tmp_path / "plain.zarr")
+    group = zarr.open_group(tmp_path / "future.zarr", mode="w")
+    group.attrs.update({"dmkd_format": 99})
+    with pytest.raises(NotAStoreError, match="dmkd format 99"):
+        open_store(tmp_path / "future.zarr")
+
+
+def test_nothing_that_is_there_is_overwritten(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("years of work")
+    options = {"recipe": {}, "num_images": 4, "image_shape": (8, 8, 3), "class_names": ["a"]}
+    with pytest.raises(UsageError, match="is no dmkd store"):
+        create_store(str(tmp_path / "folder"), **options)
+    assert [f.name for f in (tmp_path / "folder").iterdir()] == ["thesis.tex"]
+    create_store(str(tmp_path / "s.zarr"), **options)
+    with pytest.raises(UsageError, match="taken already"):
+        create_store(str(tmp_path / "s.zarr"), **options)
+
+
+def test_a_store_whose_making_was_interrupted_is_made_again(tmp_path):
+    group = zarr.open_group(tmp_path / "s.zarr", mode="w")
+    group.attrs.update({"dmkd_format": 1, "state": "creating"})
+    assert not store_exists(str(tmp_path / "s.zarr"))
+    with pytest.raises(NotAStoreError, match="interrupted"):
+        open_store(tmp_path / "s.zarr")
+    assert new_store(tmp_path / "s.zarr").missing_blocks() == list(range(7))
+
+
+def test_half_written_files_are_swept_and_never_read(tmp_path):
+    store = filled_store(tmp_path / "s.zarr", num_images=32)
+    leftover = tmp_path / "s.zarr" / "images" / "c.1.0.0.0.4f2a.partial"
+    leftover.write_bytes(b"half")
+    assert store.missing_blocks() == []
+    assert store.sweep_partials() == 1 and not leftover.exists()
+
+
+FULL_DISK = """
+import resource, sys
+from conftest import block_arrays
+from dmkd.stores import open_store, StoreWriteError
+store = open_store(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # an image chunk has 3,076 bytes
+try:
+    store.write_block(1, **block_arrays(store, 1))
+except StoreWriteError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_takes_no_more_is_told_and_harms_nothing(tmp_path):
+    store = new_store(tmp_path / "s.zarr")
+    store.write_block(0, **block_arrays(store, 0))
+    before = tree_bytes(tmp_path / "s.zarr")
+    tests = __file__.rsplit("/", 1)[0]
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, store.path], capture_output=True, text=True, cwd=tests)
+    assert "images/c.1.0.0.0" in done.stdout and "run the same command again" in done.stdout, done.stderr
+    after = tree_bytes(tmp_path / "s.zarr")
+    assert {name: after[name] for name in before} == before
+    assert store.missing_blocks() == [1, 2, 3, 4, 5, 6], "the block whose images did not fit is still missing"
+    assert not list((tmp_path / "s.zarr").rglob("*.partial"))
+
+
+def test_a_full_disk_names_itself(tmp_path, monkeypatch):
+    store = new_store(tmp_path / "s.zarr")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store._tree, "write_block", full)
+    with pytest.raises(StoreWriteError, match="the disk is full; free some space"):
+        store.write_block(0, **block_arrays(store, 0))
+
+
+@pytest.mark.parametrize(
+    ("num_images", "size", "expected"),
+    [(1_280_000, 256, 64), (10_000_000, 32, 4096), (3000, 32, 128), (100, 32, 4), (1, 256, 1), (1_280_000, 512, 16)],
+)
+def test_block_sizes(num_images, size, expected):
+    assert choose_block_size(num_images, (size, size, 3)) == expected
