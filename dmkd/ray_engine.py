@@ -13,17 +13,32 @@ from dmkd.engine import BACK_OFF_SECONDS, BlockDone, Failures
 from dmkd.stores import DmkdError, StoreWriteError, UsageError
 
 IN_FLIGHT_PER_ACTOR = 2  # one being made, one waiting, so that an actor never waits for the driver
-MAX_ACTOR_STARTS = 3  # Ray does not restart an actor whose constructor failed
+MAX_ACTOR_STARTS = 3  # failures of an actor in a row, without one block between them, before the run ends
+
+
+class WorkerStartError(DmkdError):
+    """A worker could not load its models."""
 
 
 class RayBlockWorker:
-    """A :class:`BlockWorker` as a Ray actor."""
+    """A :class:`BlockWorker` as a Ray actor.
+
+    Models are loaded with the first block, not in the constructor: Ray reduces what a constructor raises to a string.
+    """
 
     def __init__(self, order: WorkOrder) -> None:
-        self.worker = BlockWorker(order)
+        self.order = order
+        self.worker: BlockWorker | None = None
 
     def run(self, block: int) -> tuple[int, float]:
         """Make and write a block -> (images, seconds)."""
+        if self.worker is None:
+            try:
+                self.worker = BlockWorker(self.order)
+            except UsageError:
+                raise
+            except Exception as error:
+                raise WorkerStartError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
         start = time.perf_counter()
         return self.worker.run(block), time.perf_counter() - start
 
@@ -38,7 +53,7 @@ def run_on_ray(
 ) -> None:
     """Make blocks on ``workers`` actors of the Ray cluster at ``address`` (None: one started here, and stopped after).
 
-    An actor that dies is replaced and its blocks are made elsewhere; a block that fails three times is set aside and
+    An actor that dies or can't load its models is replaced and its blocks are made elsewhere; a block that fails three times is set aside and
     named in the ``DmkdError`` at the end. A full disk or a wrong request ends the run at once.
     """
     import ray
@@ -108,45 +123,36 @@ class _Dispatcher:
         try:
             images, seconds = self.ray.get(future)
         except self.ray.exceptions.RayActorError as error:
-            self._replace_actor(number, block, error)
+            # Only the block in hand can be to blame for a death; those that waited behind it are not.
+            self._try_again(block, error)
+            self._replace_actor(number, error)
         except self.ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, UsageError | StoreWriteError):
                 raise type(cause)(str(cause)) from None
-            self._try_again(block, cause)
+            if isinstance(cause, WorkerStartError):
+                self.queue.append(block)
+                self._replace_actor(number, cause)
+            else:
+                self._try_again(block, cause)
         else:
             self.deaths = 0
             self.report(BlockDone(block, images, seconds))
 
-    def _replace_actor(self, number: int, block: int, error: Any) -> None:
-        """The actor is gone: its blocks go back, and another takes its place, a bounded number of times in a row."""
+    def _replace_actor(self, number: int, error: BaseException) -> None:
+        """The actor is gone: what waited for it goes back, and another takes its place, so many times in a row."""
         self.deaths += 1
-        lost = [block, *(b for n, b in self.in_flight.values() if n == number)]
+        if self.deaths >= MAX_ACTOR_STARTS * len(self.actors):
+            raise DmkdError(f"The workers failed {self.deaths} times in a row, the last time with: {_first_line(error)}.")
+        self.queue += [block for n, block in self.in_flight.values() if n == number]
         self.in_flight = {future: work for future, work in self.in_flight.items() if work[0] != number}
-        cause = _constructor_error(error)
-        if isinstance(cause, DmkdError):
-            raise type(cause)(str(cause)) from None
-        if self.deaths > MAX_ACTOR_STARTS * len(self.actors):
-            raise DmkdError(f"The workers died {self.deaths} times in a row, the last one of: {_first_line(error)}.")
-        # Only the block in hand can be to blame; the one that waited behind it is not counted against.
-        self._try_again(block, error)
-        self.queue += lost[1:]
+        self.ray.kill(self.actors[number])
         self.actors[number] = self.actor_class.remote(self.order)
 
     def _try_again(self, block: int, error: BaseException) -> None:
         if self.failures.note(block, error):
             pause = BACK_OFF_SECONDS * 2 ** (self.failures.attempts[block] - 1)
             self.not_before.append((time.monotonic() + pause, block))
-
-
-def _constructor_error(error: Any) -> BaseException | None:
-    """The exception that a constructor raised, if that is what killed the actor."""
-    while error is not None:
-        if isinstance(error, DmkdError):
-            return error
-        cause = getattr(error, "cause", None)
-        error = cause if isinstance(cause, BaseException) else error.__cause__
-    return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,8 +8,8 @@ exactly, and the order of summation does not matter. Each pass is a weighted sum
 matrix product: it takes only as many multiplications as there are weights, and no setting for reduced precision (TF32,
 bfloat16, autocast) touches it.
 
-(Pillow 13 takes height first where that axis shrinks more, which moves pixels by some grey levels; here as in all earlier
-versions, and as in torchvision's kernel for uint8 tensors, width always comes first.)
+(Pillow 13 takes height first where that axis shrinks more, which moves pixels by some grey levels; here, as in the
+versions before, width always comes first. Images resized without distortion are the same in both.)
 """
 
 import math

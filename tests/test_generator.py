@@ -16,6 +16,15 @@ from dmkd.stores.errors import DmkdError, UsageError
 CLASS_IDS, SEEDS = [1, 5, 9], [100, 7, 2**32 - 1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small models are faster so; and threads that share three images cut through one, whose place then counts."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def imagenet_like(tmp_path_factory):
     return save_tiny_dit(tmp_path_factory.mktemp("dit") / "thousand", num_classes=1000)
@@ -86,14 +95,6 @@ def test_the_null_class_is_the_models_own(ten, generator):
     assert seen == [[1, 5, 9, 10, 10, 10]] * 2
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_an_image_is_the_same_to_the_bit_whatever_its_mates(generator, sampler):
     images = sample(generator, sampler=sampler)
@@ -103,7 +104,6 @@ def test_an_image_is_the_same_to_the_bit_whatever_its_mates(generator, sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.usefixtures("one_thread")  # threads that share three images cut through one of them
 def test_an_image_is_the_same_to_the_bit_whatever_its_place(generator, sampler):
     images = sample(generator, sampler=sampler)
     other = sample(generator, class_ids=[9, 0, 1], seeds=[2**32 - 1, 55, 100], sampler=sampler)

@@ -1,0 +1,90 @@
+"""Real processes, killed for real: what they leave behind is whole, and the same command goes on from there."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import tree_bytes
+
+from dmkd.stores import open_store
+
+
+def dmkd(*arguments, **options):
+    command = [sys.executable, "-m", "dmkd.cli.main", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def wait_for_chunks(path, count, process, timeout=120):
+    """Wait until a running process has written so many chunks."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.poll() is None:
+        if len(list(path.rglob("c.*"))) >= count:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"the process ended or stalled: {process.communicate()[1]}")
+
+
+def generate(path, generator, teacher, *more):
+    # fmt: off
+    return dmkd("generate", "--store", path, "--generator", generator, "--teacher", teacher, "--images", 96,
+                "--block-size", 8, "--steps", 4, "--sampler", "ddpm", "--views", "rrc:2", "--device", "cpu", *more)
+    # fmt: on
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, tiny_generator, tiny_teacher):
+    path = tmp_path_factory.mktemp("uninterrupted") / "s.zarr"
+    process = generate(path, tiny_generator, tiny_teacher)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return tree_bytes(path)
+
+
+def test_killed_at_any_moment_and_started_again_the_store_is_the_same(
+    uninterrupted, tiny_generator, tiny_teacher, tmp_path
+):
+    path, rng = tmp_path / "s.zarr", random.Random(0)
+    for chunks in (1, 17, 38):  # in the first block, and further on; then a moment more
+        process = generate(path, tiny_generator, tiny_teacher)
+        wait_for_chunks(path, chunks, process)
+        time.sleep(rng.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert 0 < len(open_store(path).missing_blocks())
+    process = generate(path, tiny_generator, tiny_teacher)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert tree_bytes(path) == uninterrupted
+    assert not list(path.rglob("*.partial"))
+
+
+def test_interrupted_by_the_user_it_says_how_to_go_on(tiny_generator, tiny_teacher, tmp_path):
+    path = tmp_path / "s.zarr"
+    process = generate(path, tiny_generator, tiny_teacher)
+    wait_for_chunks(path, 6, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in errors and "Traceback" not in errors
+    assert len(open_store(path).missing_blocks()) > 0
+
+
+def test_a_store_that_can_not_be_written_is_told(tiny_generator, tiny_teacher, tmp_path):
+    def limit():  # every file larger than a kilobyte fails, as on a full disk
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "dmkd.cli.main", "generate", "--store", str(tmp_path / "s.zarr")]
+    command += ["--generator", str(tiny_generator), "--teacher", str(tiny_teacher), "--images", "16", "--steps", "2"]
+    command += ["--block-size", "8", "--views", "center", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, env=environment, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Could not write" in done.stderr and "run the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert open_store(tmp_path / "s.zarr").missing_blocks() == [0, 1]
