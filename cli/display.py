@@ -99,7 +99,6 @@ class RichDisplay:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A table on stdout: the first column left, the others right."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
@@ -107,18 +106,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    Console().print(table)
+    _stdout().print(table)
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, Any]]) -> None:
     """Names and values on stdout, aligned."""
-    from rich.console import Console
-
-    console = Console()
+    console = _stdout()
     console.print(title, style="bold", markup=False, highlight=False)
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         console.print(f"  {name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _stdout() -> Any:
+    """A console as wide as the terminal; wide enough for every table if stdout is a file or a pipe."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=120)
 
 
 def duration(seconds: float) -> str:

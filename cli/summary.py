@@ -82,7 +82,11 @@ def print_store(store: Store) -> None:
             f"{facts['blocks']:,} of {facts['block_size']:,}, {byte_size(store.block_size * height * width * 3)}",
         ),
         ("made by", recipe_line(recipe)),
-        ("seed", f"{recipe.get('seed')}, sub-batches of {recipe.get('sub_batch')}, {recipe.get('dtype')}"),
+        *(
+            [("seed", f"{recipe['seed']}, sub-batches of {recipe['sub_batch']}, {recipe['dtype']}")]
+            if "sub_batch" in recipe
+            else []
+        ),
         ("identity", f"{facts['identity'][:16]}…"),
     ]
     print_facts(store.path, lines)
@@ -99,10 +103,11 @@ def classes_line(count: int, chosen: list[int] | None) -> str:
 
 
 def recipe_line(recipe: dict[str, Any]) -> str:
-    return (
-        f"{recipe.get('generator')}, {recipe.get('sampler')} {recipe.get('steps')} steps, "
-        f"guidance {recipe.get('guidance'):g} on {recipe.get('guided_channels')} channels"
-    )
+    """What made the images; a store that no sampler made says only where they came from."""
+    if "sampler" not in recipe:
+        return str(recipe.get("generator"))
+    guidance = f"guidance {recipe['guidance']:g} on {recipe['guided_channels']} channels"
+    return f"{recipe['generator']}, {recipe['sampler']} {recipe['steps']} steps, {guidance}"
 
 
 def label_row(name: str, blocks: int, label_set: dict[str, Any]) -> list[str]:
