@@ -25,16 +25,12 @@ def store_facts(store: Store) -> dict[str, Any]:
         "complete": not missing and not any(label_set.missing_blocks() for label_set in store.labels.values()),
         "identity": store.identity,
         "recipe": store.recipe,
-        "view_sets": {name: _view_set_facts(view_set.attributes) for name, view_set in store.views.items()},
+        "view_sets": {name: view_set.attributes for name, view_set in store.views.items()},
         "label_sets": {name: _label_set_facts(store, label_set) for name, label_set in store.labels.items()},
         "created": store.attributes["created"],
         "updated": store.attributes["updated"],
         "versions": store.attributes["versions"],
     }
-
-
-def _view_set_facts(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {key: attributes[key] for key in ("num_views", "policy", "seed", "size", "interpolation", "identity")}
 
 
 def _label_set_facts(store: Store, label_set: LabelSet) -> dict[str, Any]:

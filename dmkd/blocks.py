@@ -35,8 +35,10 @@ class BlockWorker:
         make_deterministic(order.device, order.cpu_threads)
         self.order = order
         self.store = open_store(order.store_path)
-        self.recipe = Recipe.from_json(self.store.recipe) if order.generator else None
-        self.generator = self._load_generator() if order.generator else None
+        self.generator: Generator | None = None
+        if order.generator:
+            self.recipe = Recipe.from_json(self.store.recipe)
+            self.generator = self._load_generator(order.generator)
         self.teachers = {name: self._load_teacher(self.store.labels[name]) for name in order.label_sets}
 
     def run(self, block: int) -> int:
@@ -80,8 +82,7 @@ class BlockWorker:
                 views[name] = new[name] = views_of_block(view_set, ids)
         return views, new
 
-    def _load_generator(self) -> Generator:
-        source = self.order.generator
+    def _load_generator(self, source: str) -> Generator:
         generator = load_generator(source, device=self.order.device, dtype=self.recipe.dtype)
         if generator.info.sha256 != self.recipe.generator_sha256:
             raise MismatchError(

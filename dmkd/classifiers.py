@@ -78,11 +78,11 @@ def load_classifier(source: str, *, device: str = "cpu") -> Classifier:
 
     name, model = _create(source)
     model.eval().requires_grad_(False).to(device)
+    pretrained: Any = model.pretrained_cfg
     config = resolve_model_data_config(model)
     _, height, width = config["input_size"]
     if height != width:
         raise UsageError(f"{source} takes {height}x{width} images; dmkd labels square views only.")
-    pretrained = model.pretrained_cfg
     tag = pretrained.get("tag")
     architecture = pretrained["architecture"]
     return Classifier(
@@ -90,7 +90,7 @@ def load_classifier(source: str, *, device: str = "cpu") -> Classifier:
         source=source,
         architecture=f"{architecture}.{tag}" if tag else architecture,
         model=model,
-        num_classes=model.num_classes,
+        num_classes=pretrained["num_classes"],
         class_names=pretrained.get("label_names"),
         input_size=height,
         fixed_input_size=bool(pretrained.get("fixed_input_size")),
@@ -200,7 +200,7 @@ def _from_file(architecture: str, file: Path, source: str) -> torch.nn.Module:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(file)
+            state: dict[str, Any] = dict(load_file(file))
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
         for key in ("state_dict", "model"):

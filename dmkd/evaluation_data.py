@@ -53,7 +53,7 @@ def _from_store(store: Store, classifier: Classifier) -> Iterator:
 
 def canonical_pixels(images: torch.Tensor, classifier: Classifier) -> torch.Tensor:
     """The classifier's evaluation view of images of one size: uint8 (n, H, W, 3) -> uint8 (n, 3, S, S)."""
-    box = classifier.canonical_box(tuple(images.shape[1:3]))
+    box = classifier.canonical_box((images.shape[1], images.shape[2]))
     views = np.tile(np.array([*box, 0], np.float32), (len(images), 1))
     return render(images, views, size=classifier.input_size, interpolation=classifier.interpolation)
 

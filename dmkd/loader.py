@@ -51,7 +51,7 @@ class Loader:
     ) -> None:
         self.store, self.batch_size, self.seed, self.device = store, batch_size, seed, device
         self.label_set = store.labels[labels] if labels else None
-        self.view_set = store.views[self.label_set.view_set if self.label_set else view_set]
+        self.view_set = store.views[self.label_set.view_set if self.label_set else str(view_set)]
         missing = set(store.missing_blocks())
         missing |= set((self.label_set or self.view_set).missing_blocks())
         self.blocks = np.array([block for block in range(store.num_blocks) if block not in missing])

@@ -53,8 +53,8 @@ def run_on_ray(
 ) -> None:
     """Make blocks on ``workers`` actors of the Ray cluster at ``address`` (None: one started here, and stopped after).
 
-    An actor that dies or can't load its models is replaced and its blocks are made elsewhere; a block that fails three times is set aside and
-    named in the ``DmkdError`` at the end. A full disk or a wrong request ends the run at once.
+    An actor that dies or can't load its models is replaced and its blocks are made elsewhere; a block that fails three
+    times is set aside and named in the ``DmkdError`` at the end. A full disk or a wrong request ends the run at once.
     """
     import ray
 
@@ -143,7 +143,9 @@ class _Dispatcher:
         """The actor is gone: what waited for it goes back, and another takes its place, so many times in a row."""
         self.deaths += 1
         if self.deaths >= MAX_ACTOR_STARTS * len(self.actors):
-            raise DmkdError(f"The workers failed {self.deaths} times in a row, the last time with: {_first_line(error)}.")
+            raise DmkdError(
+                f"The workers failed {self.deaths} times in a row, the last time with: {_first_line(error)}."
+            )
         self.queue += [block for n, block in self.in_flight.values() if n == number]
         self.in_flight = {future: work for future, work in self.in_flight.items() if work[0] != number}
         self.ray.kill(self.actors[number])

@@ -22,7 +22,8 @@ def create_student(architecture: str, num_classes: int, image_size: int) -> torc
         near = nearest_names(architecture, timm.list_models())
         raise UsageError(f"There is no student architecture {architecture!r}{near or '; see timm.list_models()'}")
     model = timm.create_model(architecture, num_classes=num_classes)
-    if model.pretrained_cfg.get("fixed_input_size"):  # transformers are built for one image size
+    config: Any = model.pretrained_cfg
+    if config.get("fixed_input_size"):  # transformers are built for one image size
         model = timm.create_model(architecture, num_classes=num_classes, img_size=image_size)
     return model
 
@@ -37,7 +38,8 @@ def save_student(
     """
     folder.mkdir(parents=True, exist_ok=True)
     size = preprocessing["input_size"]
-    fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
+    built: Any = model.pretrained_cfg
+    fixed = bool(built.get("fixed_input_size"))
     config = {
         "architecture": architecture,
         "num_classes": len(class_names),
@@ -53,8 +55,8 @@ def save_student(
             "mean": list(preprocessing["mean"]),
             "std": list(preprocessing["std"]),
             "num_classes": len(class_names),
-            "first_conv": model.pretrained_cfg.get("first_conv"),
-            "classifier": model.pretrained_cfg.get("classifier"),
+            "first_conv": built.get("first_conv"),
+            "classifier": built.get("classifier"),
         },
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -61,7 +61,7 @@ def train(
     cpu_threads = default_cpu_threads() if device == "cpu" else None
     make_deterministic(device, cpu_threads)
     loader = open_loader(recipe, store, device)
-    description = {
+    description: dict[str, Any] = {
         "training": recipe.to_json(),
         "store": {"identity": store.identity, "images": loader.num_images},
         "labels": loader.label_set.identity if loader.label_set else None,

@@ -117,10 +117,10 @@ class LabelSet:
 
     def logits(self, ids: Ids, view: int | None = None) -> np.ndarray:
         """Decoded logits, float32 (n, V, C), or (n, C) of one view. One id drops the first axis."""
-        single = isinstance(ids, int | np.integer)
-        logits = self.codec.decode(self.encoded([ids] if single else ids))
-        logits = logits if view is None else logits[:, view]
-        return logits[0] if single else logits
+        if isinstance(ids, int | np.integer):
+            return self.logits([int(ids)], view)[0]
+        logits = self.codec.decode(self.encoded(ids))
+        return logits if view is None else logits[:, view]
 
     def missing_blocks(self) -> list[int]:
         """Blocks that have no labels yet, ascending."""
@@ -192,7 +192,8 @@ class Store:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, 3)"""
-        return self.images.shape[1:]
+        _, height, width, channels = self.images.shape
+        return height, width, channels
 
     @property
     def num_blocks(self) -> int:

@@ -11,6 +11,7 @@ import pytest
 from dmkd.stores import Store, create_store, parse_codec
 
 CLASS_NAMES = [str(i) for i in range(10)]
+TEACHER = {"name": "t", "architecture": "t"}
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +69,7 @@ def new_store(path: Path, num_images: int = 100, block_size: int = 16, num_views
     description = {"policy": "test", "size": 8, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
     store.add_view_set("views", num_views, components, description)
     store.add_label_set(
-        "teacher", teacher={"name": "t"}, source="t", view_set="views", codec=parse_codec("float16"), num_classes=10
+        "teacher", teacher=TEACHER, source="t", view_set="views", codec=parse_codec("float16"), num_classes=10
     )
     return store
 

@@ -68,7 +68,9 @@ def test_the_three_commands_of_the_readme(here, tiny_generator, tiny_teacher, ot
     done = dmkd("label", "--teacher", other_teacher, "--device", "cpu")  # the only store here is meant
     assert done.exit_code == 0, done.output
     assert "tiny-efficientnet" in done.stdout
-    done = dmkd("train-student", "--labels", "tiny-resnet", "--student", "test_resnet", "--epochs", 1, "--device", "cpu")
+    done = dmkd(
+        "train-student", "--labels", "tiny-resnet", "--student", "test_resnet", "--epochs", 1, "--device", "cpu"
+    )
     assert done.exit_code == 0, done.output
     assert "KL at T=10" in done.stdout and "students/imnet-test_resnet-tiny-resnet" in done.stdout
     student = here / "students/imnet-test_resnet-tiny-resnet/student"
@@ -142,7 +144,11 @@ def test_which_store_is_meant(here, monkeypatch):
         (["generate", "--store", "n.zarr", "--generator", "digits", "--steps", "0"], 2, "0"),
         (["generate", "--store", "n.zarr", "--generator", "digits", "--guidance", "99"], 2, "Guidance 99"),
         (["generate", "--store", "n.zarr", "--generator", "digits", "--views", "rrc:0"], 2, "random views"),
-        (["generate", "--store", "n.zarr", "--generator", "digits", "--workers", "-1"], 2, "--workers must be 0 or more"),
+        (
+            ["generate", "--store", "n.zarr", "--generator", "digits", "--workers", "-1"],
+            2,
+            "--workers must be 0 or more",
+        ),
         (["generate", "--store", "n.zarr", "--generator", "./nowhere"], 2, "nowhere"),
         (["generate", "--store", "n.zarr"], 1, "facebook/DiT-XL-2-256"),
     ],

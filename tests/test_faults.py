@@ -54,7 +54,7 @@ def test_killed_at_any_moment_and_started_again_the_store_is_the_same(
         time.sleep(rng.random() * 0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert 0 < len(open_store(path).missing_blocks())
+        assert len(open_store(path).missing_blocks()) > 0
     process = generate(path, tiny_generator, tiny_teacher)
     _, errors = process.communicate()
     assert process.returncode == 0, errors

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import zarr
-from conftest import block_arrays, filled_store, new_store, tree_bytes
+from conftest import TEACHER, block_arrays, filled_store, new_store, tree_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -193,11 +193,11 @@ def test_a_second_process_sees_blocks_that_were_written_after_it_opened(tmp_path
 def test_the_same_sets_can_be_added_again_and_others_of_that_name_are_refused(tmp_path):
     store = new_store(tmp_path / "s.zarr")
     store.write_block(0, **block_arrays(store, 0))
-    new = {"teacher": {"name": "t"}, "source": "elsewhere", "view_set": "views", "num_classes": 10}
+    new = {"teacher": TEACHER, "source": "elsewhere", "view_set": "views", "num_classes": 10}
     store.add_label_set("teacher", codec=parse_codec("float16"), **new)
     assert 0 not in store.labels["teacher"].missing_blocks(), "labels must survive being added again"
     with pytest.raises(MismatchError, match=r"teacher\.name: the store has t, you asked for u.*--name"):
-        store.add_label_set("teacher", codec=parse_codec("float16"), **{**new, "teacher": {"name": "u"}})
+        store.add_label_set("teacher", codec=parse_codec("float16"), **{**new, "teacher": {**TEACHER, "name": "u"}})
     with pytest.raises(MismatchError, match="num_views: the store has 2, you asked for 3"):
         store.add_view_set("views", 3, store.views["views"].components, {"policy": "test"})
     with pytest.raises(UsageError, match="can't name a label set"):
@@ -262,7 +262,7 @@ def test_half_written_files_are_swept_and_never_read(tmp_path):
 
 FULL_DISK = """
 import resource, sys
-from conftest import block_arrays
+from conftest import TEACHER, block_arrays
 from dmkd.stores import open_store, StoreWriteError
 store = open_store(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # an image chunk has 3,076 bytes

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import CLASS_NAMES, filled_store, new_store
+from conftest import CLASS_NAMES, TEACHER, filled_store, new_store
 from safetensors.torch import load_file
 
 from dmkd.classifiers import load_classifier
@@ -44,7 +44,7 @@ def store(tmp_path_factory):
     description = {"size": 32, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center", "first": True}
     store.add_view_set("center", 1, components, description)
     store.add_label_set(
-        "teacher", teacher={"name": "t"}, source="t", view_set="center", codec=parse_codec("float16"), num_classes=10
+        "teacher", teacher=TEACHER, source="t", view_set="center", codec=parse_codec("float16"), num_classes=10
     )
     for block in range(4):
         class_ids = (np.arange(16) % 10).astype(np.int32)
@@ -98,7 +98,8 @@ def test_the_summary_says_what_was_done_with_what(store, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_student_and_another_seed_another(store, tmp_path):
-    a, b, c = (load_file(Path(run(store, tmp_path / n, seed=s)["student"]) / "model.safetensors") for n, s in zip("abc", (0, 0, 1), strict=True))
+    runs = (run(store, tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    a, b, c = (load_file(Path(summary["student"]) / "model.safetensors") for summary in runs)
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert any(not torch.equal(a[key], c[key]) for key in a)
 
