@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dmkd.blocks import WorkOrder
 from dmkd.classifiers import load_classifier
 from dmkd.devices import choose_device, default_cpu_threads
 from dmkd.engine import BlockDone, run_here
-from dmkd.label_sets import LabelRequest, add_label_sets
+from dmkd.label_sets import LabelRequest, add_label_sets, check_request
 from dmkd.progress import Display
 from dmkd.recipe import DTYPES, Recipe, parse_classes
 from dmkd.sources import DEFAULT_GENERATOR, generator_defaults, generator_source
@@ -89,8 +90,10 @@ def generate(
                 f"{info.num_classes}: use a teacher of the same classes, or --teacher none."
             )
     request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
+    workers = _workers(run, device)
 
     if store is None:
+        check_request(request, image_shape[:2], defaults["views"])
         store = create_store(
             path,
             recipe=recipe.to_json(),
@@ -114,8 +117,9 @@ def generate(
     add_label_sets(store, request)
     label_sets = () if labels.teachers == ("none",) else tuple(store.labels)
     generator = generator_source(source)
-    _run_blocks(store, generator, store.missing_blocks(), label_sets, run, device, display, recipe.cpu_threads)
-    _label_blocks(store, label_sets, run, device, display)
+    order = WorkOrder(store.path, label_sets, device, recipe.cpu_threads, generator)
+    _run_blocks(store, order, store.missing_blocks(), workers, run.ray_address, display)
+    _label_blocks(store, label_sets, workers, run.ray_address, device, display)
     store.touch(library_versions())
     return store, list(label_sets)
 
@@ -124,6 +128,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
     """Add a teacher's labels to images that are there, or finish labels that were begun -> the store, the label sets."""
     store = open_store(path)
     device = choose_device(run.device)
+    workers = _workers(run, device)
     if labels.teachers is None and store.labels:
         names = list(store.labels)
     else:
@@ -138,7 +143,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
         display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
     if missing := store.missing_blocks():
         display.notice(f"{len(missing)} of {store.num_blocks} blocks have no images yet; the others are labelled.")
-    _label_blocks(store, tuple(names), run, device, display)
+    _label_blocks(store, tuple(names), workers, run.ray_address, device, display)
     store.touch(library_versions())
     return store, names
 
@@ -216,61 +221,49 @@ def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
     return Recipe.from_json(stored)
 
 
-def _label_blocks(store: Store, names: Sequence[str], run: RunOptions, device: str, display: Display) -> None:
+def _label_blocks(
+    store: Store, names: Sequence[str], workers: int, ray_address: str | None, device: str, display: Display
+) -> None:
     """Label what has images and no labels, one label set after the other."""
     without_images = set(store.missing_blocks())
     for name in names:
         blocks = [block for block in store.labels[name].missing_blocks() if block not in without_images]
         threads = store.recipe.get("cpu_threads") or (default_cpu_threads() if device == "cpu" else None)
-        _run_blocks(store, None, blocks, (name,), run, device, display, threads)
+        order = WorkOrder(store.path, (name,), device, threads, generator=None)
+        _run_blocks(store, order, blocks, workers, ray_address, display)
 
 
 def _run_blocks(
-    store: Store,
-    generator: str | None,
-    blocks: Sequence[int],
-    label_sets: tuple[str, ...],
-    run: RunOptions,
-    device: str,
-    display: Display,
-    cpu_threads: int | None,
+    store: Store, order: WorkOrder, blocks: Sequence[int], workers: int, ray_address: str | None, display: Display
 ) -> None:
-    """Make blocks with progress: images by the generator and labels, or, without a generator, labels alone."""
-    from dmkd.blocks import WorkOrder
-
+    """Make blocks with progress, in this process or on Ray actors."""
     if not blocks:
         return
-    order = WorkOrder(
-        store_path=store.path,
-        label_sets=label_sets,
-        device=device,
-        cpu_threads=cpu_threads,
-        generator=generator,
-    )
     todo = sum(len(store.block_ids(block)) for block in blocks)
-    what = "generate" if generator else f"label {', '.join(label_sets)}"
+    what = "generate" if order.generator else f"label {', '.join(order.label_sets)}"
     with display.task(what, store.num_images, store.num_images - todo) as advance:
 
         def report(done: BlockDone) -> None:
             advance(done.images)
 
-        workers = run.workers if run.workers is not None else _default_workers(device)
-        if workers < 0:
-            raise UsageError(f"--workers must be 0 or more, not {workers}.")
-        if workers == 0 and not run.ray_address:
+        if workers == 0 and not ray_address:
             run_here(order, blocks, report)
         else:
             from dmkd.ray_engine import run_on_ray
 
-            run_on_ray(order, blocks, report, workers=max(1, workers), address=run.ray_address)
+            run_on_ray(order, blocks, report, workers=max(1, workers), address=ray_address)
 
 
-def _default_workers(device: str) -> int:
-    """One Ray actor a GPU where there are several; this process where there is one, or none."""
-    import torch
+def _workers(run: RunOptions, device: str) -> int:
+    """Ray actors to use. Not said: one a GPU where there are several; this process (0) where there is one, or none."""
+    if run.workers is None:
+        import torch
 
-    gpus = torch.cuda.device_count() if device == "cuda" else 0
-    return gpus if gpus > 1 else 0
+        gpus = torch.cuda.device_count() if device == "cuda" else 0
+        return gpus if gpus > 1 else 0
+    if run.workers < 0:
+        raise UsageError(f"--workers must be 0 or more, not {run.workers}.")
+    return run.workers
 
 
 def _tell_versions(store: Store, display: Display) -> None:

@@ -33,12 +33,7 @@ def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
     names = []
     for teacher in request.teachers:
         view_set = _view_set(store, request, teacher)
-        size = view_set.attributes["size"]
-        if teacher.fixed_input_size and teacher.input_size != size:
-            raise UsageError(
-                f"Teacher {teacher.source} takes {teacher.input_size}x{teacher.input_size} images only, and view set "
-                f"{view_set.name!r} of {store.path} has {size}x{size}: label with it first, or choose other --views."
-            )
+        _check_size(teacher, view_set.attributes["size"])
         name = request.name or (teacher.name if view_set.attributes["first"] else f"{teacher.name}-{view_set.name}")
         store.add_label_set(
             name,
@@ -50,6 +45,24 @@ def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
         )
         names.append(name)
     return names
+
+
+def check_request(request: LabelRequest, image_size: tuple[int, int], default_views: str) -> None:
+    """Refuse, before a store is made, what :func:`add_label_sets` would refuse on the new store."""
+    parse_policy(request.views or default_views)
+    for teacher in request.teachers:
+        teacher.canonical_box(image_size)
+        _check_size(teacher, request.teachers[0].input_size)
+    if request.name and len(request.teachers) > 1:
+        raise UsageError("--name names one label set, and several teachers were given.")
+
+
+def _check_size(teacher: Classifier, size: int) -> None:
+    if teacher.fixed_input_size and teacher.input_size != size:
+        raise UsageError(
+            f"Teacher {teacher.source} takes {teacher.input_size}x{teacher.input_size} images only, and the views are "
+            f"{size}x{size}, as the first teacher takes them: label with {teacher.source} first, or choose other --views."
+        )
 
 
 def first_view_set(store: Store) -> ViewSet | None:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported anywhere: tests use no network
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is: as the command line does
 
 import numpy as np
 import pytest
