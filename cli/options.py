@@ -40,7 +40,12 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Which views and how they are labelled."""
     for option in (
-        click.option("--codec", default="float16", show_default=True, help="How logits are written: float16."),
+        click.option(
+            "--codec",
+            default="float16",
+            show_default=True,
+            help="How logits are written: float16, uint8, features, klt:0.5 (the step) or topk:50.",
+        ),
         click.option("--view-seed", type=int, metavar="N", help="Seed of the views. Default: the store's seed."),
         click.option(
             "--views",

@@ -19,9 +19,8 @@ def train_with_progress(
 
     loader = open_loader(recipe, store, device)
     if left_out := store.num_images - loader.num_images:
-        display.notice(
-            f"{left_out:,} of {store.num_images:,} images are not made or not labelled yet and are left out."
-        )
+        why = "not selected, not made or not labelled yet" if recipe.select else "not made or not labelled yet"
+        display.notice(f"{left_out:,} of {store.num_images:,} images are {why} and are left out.")
     total, seen, last_top1 = recipe.epochs * loader.num_images, 0, ""
     with display.task(f"{name} {recipe.student}", total) as advance:
 
@@ -40,7 +39,13 @@ def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -
     labels = (
         f"{recipe.labels}, views {recipe.view_set}" if recipe.labels else f"class ids only, views {recipe.view_set}"
     )
-    loss = f"KL at T={recipe.temperature:g}" if recipe.loss == "kl" else "cross-entropy with the class asked for"
+    falling = f" falling to {recipe.temperature_end:g}" if recipe.temperature_end else ""
+    kind = {"kl": "KL", "dkd": "decoupled KL"}.get(recipe.loss)
+    loss = f"{kind} at T={recipe.temperature:g}{falling}" if kind else "cross-entropy with the class asked for"
+    if recipe.hard_weight and kind:
+        loss += f", {recipe.hard_weight:.0%} cross-entropy with the class asked for"
+    if recipe.feature_weight:
+        loss += f", features' squared error x {recipe.feature_weight:g}"
     print_facts(
         f"Training {recipe.student} on {store.path} (preset {preset})",
         [

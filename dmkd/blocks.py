@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dmkd.classifiers import Classifier, load_classifier
+from dmkd.classifiers import Classifier, linear_head, load_classifier
 from dmkd.devices import make_deterministic
 from dmkd.generator import Generator, load_generator
 from dmkd.recipe import Recipe
@@ -40,6 +40,8 @@ class BlockWorker:
             self.recipe = Recipe.from_json(self.store.recipe)
             self.generator = self._load_generator(order.generator)
         self.teachers = {name: self._load_teacher(self.store.labels[name]) for name in order.label_sets}
+        by_features = [name for name in order.label_sets if self.store.labels[name].codec.input == "features"]
+        self.heads = {name: linear_head(self.teachers[name]) for name in by_features}
 
     def run(self, block: int) -> int:
         """Make one block and write it; returns its number of images. Running a block twice is harmless."""
@@ -66,9 +68,14 @@ class BlockWorker:
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         labels = {}
         for name, teacher in self.teachers.items():
-            view_set = self.store.views[self.store.labels[name].view_set]
-            logits = label_views(teacher, images, views[view_set.name], view_set)
-            labels[name] = (logits, label_quality(logits[:, 0], class_ids))
+            label_set = self.store.labels[name]
+            view_set = self.store.views[label_set.view_set]
+            values = label_views(teacher, images, views[view_set.name], view_set, label_set.codec.input)
+            canonical = values[:, 0]
+            if label_set.codec.input == "features":
+                weight, bias = self.heads[name]
+                canonical = canonical @ weight.T + bias
+            labels[name] = (values, label_quality(canonical, class_ids))
         return labels
 
     def _views(self, block: int, ids: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -141,11 +148,15 @@ def views_of_block(view_set: ViewSet, ids: np.ndarray) -> np.ndarray:
     )
 
 
-def label_views(teacher: Classifier, images: torch.Tensor, views: np.ndarray, view_set: ViewSet) -> np.ndarray:
-    """A block's images uint8 (n, H, W, 3), their views float32 (n, V, P) -> the teacher's logits float32 (n, V, C)."""
+def label_views(
+    teacher: Classifier, images: torch.Tensor, views: np.ndarray, view_set: ViewSet, what: str = "logits"
+) -> np.ndarray:
+    """A block's images uint8 (n, H, W, 3), their views float32 (n, V, P) -> float32 (n, V, C) logits of the teacher, or
+    (n, V, d) of its features, if that is ``what``."""
+    label = teacher.features if what == "features" else teacher.logits
     count, num_views, _ = views.shape
     at_once = max(1, VIEWS_AT_ONCE // count)
-    logits = []
+    labels = []
     for first in range(0, num_views, at_once):
         pixels = render_block(
             images,
@@ -154,9 +165,9 @@ def label_views(teacher: Classifier, images: torch.Tensor, views: np.ndarray, vi
             size=view_set.attributes["size"],
             interpolation=view_set.attributes["interpolation"],
         )
-        rows = torch.cat([teacher.logits(part) for part in pixels.flatten(0, 1).split(VIEWS_AT_ONCE)])
-        logits.append(rows.reshape(count, -1, teacher.num_classes))
-    return torch.cat(logits, 1).cpu().numpy()
+        rows = torch.cat([label(part) for part in pixels.flatten(0, 1).split(VIEWS_AT_ONCE)])
+        labels.append(rows.reshape(count, -1, rows.shape[1]))
+    return torch.cat(labels, 1).cpu().numpy()
 
 
 def label_quality(logits: np.ndarray, class_ids: np.ndarray) -> np.ndarray:

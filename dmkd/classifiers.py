@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dmkd import digits
@@ -66,6 +67,32 @@ class Classifier:
         return canonical_box(image_size, self.input_size, self.crop_pct, self.crop_mode)
 
     @torch.inference_mode()
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, 3, S, S) -> float32 (n, d): what the classifier's last, linear layer is given (see :meth:`head`)."""
+        model: Any = self.model
+        maps = model.forward_features(normalise(pixels, self.mean, self.std))
+        return model.forward_head(maps, pre_logits=True).float()
+
+    def head(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The last layer's weight float32 (C, d) and bias float32 (C,), if logits = features @ weight.T + bias; else None.
+
+        Tried on random pixels: some models scale, normalise or average after the layer that timm calls the classifier.
+        """
+        layer = self.model.get_classifier() if hasattr(self.model, "get_classifier") else None
+        if not isinstance(layer, torch.nn.Linear):
+            return None
+        weight = layer.weight.detach().float()
+        bias = layer.bias.detach().float() if layer.bias is not None else weight.new_zeros(len(weight))
+        noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (2, 3, self.input_size, self.input_size))
+        pixels = torch.from_numpy(noise.astype(np.uint8)).to(weight.device)
+        features = self.features(pixels)
+        if features.ndim != 2 or features.shape[1] != weight.shape[1]:
+            return None
+        if not torch.allclose(features @ weight.T + bias, self.logits(pixels), rtol=1e-3, atol=1e-3):
+            return None
+        return weight.cpu().numpy(), bias.cpu().numpy()
+
+    @torch.inference_mode()
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (n, 3, S, S) on the model's device -> float32 (n, C)."""
         return self.model(normalise(pixels, self.mean, self.std)).float()
@@ -113,6 +140,17 @@ def state_dict_sha256(model: torch.nn.Module) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def linear_head(teacher: Classifier) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's last layer, see :meth:`Classifier.head`; ``UsageError`` if it has no such one."""
+    head = teacher.head()
+    if head is None:
+        raise UsageError(
+            f"Teacher {teacher.source} does not end in a linear layer over its features, which codec features needs: "
+            "choose another codec, such as uint8 or klt."
+        )
+    return head
 
 
 def check_classes(teacher: Classifier, class_names: list[str], store_path: str) -> None:

@@ -1,5 +1,6 @@
 """`dmkd generate` and `dmkd label`: from what was asked for to a finished store."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from dmkd.blocks import WorkOrder
 from dmkd.classifiers import load_classifier
 from dmkd.devices import choose_device, default_cpu_threads
 from dmkd.engine import BlockDone, run_here
+from dmkd.fitting import fit_label_sets, pilot_blocks
 from dmkd.label_sets import LabelRequest, add_label_sets, check_request
 from dmkd.progress import Display
 from dmkd.recipe import DTYPES, Recipe, parse_classes
@@ -118,6 +120,10 @@ def generate(
     label_sets = () if labels.teachers == ("none",) else tuple(store.labels)
     generator = generator_source(source)
     order = WorkOrder(store.path, label_sets, device, recipe.cpu_threads, generator)
+    # A codec that is fitted on logits needs some images before its first label: those get their labels at the end.
+    pilots = [block for block in pilot_blocks(store, label_sets) if block in set(store.missing_blocks())]
+    _run_blocks(store, dataclasses.replace(order, label_sets=()), pilots, workers, run.ray_address, display)
+    fit_label_sets(store, label_sets, device, recipe.cpu_threads)
     _run_blocks(store, order, store.missing_blocks(), workers, run.ray_address, display)
     _label_blocks(store, label_sets, workers, run.ray_address, device, display)
     store.touch(library_versions())
@@ -226,9 +232,10 @@ def _label_blocks(
 ) -> None:
     """Label what has images and no labels, one label set after the other."""
     without_images = set(store.missing_blocks())
+    threads = store.recipe.get("cpu_threads") or (default_cpu_threads() if device == "cpu" else None)
+    fit_label_sets(store, names, device, threads)
     for name in names:
         blocks = [block for block in store.labels[name].missing_blocks() if block not in without_images]
-        threads = store.recipe.get("cpu_threads") or (default_cpu_threads() if device == "cpu" else None)
         order = WorkOrder(store.path, (name,), device, threads, generator=None)
         _run_blocks(store, order, blocks, workers, ray_address, display)
 

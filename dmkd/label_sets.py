@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dmkd.classifiers import Classifier, check_classes
+from dmkd.classifiers import Classifier, check_classes, linear_head
 from dmkd.sources import generator_defaults
 from dmkd.stores import Codec, Store, UsageError, ViewSet
 from dmkd.stores.identity import refuse_mismatch
@@ -30,6 +30,7 @@ def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
         raise UsageError("--name names one label set, and several teachers were given.")
     for teacher in request.teachers:
         check_classes(teacher, store.class_names, store.path)
+        _check_codec(request.codec, teacher)
     names = []
     for teacher in request.teachers:
         view_set = _view_set(store, request, teacher)
@@ -53,6 +54,7 @@ def check_request(request: LabelRequest, image_size: tuple[int, int], default_vi
     for teacher in request.teachers:
         teacher.canonical_box(image_size)
         _check_size(teacher, request.teachers[0].input_size)
+        _check_codec(request.codec, teacher)
     if request.name and len(request.teachers) > 1:
         raise UsageError("--name names one label set, and several teachers were given.")
 
@@ -63,6 +65,14 @@ def _check_size(teacher: Classifier, size: int) -> None:
             f"Teacher {teacher.source} takes {teacher.input_size}x{teacher.input_size} images only, and the views are "
             f"{size}x{size}, as the first teacher takes them: label with {teacher.source} first, or choose other --views."
         )
+
+
+def _check_codec(codec: Codec, teacher: Classifier) -> None:
+    """Refuse a codec that can't write this teacher's labels, before anything is made."""
+    if "weight" in codec.needs:
+        linear_head(teacher)
+    elif "sample" not in codec.needs:
+        codec.bind(teacher.num_classes, codec.fit(teacher.num_classes))
 
 
 def first_view_set(store: Store) -> ViewSet | None:

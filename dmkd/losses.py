@@ -1,10 +1,16 @@
-"""Distillation losses over logits: pure functions of tensors.
+"""Distillation losses over stored labels: pure functions of tensors, computed in float32 whatever comes in.
 
-n images, C classes, T the temperature.
+n images, C classes, k of them kept, T the temperature. Every loss is a scalar, the mean over the batch. What is called logits are
+logits, never probabilities: softmax is taken here, at T.
 """
 
+import math
+
 import torch
+from torch import nn
 from torch.nn import functional as F
+
+from dmkd.stores import UsageError
 
 
 def kd_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -19,6 +25,114 @@ def kd_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) ->
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
 
 
+def sparse_kd_loss(
+    student: torch.Tensor, ids: torch.Tensor, logits: torch.Tensor, tail_log_mass: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """:func:`kd_loss` of a teacher of which k logits are known and the weight of the rest, without its dense row.
+
+    ``student`` float (n, C) logits; ``ids`` int64 (n, k), distinct in a row, and ``logits`` float (n, k): the classes kept;
+    ``tail_log_mass`` float (n,): log Σ exp(z / T) over the C - k classes left out, **at this T**, -inf if they weigh
+    nothing (not read if k = C). They share that weight evenly. ``LabelDecoder.sparse`` and ``.tail_log_mass`` give all
+    three, and the loss and its gradient are those of ``kd_loss`` on ``LabelDecoder.decode`` at the same T.
+
+    With m the tail's probability and q the student's softmax over all C classes,
+
+        KL = Σ_kept p (log p - log q) + m (log m - log(C - k) - mean_tail log q):
+
+    the tail is one more entry of the teacher's row, set against log(C - k) + the student's mean log q there. Teacher
+    and student are thus both normalised over all C classes, and the tail stays C - k classes at every T.
+    """
+    num_tail = student.shape[1] - ids.shape[1]
+    log_q = F.log_softmax(student.float() / temperature, dim=1)
+    rows, kept = logits.float() / temperature, log_q.gather(1, ids)
+    if num_tail:
+        rows = torch.cat([rows, tail_log_mass.float()[:, None]], dim=1)
+        # Summed with the kept classes blanked out, not as a difference of two sums, which loses digits as k nears C.
+        tail = log_q.scatter(1, ids, 0.0).sum(1, keepdim=True) / num_tail + math.log(num_tail)
+        kept = torch.cat([kept, tail], dim=1)
+    # Probabilities as the target, not their logs: 0 log 0 is 0 there, so that a tail of mass 0 is harmless.
+    return F.kl_div(kept, F.softmax(rows, dim=1), reduction="batchmean") * temperature**2
+
+
+def decoupled_kd_loss(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    class_ids: torch.Tensor,
+    temperature: float,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+) -> torch.Tensor:
+    """T² · (alpha · TCKD + beta · NCKD), mean over the batch: a scalar (Decoupled KD, Zhao et al., CVPR 2022, section 3).
+
+    ``student``, ``teacher`` float (n, C) logits, C > 1; ``class_ids`` int64 (n,): the target classes. TCKD is the KL of
+    (p_t, 1 - p_t), the target against all others; NCKD is the KL of the softmax over the others alone. KD itself is
+    TCKD + (1 - p_t) NCKD: a confident teacher mutes what it knows of the other classes, and beta sets it free.
+    alpha = 1, beta = 8 are the authors' for CIFAR-100 at T = 4, beside the hard-label loss; on ImageNet they take
+    beta = 0.5 at T = 1. The released code hides the target by subtracting 1000 from its logit and takes logs of sums of
+    probabilities, which reach 0; here the target's column is left out and everything stays in logs.
+    """
+    log_p, log_p_others = _decoupled(teacher.float() / temperature, class_ids)
+    log_q, log_q_others = _decoupled(student.float() / temperature, class_ids)
+    target = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+    others = F.kl_div(log_q_others, log_p_others, reduction="batchmean", log_target=True)
+    return (alpha * target + beta * others) * temperature**2
+
+
+def _decoupled(logits: torch.Tensor, class_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of target and not-target (n, 2), and of the other classes among themselves (n, C - 1)."""
+    column = torch.arange(logits.shape[1] - 1, device=logits.device)
+    target = class_ids[:, None]
+    others = logits.gather(1, column + (column >= target))
+    both = torch.cat([logits.gather(1, target), others.logsumexp(1, keepdim=True)], dim=1)
+    return F.log_softmax(both, dim=1), F.log_softmax(others, dim=1)
+
+
 def hard_label_loss(student: torch.Tensor, class_ids: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of float (n, C) logits with int64 (n,) class ids, mean over the batch: a scalar."""
     return F.cross_entropy(student.float(), class_ids)
+
+
+def anchored(kd: torch.Tensor, ce: torch.Tensor, weight: float) -> torch.Tensor:
+    """(1 - weight) · kd + weight · ce: a distillation loss held by the hard labels, ``weight`` in [0, 1].
+
+    Hinton et al. 2015, section 2, who found a considerably lower weight on the hard labels best. Both losses scalars; as kd
+    carries T², the balance holds at every T.
+    """
+    return (1 - weight) * kd + weight * ce
+
+
+def temperature_at(progress: float, start: float, end: float) -> float:
+    """The temperature at ``progress`` in [0, 1] of a training: half a cosine from ``start`` to ``end``.
+
+    20 -> 2 makes one stored row of logits teach different things early and late: "dynamic knowledge reuse" (LPQLD, Xiao &
+    He, TPAMI 2026, section III-D; released code: ``--temp_scheduler cosine``, which drops T² on ImageNet, so that there
+    the schedule of T is one of the gradient's size too; :func:`kd_loss` keeps T²). Raises ``ValueError`` outside [0, 1].
+    """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress is a share of the training, from 0 to 1, not {progress}")
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def feature_projection(student_width: int, teacher_width: int) -> nn.Linear | None:
+    """What takes a student's features to a teacher's width, trained with the student; ``None`` if the widths agree."""
+    return None if student_width == teacher_width else nn.Linear(student_width, teacher_width)
+
+
+def feature_loss(
+    student_features: torch.Tensor, teacher_features: torch.Tensor, projection: nn.Linear | None = None
+) -> torch.Tensor:
+    """Squared error between features, mean over batch and components: a scalar (FitNets, Romero et al. 2015, eq. 3).
+
+    ``student_features`` float (n, ds), ``teacher_features`` float (n, dt), ``projection`` float32 ds -> dt, as
+    :func:`feature_projection` makes it. FitNets regress through a convolution and halve a sum; the mean makes the loss's
+    weight independent of the width. Raises ``UsageError`` if the widths differ after the projection.
+    """
+    student_features = student_features.float()
+    if projection is not None:
+        student_features = projection(student_features)
+    if student_features.shape != teacher_features.shape:  # torch would broadcast
+        raise UsageError(
+            f"Features of the student {tuple(student_features.shape)} and of the teacher {tuple(teacher_features.shape)} "
+            "can't be compared: give a projection from the one width to the other."
+        )
+    return F.mse_loss(student_features.float(), teacher_features.float())

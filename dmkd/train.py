@@ -15,9 +15,8 @@ from dmkd.classifiers import load_classifier
 from dmkd.devices import default_cpu_threads, make_deterministic
 from dmkd.evaluate import Evaluation, evaluate
 from dmkd.evaluation_data import evaluation_batches
-from dmkd.loader import Batch, open_loader
-from dmkd.losses import hard_label_loss, kd_loss
-from dmkd.render import normalise, render
+from dmkd.loader import open_loader
+from dmkd.objective import Objective
 from dmkd.stores import DmkdError, Store
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.students import IMAGENET_MEAN, IMAGENET_STD, create_student, save_student
@@ -64,18 +63,19 @@ def train(
     description: dict[str, Any] = {
         "training": recipe.to_json(),
         "store": {"identity": store.identity, "images": loader.num_images},
-        "labels": loader.label_set.identity if loader.label_set else None,
+        "labels": {name: label_set.identity for name, label_set in loader.label_sets.items()},
         "cpu_threads": cpu_threads,
     }
     preprocessing = preprocessing_of(loader.view_set.attributes)
 
     torch.manual_seed(recipe.seed)
     model = create_student(recipe.student, store.num_classes, preprocessing["input_size"]).to(device)
-    optimizer, scheduler = _optimizer(recipe, model, updates_per_epoch=len(loader))
+    objective = Objective(recipe, loader, model, preprocessing)
+    optimizer, scheduler = _optimizer(recipe, objective, updates_per_epoch=len(loader))
     out.mkdir(parents=True, exist_ok=True)
     state = _load_checkpoint(out, description)
     if state:
-        model.load_state_dict(state["model"])
+        objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
     lines: list[dict[str, Any]] = state["metrics"] if state else []
@@ -87,7 +87,7 @@ def train(
         start, sums = time.perf_counter(), {"loss": 0.0, "agreement": 0.0}
         for step, batch in enumerate(loader.epoch(epoch)):
             scheduler.step_update(epoch * len(loader) + step)
-            loss, measured = _loss(recipe, model, batch, preprocessing)
+            loss, measured = objective(batch, progress=(epoch * len(loader) + step) / (recipe.epochs * len(loader)))
             if not torch.isfinite(loss):
                 raise DmkdError(
                     f"The loss became {loss.item()} in epoch {epoch + 1}, step {step + 1}: "
@@ -112,7 +112,7 @@ def train(
             line |= {"top1": evaluation.top1, "top5": evaluation.top5}
         lines.append(line)
         curves.add(line)
-        _save_checkpoint(out, description, model, optimizer, lines)
+        _save_checkpoint(out, description, objective, optimizer, lines)
         total = recipe.epochs * loader.num_images
         report(Progress(epoch + 1, recipe.epochs, (epoch + 1) * loader.num_images, total, line["loss"], evaluation))
     curves.close()
@@ -157,30 +157,12 @@ def preprocessing_of(view_attributes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _loss(
-    recipe: TrainingRecipe, model: torch.nn.Module, batch: Batch, preprocessing: dict[str, Any]
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss of a batch, a scalar, and what is measured beside it."""
-    pixels = render(
-        batch.images, batch.views, size=preprocessing["input_size"], interpolation=preprocessing["interpolation"]
-    )
-    logits = model(normalise(pixels, preprocessing["mean"], preprocessing["std"]))
-    if recipe.loss == "hard":
-        target = batch.class_ids
-        loss = hard_label_loss(logits, target)
-    else:
-        assert batch.logits is not None
-        target = batch.logits.argmax(1)
-        loss = kd_loss(logits, batch.logits, recipe.temperature)
-    return loss, {"agreement": (logits.argmax(1) == target).float().mean().item()}
-
-
-def _optimizer(recipe: TrainingRecipe, model: torch.nn.Module, updates_per_epoch: int) -> tuple[Any, Any]:
+def _optimizer(recipe: TrainingRecipe, objective: torch.nn.Module, updates_per_epoch: int) -> tuple[Any, Any]:
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
 
     optimizer = create_optimizer_v2(
-        model,
+        objective,
         # timm's "sgd" is Nesterov's; DM-KD's is plain momentum, with weight decay on all parameters.
         opt={"sgd": "momentum", "adamw": "adamw"}[recipe.optimizer],
         lr=recipe.lr,
@@ -241,13 +223,13 @@ def _load_checkpoint(out: Path, description: dict[str, Any]) -> dict[str, Any] |
 
 
 def _save_checkpoint(
-    out: Path, description: dict[str, Any], model: torch.nn.Module, optimizer: Any, lines: list[dict[str, Any]]
+    out: Path, description: dict[str, Any], objective: torch.nn.Module, optimizer: Any, lines: list[dict[str, Any]]
 ) -> None:
     temporary = out / f"{CHECKPOINT}.{os.getpid()}.tmp"
     torch.save(
         {
             "description": json.dumps(description),
-            "model": model.state_dict(),
+            "objective": objective.state_dict(),
             "optimizer": optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "metrics": lines,

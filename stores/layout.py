@@ -9,11 +9,12 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     views/<view set>          float32   (N, V, P)       (B, V, P)       NaN    crop box, flip (and mix) of each view
     labels/<label set>/...    codec's   (N, V, ...)     (B, V, ...)     codec  the teacher's logits, as the codec writes them
     labels/<label set>/quality float32  (N, 3)          (B, 3)          NaN    teacher's top-1, p(class id), entropy (nats)
+    labels/<label set>/constants/...   what a codec needs to decode all blocks alike, such as a basis: written once, one chunk
 
 Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``,
 ``block_size``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,
 ``size``, ``interpolation``, ``canonical``, ``identity`` ... Of a label set: ``teacher``, ``source``, ``view_set``,
-``num_views``, ``codec``, ``num_classes``, ``identity``.
+``num_views``, ``codec``, ``num_classes``, ``identity``, and ``fitted`` once its constants and arrays are there.
 
 Rules:
 
@@ -34,6 +35,7 @@ CLASS_IDS = "class_ids"
 VIEWS = "views"
 LABELS = "labels"
 QUALITY = "quality"
+CONSTANTS = "constants"
 
 QUALITY_COMPONENTS = ("top1", "p_class", "entropy")
 
@@ -46,7 +48,8 @@ class ArraySpec:
     """One array of the store, but for the number of images and the block size that all arrays share.
 
     ``shape`` is what one image takes, ``dims`` names every axis but the first, which is always ``image``.
-    ``compression`` is ``None`` (chunks that can be memory-mapped) or ``"zstd"``.
+    ``compression`` is ``None`` (chunks that can be memory-mapped), ``"zstd"``, or ``"bitshuffle"`` (Blosc: bit planes, then
+    Zstd). ``order`` permutes the axes, the first included, inside a chunk: what lies together in the file.
     """
 
     shape: tuple[int, ...]
@@ -54,6 +57,7 @@ class ArraySpec:
     dims: tuple[str, ...]
     fill_value: float | int
     compression: str | None = None
+    order: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.shape) == len(self.dims), (self.shape, self.dims)

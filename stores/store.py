@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from . import layout
-from .codecs import Codec, codec_from_json
+from .codecs import Codec, Coder, codec_from_json
 from .errors import (
     DamagedChunkError,
     MissingBlockError,
     NotAStoreError,
+    StoreError,
     StoreWriteError,
     UsageError,
 )
@@ -96,10 +97,31 @@ class LabelSet:
         self.view_set: str = self.attributes["view_set"]
         self.num_classes: int = self.attributes["num_classes"]
         self.identity: str = self.attributes["identity"]
+        self.num_views: int = self.attributes["num_views"]
         self.codec: Codec = codec_from_json(self.attributes["codec"])
         self._store = store
-        self.num_views: int = self.attributes["num_views"]
-        self.array_nodes = {name: f"{self.node}/{name}" for name in self.codec.arrays(self.num_views, self.num_classes)}
+        self._coder: Coder | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the codec's constants are there, and with them the arrays for the blocks."""
+        return bool(self.attributes.get("fitted"))
+
+    @property
+    def coder(self) -> Coder:
+        """The codec with this label set's constants: what encodes and decodes. Raises ``StoreError`` before the fit."""
+        if self._coder is None:
+            if not self.fitted:
+                raise StoreError(f"Label set {self.name!r} of {self._store.path} was begun but has no labels yet.")
+            nodes = {name: f"{self.node}/{layout.CONSTANTS}/{name}" for name in self.codec.constants}
+            constants = {name: self._store._tree.read_constant(node) for name, node in nodes.items()}
+            self._coder = self.codec.bind(self.num_classes, constants)
+        return self._coder
+
+    @property
+    def array_nodes(self) -> dict[str, str]:
+        """The codec's arrays: name -> node."""
+        return {name: f"{self.node}/{name}" for name in self.coder.arrays(self.num_views)}
 
     @property
     def marker(self) -> str:
@@ -115,16 +137,17 @@ class LabelSet:
         """The codec's arrays at these ids, axis 0 being the id."""
         return {name: Rows(self._store, node)[ids] for name, node in self.array_nodes.items()}
 
-    def logits(self, ids: Ids, view: int | None = None) -> np.ndarray:
-        """Decoded logits, float32 (n, V, C), or (n, C) of one view. One id drops the first axis."""
+    def logits(self, ids: Ids, view: int | None = None, temperature: float = 1.0) -> np.ndarray:
+        """Decoded logits, float32 (n, V, C), or (n, C) of one view, for softmax(logits / temperature). One id drops
+        the first axis. Only a codec that drops classes looks at the temperature."""
         if isinstance(ids, int | np.integer):
-            return self.logits([int(ids)], view)[0]
-        logits = self.codec.decode(self.encoded(ids))
+            return self.logits([int(ids)], view, temperature)[0]
+        logits = self.coder.decode(self.encoded(ids), temperature)
         return logits if view is None else logits[:, view]
 
     def missing_blocks(self) -> list[int]:
         """Blocks that have no labels yet, ascending."""
-        return self._store._missing(self.marker)
+        return self._store._missing(self.marker) if self.fitted else list(range(self._store.num_blocks))
 
 
 class Store:
@@ -138,6 +161,7 @@ class Store:
         self.path = path
         self._tree = ZarrTree(path)
         self._present: dict[str, set[int]] = {}
+        self._label_sets: dict[str, LabelSet] = {}
         self._attributes: dict[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -224,6 +248,12 @@ class Store:
         names = self._tree.children(layout.LABELS)
         return {n: LabelSet(self, n) for n in names if "identity" in self._tree.attributes(f"{layout.LABELS}/{n}")}
 
+    def _label_set(self, name: str) -> LabelSet:
+        """A fitted label set, kept: its constants are read once."""
+        if name not in self._label_sets:
+            self._label_sets[name] = LabelSet(self, name)
+        return self._label_sets[name]
+
     def missing_blocks(self) -> list[int]:
         """Blocks whose images have not been made, ascending; read off the store itself by one listing."""
         return self._missing(layout.IMAGES)
@@ -255,8 +285,9 @@ class Store:
         """Write what is given of one block of n ids: views, then labels, then class ids, images last.
 
         ``images`` uint8 (n, H, W, 3); ``class_ids`` int32 (n,); ``views`` name -> float32 (n, V, P); ``labels`` name ->
-        (float32 logits (n, V, C), float32 quality (n, 3)). Everything is checked (shape, dtype, range, finite)
-        before the first byte is written. Raises ``UsageError`` on wrong data, ``StoreWriteError`` if the disk fails.
+        (what the codec takes, float32 logits (n, V, C) or features (n, V, d); float32 quality (n, 3)). Everything is
+        checked (shape, dtype, range, finite) before the first byte is written. Raises ``UsageError`` on wrong data,
+        ``StoreWriteError`` if the disk fails.
         """
         if not 0 <= block < self.num_blocks:
             raise UsageError(f"{self.path} has blocks 0 to {self.num_blocks - 1}, there is no block {block}.")
@@ -265,15 +296,16 @@ class Store:
         for name, rows in (views or {}).items():
             node = f"{layout.VIEWS}/{name}"
             pending.append((node, self._checked(node, rows, count, "float32")))
-        for name, (logits, quality) in (labels or {}).items():
-            label_set = LabelSet(self, name)
-            expected = (count, label_set.num_views, label_set.num_classes)
-            if logits.shape != expected or not np.isfinite(logits).all():
-                problem = f"shape {logits.shape}, not {expected}" if logits.shape != expected else "NaN or infinite"
-                raise UsageError(f"Logits for {label_set.node}, block {block}, are {problem}; nothing was written.")
+        for name, (values, quality) in (labels or {}).items():
+            label_set = self._label_set(name)
+            if values.shape[:2] != (count, label_set.num_views):
+                raise UsageError(
+                    f"Block {block} of {label_set.node} takes {count} images of {label_set.num_views} views, "
+                    f"not {values.shape[:2]}; nothing was written."
+                )
             node = f"{label_set.node}/{layout.QUALITY}"
             pending.append((node, self._checked(node, quality, count, "float32")))
-            for part, rows in label_set.codec.encode(logits).items():
+            for part, rows in label_set.coder.encode(values).items():
                 node = label_set.array_nodes[part]
                 pending.append((node, self._checked(node, rows, count, str(self._tree.dtype(node)))))
         if class_ids is not None:
@@ -313,8 +345,9 @@ class Store:
     def add_label_set(
         self, name: str, *, teacher: Mapping[str, Any], source: str, view_set: str, codec: Codec, num_classes: int
     ) -> None:
-        """Make room for a label set, or check that the one of this name has the same teacher, views and codec.
+        """Begin a label set, or check that the one of this name has the same teacher, views and codec.
 
+        A codec that must be fitted gets its arrays by :meth:`fit_label_set`, any other at once.
         ``teacher`` is what the teacher is (weights' hash, preprocessing), ``source`` where it was found: the latter is
         kept for later runs and is no part of the identity.
         """
@@ -334,16 +367,30 @@ class Store:
         if "identity" in stored:
             refuse_mismatch(
                 f"Label set {name!r} of {self.path}",
-                {key: stored.get(key) for key in stored if key not in ("identity", "source")},
+                {key: stored.get(key) for key in stored if key not in ("identity", "source", "fitted")},
                 description,
                 "Give the new labels another name (--name), or leave the differing options out.",
             )
             return
-        for part, spec in {layout.QUALITY: layout.quality_spec(), **codec.arrays(views.num_views, num_classes)}.items():
-            self._tree.create_array(f"{node}/{part}", spec, self.num_images, self.block_size)
-        # The attributes come last: a label set without them was interrupted while it was made, and is made again.
         identity = fingerprint({"store": self.identity, "views": views.identity, **description})
         self._tree.set_attributes({**description, "source": source, "identity": identity}, node)
+        if not codec.needs:
+            self.fit_label_set(name, codec.fit(num_classes))
+
+    def fit_label_set(self, name: str, constants: Mapping[str, np.ndarray]) -> None:
+        """Write the constants of a label set's codec and make room for its blocks; once only, they never change."""
+        label_set = LabelSet(self, name)
+        if label_set.fitted:
+            raise UsageError(f"Label set {name!r} of {self.path} has its constants already.")
+        coder = label_set.codec.bind(label_set.num_classes, constants)
+        if constants:
+            self._tree.create_group(f"{label_set.node}/{layout.CONSTANTS}")
+        for part, values in constants.items():
+            self._tree.write_constant(f"{label_set.node}/{layout.CONSTANTS}/{part}", values)
+        for part, spec in {layout.QUALITY: layout.quality_spec(), **coder.arrays(label_set.num_views)}.items():
+            self._tree.create_array(f"{label_set.node}/{part}", spec, self.num_images, self.block_size)
+        # The mark comes last: what was interrupted before it is done again.
+        self._tree.set_attributes({"fitted": True}, label_set.node)
 
     def grow(self, num_images: int) -> None:
         """Make room for more images of the same recipe. What is there stays as it is.
@@ -383,7 +430,7 @@ class Store:
     def _array_nodes(self) -> list[str]:
         """All arrays, images first."""
         nodes = [layout.IMAGES, layout.CLASS_IDS]
-        for label_set in self.labels.values():
+        for label_set in filter(lambda label_set: label_set.fitted, self.labels.values()):
             nodes += [f"{label_set.node}/{layout.QUALITY}", *label_set.array_nodes.values()]
         return nodes + [view_set.node for view_set in self.views.values()]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 import zarr.errors
-from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 from zarr.core.sync import sync
 
 from .layout import ArraySpec
@@ -71,22 +71,43 @@ class ZarrTree:
         self, node: str, spec: ArraySpec, num_rows: int, block_size: int, attributes: Mapping[str, Any] | None = None
     ) -> None:
         """Make an array of ``num_rows`` rows; one that is there already is replaced."""
-        compressors = [ZstdCodec(level=3)] if spec.compression == "zstd" else []
         itemsize = np.dtype(spec.dtype).itemsize
+        # Measured on quantised KLT coefficients: level 9 saves 0 to 3 % more and takes six times as long or longer.
+        bitshuffle = BloscCodec(cname="zstd", clevel=7, shuffle="bitshuffle", typesize=itemsize)
+        by_name: dict[str | None, list[Any]] = {None: [], "zstd": [ZstdCodec(level=3)], "bitshuffle": [bitshuffle]}
         self._root.create_array(
             node,
             shape=(num_rows, *spec.shape),
             chunks=(block_size, *spec.shape),
             dtype=spec.dtype,
             fill_value=spec.fill_value,
+            filters=[TransposeCodec(order=spec.order)] if spec.order else [],
             serializer=BytesCodec(endian="little" if itemsize > 1 else None),
-            compressors=[*compressors, Crc32cCodec()],
+            compressors=[*by_name[spec.compression], Crc32cCodec()],
             dimension_names=("image", *spec.dims),
             chunk_key_encoding={"name": "default", "separator": "."},
             attributes=dict(attributes or {}),
             overwrite=True,
         )
         self._arrays.pop(node, None)
+
+    def write_constant(self, node: str, values: np.ndarray) -> None:
+        """Make an array that has nothing to do with images, in one chunk; one that is there already is replaced."""
+        array = self._root.create_array(
+            node,
+            shape=values.shape,
+            chunks=tuple(max(1, length) for length in values.shape),
+            dtype=values.dtype,
+            serializer=BytesCodec(endian="little" if values.dtype.itemsize > 1 else None),
+            compressors=[Crc32cCodec()],
+            chunk_key_encoding={"name": "default", "separator": "."},
+            overwrite=True,
+            config={"write_empty_chunks": True},
+        )
+        array[...] = values
+
+    def read_constant(self, node: str) -> np.ndarray:
+        return np.asarray(self._array(node)[...])
 
     def shape(self, node: str) -> tuple[int, ...]:
         return self._array(node).shape

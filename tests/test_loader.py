@@ -13,7 +13,7 @@ def store(tmp_path_factory):
 
 
 def loader(store, **options):
-    return Loader(store, labels="teacher", **{"batch_size": 32, "seed": 0, **options})
+    return Loader(store, labels={"teacher": 1.0}, **{"batch_size": 32, "seed": 0, **options})
 
 
 def test_an_epoch_holds_every_image_once(store):
@@ -37,7 +37,7 @@ def test_what_belongs_together_stays_together(store):
             assert batch.class_ids[row] == arrays["class_ids"][position]
             np.testing.assert_array_equal(batch.views[row], arrays["views"]["views"][position, view])
             logits = arrays["labels"]["teacher"][0][position, view]
-            np.testing.assert_allclose(batch.logits[row].numpy(), logits, rtol=2**-11)
+            np.testing.assert_allclose(batch.labels["teacher"]["logits"][row].numpy(), logits, rtol=2**-11)
 
 
 def test_each_view_is_used_once_before_any_is_used_again(store):
@@ -78,5 +78,5 @@ def test_blocks_that_are_not_done_are_left_out(tmp_path):
     without_labels = {k: v for k, v in block_arrays(store, 4).items() if k != "labels"}
     store.write_block(4, **without_labels)
     assert sorted(np.concatenate([batch.ids for batch in loader(store).epoch(0)])) == list(range(32, 48))
-    hard = Loader(store, labels=None, view_set="views", batch_size=8)
-    assert hard.num_images == 32 and next(hard.epoch(0)).logits is None
+    hard = Loader(store, view_set="views", batch_size=8)
+    assert hard.num_images == 32 and next(hard.epoch(0)).labels == {}

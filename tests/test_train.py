@@ -92,7 +92,7 @@ def test_the_summary_says_what_was_done_with_what(store, tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["training"]["student"] == "test_resnet" and summary["training"]["temperature"] == 10.0
     assert summary["store"]["identity"] == store.identity and summary["store"]["images"] == 64
-    assert summary["labels"] == store.labels["teacher"].identity
+    assert summary["labels"] == {"teacher": store.labels["teacher"].identity}
     assert summary["versions"]["torch"] == torch.__version__.split("+")[0] or summary["versions"]["torch"]
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
@@ -172,7 +172,7 @@ def test_hard_labels_need_no_label_set(tmp_path):
     ("options", "message"),
     [
         ({"labels": "nobody"}, "no label set 'nobody'; it has teacher"),
-        ({"loss": "mse"}, "--loss must be one of kl, hard"),
+        ({"loss": "mse"}, "--loss must be one of kl, dkd, hard"),
         ({"optimizer": "lion"}, "--optimizer must be one of"),
         ({"schedule": "linear"}, "--schedule must be one of"),
         ({"temperature": 0.0}, "--temperature must be greater than 0"),
@@ -196,7 +196,7 @@ def test_several_label_sets_must_be_chosen_from(tmp_path):
     store = new_store(tmp_path / "s.zarr")
     more = {"teacher": {"name": "u"}, "source": "u", "view_set": "views", "num_classes": 10}
     store.add_label_set("other", codec=parse_codec("float16"), **more)
-    with pytest.raises(UsageError, match=r"several label sets: choose one with --labels \(other, teacher\)"):
+    with pytest.raises(UsageError, match=r"several label sets: choose with --labels \(other, teacher\)"):
         resolve_training(store, fast())
 
 
@@ -204,7 +204,7 @@ def test_the_schedule_fits_the_store(tmp_path):
     assert defaults_for(new_store(tmp_path / "small.zarr"))[1]["batch_size"] == 128
     large = new_store(tmp_path / "large.zarr", num_images=4, block_size=4, image_shape=(256, 256, 3))
     name, values = defaults_for(large)
-    assert name == "DM-KD" and values["student"] == "resnet18" and values["temperature"] == 10
+    assert name == "dm-kd" and values["student"] == "resnet18" and values["temperature"] == 10
     assert (values["epochs"], values["batch_size"], values["lr"]) == (100, 256, 0.1)
     _, recipe = resolve_training(large, {"optimizer": "adamw"})
     assert recipe.lr == 1e-3, "SGD's rate would blow AdamW up"

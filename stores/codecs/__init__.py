@@ -1,51 +1,64 @@
-"""Label codecs: how a teacher's logits are written.
+"""Label codecs: how a teacher's logits are written. What a codec does is in :mod:`.base`; each has a file of its own.
 
-A codec is a small frozen class; its configuration is the JSON in the store. It says which arrays one image takes
-(:meth:`Codec.arrays`; the last one is the block's marker), and turns logits into those arrays and back. Codecs use plain
-arrays, so that anybody can rebuild the logits from the attributes without dmkd.
+    float16       dense logits in half precision
+    uint8         dense logits, 256 levels for each view
+    features:8    the teacher's penultimate features in that many bits, and its last layer once
+    klt:0.5       transform coding with that step
+    topk:50       that many largest logits, and the tail's weight at every temperature
+
+Codecs use plain arrays and standard Zarr codecs, so that the logits can be rebuilt from the attributes without dmkd.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from ..errors import NotAStoreError, UsageError
-from ..layout import ArraySpec
+from .base import Codec, Coder, Constants
+from .features import Features
 from .float16 import Float16
+from .klt import Klt
+from .topk import TopK
+from .uint8 import Uint8
 
+__all__ = ["CODECS", "Codec", "Coder", "Constants", "codec_from_json", "parse_codec"]
 
-class Codec(Protocol):
-    """What every codec does. n images, V views, C classes."""
+CODECS: dict[str, Any] = {codec.name: codec for codec in (Float16, Uint8, Features, Klt, TopK)}
 
-    name: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The configuration, as written to the store."""
-
-    def arrays(self, num_views: int, num_classes: int) -> dict[str, ArraySpec]:
-        """Name -> what one image takes, in the order of writing. The last is the block's marker."""
-
-    def encode(self, logits: np.ndarray) -> dict[str, np.ndarray]:
-        """float32 (n, V, C) -> the codec's arrays, axis 0 being n. Raises ``UsageError`` on what it can't hold."""
-
-    def decode(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The codec's arrays, axis 0 being n -> float32 (n, V, C)."""
-
-
-CODECS = {"float16": Float16}
+# The one parameter that a user may write after the name: field, type, what it is called in messages.
+_PARAMETERS: dict[str, tuple[str, type, str]] = {
+    "features": ("bits", int, "a whole number of bits"),
+    "klt": ("step", float, "a step in units of logits"),
+    "topk": ("k", int, "a number of classes"),
+}
 
 
 def parse_codec(text: str) -> Codec:
-    """The codec that a user's string such as ``float16`` names."""
-    if text not in CODECS:
+    """The codec that a user's string such as ``float16`` or ``klt:0.5`` names. Raises ``UsageError`` otherwise."""
+    name, colon, value = text.partition(":")
+    if name not in CODECS:
         raise UsageError(f"There is no label codec {text!r}; known: {', '.join(CODECS)}.")
-    return CODECS[text]()
+    if not colon:
+        return CODECS[name]()
+    if name not in _PARAMETERS:
+        raise UsageError(f"Codec {name} takes no parameter, and {text!r} gives one.")
+    field, kind, meaning = _PARAMETERS[name]
+    try:
+        parameter = kind(value)
+    except ValueError as error:
+        raise UsageError(
+            f"Codec {name} takes {meaning}, as in {name}:{getattr(CODECS[name], field)}, not {value!r}."
+        ) from error
+    return CODECS[name](**{field: parameter})
 
 
 def codec_from_json(description: Mapping[str, Any]) -> Codec:
-    """The codec that a store's attributes describe."""
+    """The codec that a store's attributes describe. Raises ``NotAStoreError`` if this version does not know it."""
     name = description.get("name")
     if name not in CODECS:
         raise NotAStoreError(f"The labels are written with codec {name!r}, which this version of dmkd does not know.")
-    return CODECS[name](**{key: value for key, value in description.items() if key != "name"})
+    try:
+        return CODECS[name](**{key: value for key, value in description.items() if key != "name"})
+    except (TypeError, UsageError) as error:
+        raise NotAStoreError(
+            f"The labels' codec {dict(description)} is not one that this version reads: {error}"
+        ) from error

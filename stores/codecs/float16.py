@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ..errors import UsageError
 from ..layout import ArraySpec
+from .base import Constants, checked
 
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -20,20 +20,31 @@ class Float16:
     """
 
     name: ClassVar[str] = "float16"
+    input: ClassVar[Literal["logits"]] = "logits"
+    constants: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name}
 
-    def arrays(self, num_views: int, num_classes: int) -> dict[str, ArraySpec]:
-        return {"logits": ArraySpec((num_views, num_classes), "float16", ("view", "class"), float("nan"))}
+    def fit(self, num_classes: int, **_: np.ndarray | None) -> dict[str, np.ndarray]:
+        return {}
 
-    def encode(self, logits: np.ndarray) -> dict[str, np.ndarray]:
-        largest = np.abs(logits).max(initial=0)
-        if not largest <= LARGEST:  # also catches NaN
-            raise UsageError(
-                f"A logit of magnitude {largest:g} does not fit into float16 (at most {LARGEST:g}): check the teacher."
-            )
-        return {"logits": logits.astype(np.float16)}
+    def bind(self, num_classes: int, constants: Constants) -> "Float16Coder":
+        return Float16Coder(num_classes)
 
-    def decode(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+
+@dataclass(frozen=True)
+class Float16Coder:
+    """``logits`` float16 (n, V, C)."""
+
+    num_classes: int
+
+    def arrays(self, num_views: int) -> dict[str, ArraySpec]:
+        return {"logits": ArraySpec((num_views, self.num_classes), "float16", ("view", "class"), float("nan"))}
+
+    def encode(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        return {"logits": checked(values, self.num_classes, "Logits", LARGEST).astype(np.float16)}
+
+    def decode(self, arrays: Mapping[str, np.ndarray], temperature: float = 1.0) -> np.ndarray:
         return arrays["logits"].astype(np.float32)

@@ -1,0 +1,155 @@
+"""Choosing images at training time by what is stored about them: ``entropy < 2.5 and agree``. The store stays as it is."""
+
+import ast
+import operator
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from dmkd.stores import UsageError
+
+COLUMNS = {
+    "entropy": "of the teacher's softmax, nats",
+    "p_class": "the teacher's probability of the class asked for",
+    "top1": "the class that the teacher sees",
+    "agree": "top1 is the class asked for",
+    "class_id": "the class asked for",
+}
+CONDITIONS = ("agree",)
+EXAMPLE = "entropy < 2.5 and agree"
+LONGEST = 1000  # characters: bounds the depth, Python's own parser being known to crash on deep nesting
+
+_COMPARISONS = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A condition on an image's columns, made by :func:`parse_selection`. ``str`` gives an expression that parses to an equal
+    one, with the spacing made uniform: fit for a recipe."""
+
+    expression: str
+
+    def __str__(self) -> str:
+        return self.expression
+
+    def mask(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Columns name -> (n,), as :func:`columns_of` makes them -> bool (n,): the images selected.
+
+        Numbers are compared as float64. An image with a NaN in any column is never selected, whatever the expression: its
+        block has no labels.
+        """
+        selected = _condition(_parsed(self.expression), self.expression, columns)
+        for name in COLUMNS.keys() & columns.keys():
+            selected = selected & ~np.isnan(columns[name])
+        return selected
+
+
+def parse_selection(text: str) -> Selection:
+    """Text -> selection. Comparisons (< <= > >= == !=) of columns with numbers, ``agree``, ``not``, ``and``, ``or`` and
+    parentheses, with Python's meaning and precedence, chains such as ``1 < entropy < 3`` included.
+
+    Raises ``UsageError`` on anything else. Nothing is executed: the text becomes a syntax tree, of which only the kinds of nodes
+    named here are read.
+    """
+    if len(text) > LONGEST:
+        raise _refused(text, f"it has {len(text)} characters, more than {LONGEST}")
+    try:
+        tree = _parsed(text)
+        # Selecting among no images checks the whole grammar.
+        _condition(tree, text, dict.fromkeys(COLUMNS, np.zeros(0)))
+        expression = ast.unparse(tree)
+    except RecursionError as error:
+        raise _refused(text, "it is nested too deeply") from error
+    if len(expression) > LONGEST:  # 9e9 is written out; what ``str`` gives must be readable again
+        raise _refused(text, f"written out it has {len(expression)} characters, more than {LONGEST}")
+    return Selection(expression)
+
+
+def columns_of(quality: np.ndarray, class_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """A label set's quality, float32 (n, 3), and class ids (n,) -> the columns of :data:`COLUMNS`, (n,) each.
+
+    Float64 for entropy, p_class and top1, NaN where labels are missing; int64 for class_id; bool for agree.
+    """
+    top1, p_class, entropy = np.asarray(quality, np.float64).T
+    class_id = np.asarray(class_ids, np.int64)
+    return {"entropy": entropy, "p_class": p_class, "top1": top1, "agree": top1 == class_id, "class_id": class_id}
+
+
+def _parsed(text: str) -> ast.expr:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's remarks on style, such as "2.5and"
+            return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError) as error:  # MemoryError: the parser's word for too many levels
+        offset = getattr(error, "offset", None) or 1
+        raise _refused(text, "it is no expression", text.strip()[offset - 1 :]) from error
+
+
+def _condition(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """bool (n,). With :func:`_number`, the only place that gives nodes a meaning: what is not listed here is refused."""
+    match node:
+        case ast.BoolOp(op=op, values=values):
+            join = np.logical_and if isinstance(op, ast.And) else np.logical_or
+            return reduce(join, [_condition(value, text, columns) for value in values])
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return ~_condition(operand, text, columns)
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            numbers = [_number(operand, text, columns) for operand in (left, *comparators)]
+            if not any(number.ndim for number in numbers):
+                raise _refused(text, "it compares no column", node)
+            pairs = []
+            for op, a, b in zip(ops, numbers, numbers[1:], strict=False):
+                if type(op) not in _COMPARISONS:
+                    raise _refused(text, "it is none of the comparisons < <= > >= == !=", node)
+                pairs.append(_COMPARISONS[type(op)](a, b))
+            return reduce(np.logical_and, pairs)
+        case ast.Name(id=name) if name in CONDITIONS:
+            return np.asarray(columns[name], bool)
+        case ast.Name(id=name) if name in COLUMNS:
+            raise _refused(text, "this column must be compared with a number", node)
+        case ast.Name():
+            raise _refused(text, "there is no such column", node)
+    raise _refused(text, "it is no condition", node)
+
+
+def _number(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """float64, (n,) of a column or () of a number."""
+    match node:
+        case ast.Name(id=name) if name in CONDITIONS:
+            raise _refused(text, "it is true or false, so it stands alone or after not", node)
+        case ast.Name(id=name) if name in COLUMNS:
+            return np.asarray(columns[name], np.float64)
+        case ast.Name():
+            raise _refused(text, "there is no such column", node)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() as operand):
+            return -_number(operand, text, columns)
+        case ast.Constant(value=value) if type(value) in (int, float) and abs(value) <= sys.float_info.max:
+            return np.asarray(value, np.float64)
+    raise _refused(text, "it is neither a column nor a number", node)
+
+
+def _refused(text: str, reason: str, part: ast.expr | str | None = "") -> UsageError:
+    """``part``: what is at fault, a node or a piece of the text."""
+    if isinstance(part, ast.expr):
+        part = ast.get_source_segment(text.strip(), part)
+    at = f" at `{_short(part, 40)}`" if part else ""
+    return UsageError(
+        f"The selection `{_short(text, 80)}` can't be read{at}: {reason}; "
+        f"the columns are {', '.join(COLUMNS)}, as in `{EXAMPLE}`."
+    )
+
+
+def _short(text: str, longest: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."

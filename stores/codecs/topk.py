@@ -1,0 +1,125 @@
+"""The k largest logits of every view, and what the rest of them weighs at any temperature."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from ..errors import UsageError
+from ..layout import ArraySpec
+from .base import Constants, checked
+from .float16 import LARGEST
+
+
+@dataclass(frozen=True)
+class TopK:
+    """k logits with their class ids, and logsumexp, mean and variance of the C - k others: 4k + 12 bytes up to 65,536 classes.
+
+    Raw logits, never probabilities, and the tail's own logsumexp rather than one minus what was kept: no rounding can
+    make its mass negative. At temperature T, β = 1/T, the tail weighs
+
+        log Σ exp(β z) ≈ log(C - k) + β mean + β² variance / 2 + β³ r,
+
+    the cumulants of a distribution to second order (Gaussian tail), with the one r that makes it exact at T = 1. Within the tail
+    all classes are given the same logit.
+    """
+
+    k: int = 50
+
+    name: ClassVar[str] = "topk"
+    input: ClassVar[Literal["logits"]] = "logits"
+    constants: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UsageError(f"Codec topk keeps at least one class, not {self.k}.")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "k": self.k}
+
+    def fit(self, num_classes: int, **_: np.ndarray | None) -> dict[str, np.ndarray]:
+        return {}
+
+    def bind(self, num_classes: int, constants: Constants) -> "TopKCoder":
+        if self.k > num_classes:
+            raise UsageError(f"Codec topk:{self.k} keeps more classes than the {num_classes} there are: ask for fewer.")
+        return TopKCoder(num_classes, self.k)
+
+
+@dataclass(frozen=True)
+class TopKCoder:
+    """``tail`` float32 (n, V, 3) logsumexp, mean and variance of the classes left out (0 if there are none),
+    ``ids`` uint16 or uint32 (n, V, k), ``logits`` float16 (n, V, k), largest first, ties by class id."""
+
+    num_classes: int
+    k: int
+
+    @property
+    def num_tail(self) -> int:
+        """Classes left out."""
+        return self.num_classes - self.k
+
+    @property
+    def id_dtype(self) -> str:
+        return "uint16" if self.num_classes <= 2**16 else "uint32"
+
+    def arrays(self, num_views: int) -> dict[str, ArraySpec]:
+        return {
+            "tail": ArraySpec((num_views, 3), "float32", ("view", "logsumexp_mean_variance"), float("nan")),
+            "ids": ArraySpec((num_views, self.k), self.id_dtype, ("view", "rank"), 0),
+            "logits": ArraySpec((num_views, self.k), "float16", ("view", "rank"), float("nan")),
+        }
+
+    def encode(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        checked(values, self.num_classes, "Logits", LARGEST)
+        # argpartition before sorting: sorting all of 21,841 classes takes ten times as long.
+        kept = np.argpartition(-values, self.k - 1, axis=-1)
+        kept, left_out = np.sort(kept[..., : self.k], -1), kept[..., self.k :]
+        by_size = np.argsort(-np.take_along_axis(values, kept, -1), axis=-1, kind="stable")
+        ids = np.take_along_axis(kept, by_size, -1)
+        return {
+            "tail": _moments(np.take_along_axis(values, left_out, -1)),
+            "ids": ids.astype(self.id_dtype),
+            "logits": np.take_along_axis(values, ids, -1).astype(np.float16),
+        }
+
+    def decode(self, arrays: Mapping[str, np.ndarray], temperature: float = 1.0) -> np.ndarray:
+        ids, logits = self.sparse(arrays)
+        each = temperature * (self.tail_log_mass(arrays, temperature) - np.log(max(self.num_tail, 1)))
+        dense = np.empty((*ids.shape[:-1], self.num_classes), np.float32)
+        dense[...] = each[..., None] if self.num_tail else 0
+        np.put_along_axis(dense, ids, logits, -1)
+        return dense
+
+    def sparse(self, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Class ids int64 and logits float32 of the classes kept, (n, V, k) each: for losses that need no dense row."""
+        return arrays["ids"].astype(np.int64), arrays["logits"].astype(np.float32)
+
+    def tail_log_mass(self, arrays: Mapping[str, np.ndarray], temperature: float = 1.0) -> np.ndarray:
+        """log Σ exp(z / T) over the classes left out, float32 (n, V); -inf if none is. Exact at T = 1.
+
+        softmax(z / T) of class i is exp(z_i / T) / (Σ over the kept exp(z / T) + exp of this)."""
+        logsumexp, mean, variance = np.moveaxis(arrays["tail"].astype(np.float64), -1, 0)
+        if not self.num_tail:
+            return np.full(mean.shape, -np.inf, np.float32)
+        beta, count = 1 / temperature, np.log(self.num_tail)
+        rest = logsumexp - count - mean - variance / 2
+        mass = count + beta * mean + beta**2 * variance / 2 + beta**3 * rest
+        if (
+            temperature < 1
+        ):  # the cubic extrapolates: no less than all at their mean, no more than all at the smallest kept
+            smallest = arrays["logits"][..., -1].astype(np.float64)
+            mass = np.clip(mass, count + beta * mean, count + beta * np.maximum(smallest, mean))
+        return mass.astype(np.float32)
+
+
+def _moments(tail: np.ndarray) -> np.ndarray:
+    """float32 (n, V, C - k) -> float32 (n, V, 3): logsumexp, mean and variance, computed in float64."""
+    if not tail.shape[-1]:
+        return np.zeros((*tail.shape[:-1], 3), np.float32)
+    exact = tail.astype(np.float64)
+    largest = exact.max(-1, keepdims=True)
+    logsumexp = np.log(np.exp(exact - largest).sum(-1)) + largest[..., 0]
+    return np.stack([logsumexp, exact.mean(-1), exact.var(-1)], -1).astype(np.float32)
