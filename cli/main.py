@@ -20,6 +20,7 @@ COMMANDS = {
     "label": "dmkd.cli.label",
     "train-student": "dmkd.cli.train_student",
     "evaluate": "dmkd.cli.evaluate",
+    "codec-report": "dmkd.cli.codec_report",
     "inspect": "dmkd.cli.inspect",
 }
 

@@ -8,6 +8,7 @@ import torch
 from dmkd.classifiers import Classifier, linear_head, load_classifier
 from dmkd.devices import make_deterministic
 from dmkd.generator import Generator, load_generator
+from dmkd.label_sets import ViewPlan
 from dmkd.recipe import Recipe
 from dmkd.render import render_block
 from dmkd.stores import LabelSet, MismatchError, ViewSet, open_store
@@ -132,7 +133,7 @@ def make_images(generator: Generator, recipe: Recipe, ids: np.ndarray) -> tuple[
     return torch.cat(parts)[: len(ids)], recipe.class_ids(ids)
 
 
-def views_of_block(view_set: ViewSet, ids: np.ndarray) -> np.ndarray:
+def views_of_block(view_set: ViewSet | ViewPlan, ids: np.ndarray) -> np.ndarray:
     """The views of a whole block of ids (n,), as its view set's attributes say: float32 (n, V, P)."""
     description = view_set.attributes
     return draw_views(
@@ -149,7 +150,7 @@ def views_of_block(view_set: ViewSet, ids: np.ndarray) -> np.ndarray:
 
 
 def label_views(
-    teacher: Classifier, images: torch.Tensor, views: np.ndarray, view_set: ViewSet, what: str = "logits"
+    teacher: Classifier, images: torch.Tensor, views: np.ndarray, view_set: ViewSet | ViewPlan, what: str = "logits"
 ) -> np.ndarray:
     """A block's images uint8 (n, H, W, 3), their views float32 (n, V, P) -> float32 (n, V, C) logits of the teacher, or
     (n, V, d) of its features, if that is ``what``."""

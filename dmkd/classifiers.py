@@ -78,7 +78,8 @@ class Classifier:
 
         Tried on random pixels: some models scale, normalise or average after the layer that timm calls the classifier.
         """
-        layer = self.model.get_classifier() if hasattr(self.model, "get_classifier") else None
+        model: Any = self.model
+        layer = model.get_classifier() if hasattr(model, "get_classifier") else None
         if not isinstance(layer, torch.nn.Linear):
             return None
         weight = layer.weight.detach().float()

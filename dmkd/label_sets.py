@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dmkd.classifiers import Classifier, check_classes, linear_head
 from dmkd.sources import generator_defaults
@@ -80,11 +81,22 @@ def first_view_set(store: Store) -> ViewSet | None:
     return next((view_set for view_set in store.views.values() if view_set.attributes["first"]), None)
 
 
-def _view_set(store: Store, request: LabelRequest, teacher: Classifier) -> ViewSet:
-    """The view set asked for, made if there is none of that name; without a wish, the store's first one.
+@dataclass(frozen=True)
+class ViewPlan:
+    """A view set that is not in the store (yet): what :class:`ViewSet` tells of one that is."""
 
-    A new set takes its size, interpolation and canonical view from the teacher. Teachers that come later look at the
-    views as they are: only then do all teachers and the student see the same pixels.
+    name: str
+    num_views: int
+    components: tuple[str, ...]
+    attributes: dict[str, Any]
+
+
+def view_set_for(store: Store, request: LabelRequest, teacher: Classifier) -> ViewSet | ViewPlan:
+    """The view set that a request asks for: the stored one of that name, or the plan of a new one.
+
+    Without a wish it is the store's first one. A new set takes its size, interpolation and canonical view from the
+    teacher. Teachers that come later look at the views as they are: only then do all teachers and the student see the
+    same pixels.
     """
     first = first_view_set(store)
     if request.views is None and first is not None:
@@ -100,7 +112,7 @@ def _view_set(store: Store, request: LabelRequest, teacher: Classifier) -> ViewS
         )
         return stored
     image_size = store.image_shape[:2]
-    store.add_view_set(
+    return ViewPlan(
         policy.name,
         policy.num_views(first is None),
         policy.components,
@@ -117,4 +129,12 @@ def _view_set(store: Store, request: LabelRequest, teacher: Classifier) -> ViewS
             "block_size": store.block_size,
         },
     )
-    return store.views[policy.name]
+
+
+def _view_set(store: Store, request: LabelRequest, teacher: Classifier) -> ViewSet:
+    """The view set asked for, made if there is none of that name."""
+    found = view_set_for(store, request, teacher)
+    if isinstance(found, ViewPlan):
+        store.add_view_set(found.name, found.num_views, found.components, found.attributes)
+        return store.views[found.name]
+    return found

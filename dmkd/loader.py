@@ -8,6 +8,7 @@ a few thousand images shuffles well; a store that fits into the window is shuffl
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ class Loader:
 
     def pixels(self, batch: Batch, *, size: int, interpolation: str) -> torch.Tensor:
         """The views of a batch, mixed if they mix: uint8 (n, 3, S, S), the very pixels that the teachers saw."""
-        options = {"size": size, "interpolation": interpolation, "components": self.view_set.components}
+        options: dict[str, Any] = {"size": size, "interpolation": interpolation, "components": self.view_set.components}
         if batch.partners is None:
             return render(batch.images, batch.views, **options)
         images = torch.cat([batch.images, batch.partners.images])

@@ -88,7 +88,10 @@ def _decoupled(logits: torch.Tensor, class_ids: torch.Tensor) -> tuple[torch.Ten
 
 
 def hard_label_loss(student: torch.Tensor, class_ids: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of float (n, C) logits with int64 (n,) class ids, mean over the batch: a scalar."""
+    """Cross-entropy of float (n, C) logits with int64 (n,) class ids, mean over the batch: a scalar.
+
+    ``class_ids`` may be float (n, C) too: the share of each class in a mixed image, 1 in all.
+    """
     return F.cross_entropy(student.float(), class_ids)
 
 

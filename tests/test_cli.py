@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -55,7 +56,7 @@ def test_the_help_of_each_command_ends_with_examples_that_parse(command):
     lines = [line.strip() for line in examples.splitlines() if line.strip().startswith("dmkd ")]
     assert lines
     for line in lines:
-        words = line.split("   ")[0].split()[1:]  # a remark stands three spaces behind
+        words = shlex.split(line.split("   ")[0])[1:]  # a remark stands three spaces behind
         assert words[0] == command
         parsed = main.get_command(None, command).make_context(command, words[1:], resilient_parsing=False)
         assert parsed.params

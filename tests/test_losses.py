@@ -1,5 +1,6 @@
 """Losses against numbers worked out by hand, against each other through autograd, and at the edges of float32."""
 
+import itertools
 import math
 
 import numpy as np
@@ -352,6 +353,14 @@ def test_hard_label_loss_by_hand():
     assert hard_label_loss(torch.tensor([[LN3, 0.0]]), torch.tensor([1])).item() == pytest.approx(math.log(4))
 
 
+def test_hard_label_loss_of_a_mixed_image_is_each_classes_by_its_share():
+    logits = random_logits(0, 4, 6)
+    one, other = torch.tensor([0, 1, 2, 3]), torch.tensor([5, 5, 0, 3])
+    shares = 0.75 * F.one_hot(one, 6).float() + 0.25 * F.one_hot(other, 6).float()
+    expected = 0.75 * hard_label_loss(logits, one) + 0.25 * hard_label_loss(logits, other)
+    assert hard_label_loss(logits, shares).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_a_student_that_is_sure_and_right_loses_nothing_to_the_hard_labels():
     assert hard_label_loss(torch.tensor([[80.0, 0.0]]), torch.tensor([0])).item() == pytest.approx(0, abs=1e-6)
 
@@ -371,7 +380,7 @@ def test_the_temperature_falls_along_half_a_cosine():
     assert temperature_at(0.5, 20, 2) == pytest.approx(11)
     assert temperature_at(1 / 3, 20, 2) == pytest.approx(2 + 18 * 0.75)
     steps = [temperature_at(i / 100, 20, 2) for i in range(101)]
-    assert all(a > b for a, b in zip(steps, steps[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(steps))
 
 
 @given(st.floats(0, 1), st.floats(0.1, 50), st.floats(0.1, 50))

@@ -1,6 +1,6 @@
 """Rebuild every bundled asset from scikit-learn's digits: ``python -m dmkd.digits.build --out dmkd/digits``.
 
-About 25 minutes on two cores. Seeds and split are fixed; the same machine kind, versions and number of threads give the
+About half an hour on two cores. Seeds and split are fixed; the same machine kind, versions and number of threads give the
 same weights. What was reached is printed and written to ``build_log.json``; contact sheets go where ``--sheet`` says.
 """
 

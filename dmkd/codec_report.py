@@ -1,0 +1,74 @@
+"""What every label codec would cost and lose on a store's own images and a teacher's own logits."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dmkd.blocks import label_views, views_of_block
+from dmkd.classifiers import load_classifier
+from dmkd.devices import default_cpu_threads, make_deterministic
+from dmkd.fitting import SAMPLE_VIEWS
+from dmkd.label_sets import LabelRequest, view_set_for
+from dmkd.progress import Display
+from dmkd.stores import MissingBlockError, Store, ViewSet, parse_codec
+from dmkd.stores.codecs.report import compare
+
+DEFAULT_CODECS = (
+    "float16",
+    "uint8",
+    "features",
+    "klt:0.25",
+    "klt:0.5",
+    "klt:1",
+    "klt:2",
+    "topk:10",
+    "topk:50",
+    "topk:100",
+)
+
+
+def codec_report(
+    store: Store, teacher: str, codecs: tuple[str, ...], *, views: str | None, device: str, display: Display
+) -> dict[str, Any]:
+    """Label some blocks with a teacher, in memory, and measure the codecs on them; nothing is written to the store.
+
+    Codecs are fitted on the first blocks (2048 views, or half of all) and measured on the next ones, which are one chunk:
+    ``{"views": ..., "codecs": {codec: {"bytes_per_view": ..., "tv": {"1": ...}, ...}}}``, see
+    :func:`dmkd.stores.codecs.report.measure`. Codecs that can't serve this teacher are left out.
+    """
+    make_deterministic(device, default_cpu_threads() if device == "cpu" else None)
+    parsed = {name: parse_codec(name) for name in codecs or DEFAULT_CODECS}
+    classifier = load_classifier(teacher, device=device)
+    view_set = view_set_for(store, LabelRequest([classifier], parse_codec("float16"), views), classifier)
+    missing = set(store.missing_blocks())
+    blocks = [block for block in range(store.num_blocks) if block not in missing]
+    if len(blocks) < 2:
+        raise MissingBlockError(f"{store.path} has {len(blocks)} finished blocks; a codec report needs two or more.")
+    wanted = -(-SAMPLE_VIEWS // (view_set.num_views * store.block_size))  # blocks to fit on
+    fitting = min(wanted, len(blocks) // 2)
+    chosen = blocks[: fitting + 1]
+
+    head = classifier.head()
+    inputs, logits = [], []
+    with display.task(f"label with {classifier.name}", len(chosen), unit="blocks") as advance:
+        for block in chosen:
+            ids = np.array(store.block_ids(block))
+            stored = view_set if isinstance(view_set, ViewSet) and view_set.has_block(block) else None
+            rows = stored.rows.block(block) if stored else views_of_block(view_set, ids)
+            images = torch.from_numpy(store.images.block(block)).to(device)
+            logits.append(label_views(classifier, images, rows, view_set))
+            if head is not None and block == chosen[-1]:
+                inputs.append(label_views(classifier, images, rows, view_set, "features"))
+            advance(1)
+    sample = np.concatenate(logits[:-1]).reshape(-1, classifier.num_classes)
+    weight, bias = head if head is not None else (None, None)
+    measured = compare(parsed, logits[-1], sample, features=inputs[0] if inputs else None, weight=weight, bias=bias)
+    return {
+        "store": store.path,
+        "teacher": classifier.to_json(),
+        "view_set": view_set.name,
+        "fitted_on_views": len(sample),
+        "measured_on_views": logits[-1].shape[0] * logits[-1].shape[1],
+        "codecs": measured,
+    }
