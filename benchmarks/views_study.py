@@ -13,6 +13,7 @@ different ``--images``. ``--seeds 0`` makes images and labels only. On a shared 
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import statistics
@@ -58,7 +59,7 @@ CONDITIONS["mismatched"] = (MISMATCHED, CODEC_VIEWS, "float16")
 
 
 class Stopwatch(Silent):
-    """Notes when each block was done: the seconds an image take once everything is loaded."""
+    """Notes when each block was done: the seconds an image takes once everything is loaded."""
 
     def __init__(self) -> None:
         self.times: list[tuple[float, int]] = []
@@ -183,8 +184,7 @@ def main() -> None:
 
     stores = {number: prepare(options.out, number, record) for number in options.images}
     # Seeds outermost: stopped early, all conditions have about as many students.
-    runs = [(seed, number, title) for seed in range(seeds) for number in options.images for title in CONDITIONS]
-    for seed, number, title in runs:
+    for seed, number, title in itertools.product(range(seeds), options.images, CONDITIONS):
         key = {"views": title, "images": number, "steps": steps, "seed": seed}
         if not any(key.items() <= line.items() for line in recorded()):
             out = options.out / "runs" / f"{CONDITIONS[title][0]}-{number}-{steps}-{seed}"
@@ -193,9 +193,8 @@ def main() -> None:
     students = [line for line in recorded() if "seed" in line and line["images"] in options.images]
     rows = table(students, steps)
     print_table(rows, steps)
-    made = [line for line in recorded() if "made" in line]
     if options.json:
-        print(json.dumps({"students": rows, "timings": made}))
+        print(json.dumps({"students": rows, "timings": [line for line in recorded() if "made" in line]}))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dmkd.label_sets import ViewPlan
 from dmkd.recipe import Recipe
 from dmkd.render import render_block
 from dmkd.stores import LabelSet, MismatchError, ViewSet, open_store
-from dmkd.views import ViewPolicy, draw_views
+from dmkd.views import VIEW_COMPONENTS, ViewPolicy, draw_views
 
 # Views rendered and labelled at once. Fixed, so that a block's logits do not depend on who made it.
 VIEWS_AT_ONCE = 256
@@ -73,6 +73,9 @@ class BlockWorker:
             view_set = self.store.views[label_set.view_set]
             values = label_views(teacher, images, views[view_set.name], view_set, label_set.codec.input)
             canonical = values[:, 0]
+            if not has_canonical_view(view_set):
+                plan, boxes = canonical_views(view_set, len(images))
+                canonical = label_views(teacher, images, boxes, plan, label_set.codec.input)[:, 0]
             if label_set.codec.input == "features":
                 weight, bias = self.heads[name]
                 canonical = canonical @ weight.T + bias
@@ -147,6 +150,17 @@ def views_of_block(view_set: ViewSet | ViewPlan, ids: np.ndarray) -> np.ndarray:
         block_size=description["block_size"],
         num_in_block=len(ids),
     )
+
+
+def has_canonical_view(view_set: ViewSet) -> bool:
+    """Whether view 0 is the evaluation view: in a store's first view set, and in sets of kind center."""
+    return view_set.num_views > ViewPolicy.from_json(view_set.attributes["policy"]).num_random
+
+
+def canonical_views(view_set: ViewSet, count: int) -> tuple[ViewPlan, np.ndarray]:
+    """The evaluation view alone, for ``count`` images: a plan of one unmixed view, and float32 (count, 1, 5)."""
+    box = np.array([*view_set.attributes["canonical"], 0], np.float32)
+    return ViewPlan("canonical", 1, VIEW_COMPONENTS, view_set.attributes), np.tile(box, (count, 1, 1))
 
 
 def label_views(

@@ -121,7 +121,8 @@ def generate(
     generator = generator_source(source)
     order = WorkOrder(store.path, label_sets, device, recipe.cpu_threads, generator)
     # A codec that is fitted on logits needs some images before its first label: those get their labels at the end.
-    pilots = [block for block in pilot_blocks(store, label_sets) if block in set(store.missing_blocks())]
+    missing = set(store.missing_blocks())
+    pilots = [block for block in pilot_blocks(store, label_sets) if block in missing]
     _run_blocks(store, dataclasses.replace(order, label_sets=()), pilots, workers, run.ray_address, display)
     fit_label_sets(store, label_sets, device, recipe.cpu_threads)
     _run_blocks(store, order, store.missing_blocks(), workers, run.ray_address, display)

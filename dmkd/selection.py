@@ -4,9 +4,10 @@ import ast
 import operator
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ CONDITIONS = ("agree",)
 EXAMPLE = "entropy < 2.5 and agree"
 LONGEST = 1000  # characters: bounds the depth, Python's own parser being known to crash on deep nesting
 
-_COMPARISONS = {
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
@@ -99,8 +100,8 @@ def _parsed(text: str) -> ast.expr:
 def _condition(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """bool (n,). With :func:`_number`, the only place that gives nodes a meaning: what is not listed here is refused."""
     match node:
-        case ast.BoolOp(op=op, values=values):
-            join = np.logical_and if isinstance(op, ast.And) else np.logical_or
+        case ast.BoolOp(op=joint, values=values):
+            join = np.logical_and if isinstance(joint, ast.And) else np.logical_or
             return reduce(join, [_condition(value, text, columns) for value in values])
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             return ~_condition(operand, text, columns)
@@ -134,7 +135,9 @@ def _number(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> np.
             raise _refused(text, "there is no such column", node)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() as operand):
             return -_number(operand, text, columns)
-        case ast.Constant(value=value) if type(value) in (int, float) and abs(value) <= sys.float_info.max:
+        case ast.Constant(value=int() | float() as value) if (
+            type(value) is not bool and abs(value) <= sys.float_info.max
+        ):
             return np.asarray(value, np.float64)
     raise _refused(text, "it is neither a column nor a number", node)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmkd import digits
+from dmkd.selection import parse_selection
 from dmkd.stores import Store, UsageError
 
 LOSSES = ("kl", "dkd", "hard")
@@ -131,6 +132,8 @@ def _check(values: dict[str, Any]) -> None:
     for key in ("temperature", "temperature_end", "lr", "epochs", "batch_size"):
         if values[key] is not None and not values[key] > 0:
             raise UsageError(f"--{key.replace('_', '-')} must be greater than 0, not {values[key]}.")
+    if values["select"] is not None:
+        parse_selection(values["select"])
     if not 0 <= values["hard_weight"] <= 1:
         raise UsageError(f"--hard-weight must be from 0 to 1, not {values['hard_weight']}.")
     if not values["feature_weight"] >= 0:

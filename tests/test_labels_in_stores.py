@@ -99,6 +99,14 @@ def test_a_label_set_that_was_begun_but_not_fitted_is_finished(tiny_generator, t
     assert open_store(store.path).labels["tiny-resnet"].missing_blocks() == []
 
 
+@pytest.mark.parametrize("codec", ["float16", "features"])
+def test_quality_is_that_of_the_canonical_view_in_every_view_set(codec, tiny_generator, tiny_teacher, tmp_path):
+    store = make(tmp_path / "s.zarr", tiny_generator, tiny_teacher, "rrc:3")
+    label(store.path, LabelOptions((str(tiny_teacher),), "rrc:2+mixup", codec=codec), HERE, Silent())
+    later = store.labels["tiny-resnet-rrc2-mixup"].quality[:]
+    np.testing.assert_allclose(later[:, 1:], store.labels["tiny-resnet"].quality[:][:, 1:], rtol=1e-4, atol=1e-5)
+
+
 def test_features_of_a_teacher_without_a_linear_head_are_refused(tiny_generator, tiny_teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(Classifier, "head", lambda self: None)
     with pytest.raises(UsageError, match="does not end in a linear layer.*choose another codec"):

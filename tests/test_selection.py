@@ -1,6 +1,8 @@
 """Selections: what they select, that they read back, and that nothing else than the grammar is read."""
 
+import inspect
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -201,6 +203,7 @@ def test_nothing_is_executed(text, tmp_path):
         ("import os", "it is no expression"),
         ("", "it is no expression"),
         ("agree\0", "it is no expression"),
+        ("agree\udcff", "it is no expression"),  # as an argument that is no UTF-8 arrives
         ("agree " * 200, "1200 characters"),
         ("(" * 300 + "agree" + ")" * 300, "it is no expression"),
         ("-" * 900 + "1 < entropy", "it is neither"),
@@ -229,6 +232,16 @@ def test_any_text_is_a_selection_or_a_usage_error(text):
 
 def test_the_deepest_text_there_is_is_read():
     assert selected("not " * 248 + "agree") == selected("agree")
+
+
+def test_a_text_too_deep_for_the_stack_is_refused():
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 300)
+    try:
+        with pytest.raises(UsageError, match="nested too deeply"):
+            parse_selection("not " * 248 + "agree")
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_style_remarks_of_python_are_not_the_users_problem(recwarn):
