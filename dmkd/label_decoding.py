@@ -8,7 +8,7 @@ import torch
 from dmkd.stores.codecs.base import Coder
 from dmkd.stores.codecs.features import FeaturesCoder
 from dmkd.stores.codecs.float16 import Float16Coder
-from dmkd.stores.codecs.klt import KltCoder
+from dmkd.stores.codecs.klt import MISSING, KltCoder
 from dmkd.stores.codecs.topk import TopKCoder
 from dmkd.stores.codecs.uint8 import Uint8Coder
 
@@ -40,7 +40,8 @@ class LabelDecoder:
                 zigzag = arrays["coefficients"].to(torch.int32)
                 whole = ((zigzag >> 1) ^ -(zigzag & 1)).float()
                 multiples = (whole - self._constants["pull"] * whole.sign()) * step
-                return torch.addmm(self._constants["mean"], multiples, self._constants["basis"])
+                logits = torch.addmm(self._constants["mean"], multiples, self._constants["basis"])
+                return torch.where(zigzag[:, :1] == MISSING, arrays["exact"].float(), logits)
             case TopKCoder(num_classes=num_classes, num_tail=num_tail):
                 ids, logits = self.sparse(arrays)
                 if not num_tail:

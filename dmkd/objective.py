@@ -30,11 +30,12 @@ class Objective(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.recipe, self.loader, self.preprocessing = recipe, loader, preprocessing
-        self.model: Any = model
+        student: Any = model
+        self.model = student
         self.projection: torch.nn.Linear | None = None
         if recipe.feature_weight:
             width = teacher_width(loader.store, next(iter(loader.label_sets)))
-            projection = feature_projection(self.model.head_hidden_size, width)
+            projection = feature_projection(student.head_hidden_size, width)
             self.projection = projection.to(loader.device) if projection is not None else None
 
     def forward(self, batch: Batch, progress: float) -> tuple[torch.Tensor, dict[str, float]]:

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dmkd.label_decoding import LabelDecoder
 from dmkd.stores import NotAStoreError, UsageError, parse_codec
 from dmkd.stores.codecs import CODECS, codec_from_json
 from dmkd.stores.codecs.report import (
@@ -300,6 +302,36 @@ def test_fitting_twice_gives_the_same_constants(rows):
             np.testing.assert_array_equal(first[name], again[name])
         largest = np.take_along_axis(first["basis"], np.abs(first["basis"]).argmax(1)[:, None], 1)
         assert (largest > 0).all()
+
+
+@pytest.mark.parametrize("odd", ["far outside", "another direction"])
+def test_klt_keeps_views_that_leave_its_range_in_half_precision(odd):
+    """A basis from the first blocks may miss what comes later: the promised error holds for every single view."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(5, 50)).astype(np.float32)
+    sample = rng.normal(size=(400, 5)).astype(np.float32) @ directions
+    codec = parse_codec("klt:0.01" if odd == "far outside" else "klt:0.5")
+    coder = codec.bind(50, codec.fit(50, sample=sample))
+    values = (rng.normal(size=(6, 2, 5)).astype(np.float32) @ directions).astype(np.float32)
+    values[4, 1] = directions[0] * 9000 if odd == "far outside" else rng.normal(size=50) * 20
+    arrays = coder.encode(values)
+    leaves = arrays["coefficients"][..., 0] == 65535
+    assert leaves.sum() == 1 and leaves[4, 1]
+    assert (arrays["exact"] != 0).any(-1).sum() == 1
+    centred = values - values.mean(-1, keepdims=True)
+    error = coder.decode(arrays) - centred
+    assert np.sqrt(np.square(error[~leaves]).mean(-1)).max() <= coder.error_limit
+    np.testing.assert_allclose(coder.decode(arrays)[4, 1], centred[4, 1], rtol=2**-10)
+    decoded = LabelDecoder(coder).decode({k: torch.from_numpy(v[:, 1]) for k, v in arrays.items()})
+    np.testing.assert_allclose(decoded.numpy(), coder.decode(arrays)[:, 1], rtol=1e-4, atol=1e-4)
+
+
+def test_klt_hardly_ever_falls_back_on_what_it_was_fitted_on():
+    rng = np.random.default_rng(1)
+    logits = (rng.laplace(size=(1200, 20)) @ rng.normal(size=(20, 100))).astype(np.float32)
+    codec = parse_codec("klt:1")
+    coder = codec.bind(100, codec.fit(100, sample=logits[:800]))
+    assert (coder.encode(logits[800:, None])["coefficients"][..., 0] == 65535).mean() < 0.01
 
 
 def test_klt_refuses_samples_that_it_can_not_be_fitted_on():

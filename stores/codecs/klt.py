@@ -14,10 +14,13 @@ import numpy as np
 from ..errors import UsageError
 from ..layout import ArraySpec
 from .base import Constants, checked, matmul_rows, named_constants
+from .float16 import LARGEST as HALF_LARGEST
 
 LARGEST_MULTIPLE = 2**15 - 1
 LARGEST = 1e30  # a logit: products of these with the basis must not overflow float32
-MISSING = 2**16 - 1  # the zigzag integer of -2^15, which is never written
+MISSING = 2**16 - 1  # the zigzag integer of -2^15, which no coefficient is: see the fallback
+# A view's error may be so many times the expected one. Rounding alone stays below sqrt(3) times the root-mean-square.
+FALLBACK_FACTOR = 4.0
 
 # Coefficients whose standard deviation is below this many steps are left out: they would nearly all be zero.
 # Measured at step 1: between 0.25 and 0.45 bytes and error trade as they do when the step is changed.
@@ -35,6 +38,9 @@ class Klt:
     ``step`` is in units of logits. Each kept coefficient is off by noise of variance at most about step²/12 and the basis
     is orthonormal, so the root-mean-square error of a logit is about step * sqrt(K / 12 C), plus what lies outside the K
     directions kept.
+
+    The error is known in advance and kept: a view that would be off by more than four times the expected error is written
+    in half precision instead (see :class:`KltCoder`).
 
     Fitted on a ``sample`` of logits. With the teacher's last layer (``weight``) a few hundred views are enough, since every
     logit vector then lies in the known span of its columns; without it, take two to four times as many views as classes.
@@ -121,12 +127,17 @@ class Klt:
 
 @dataclass(frozen=True, eq=False)
 class KltCoder:
-    """``coefficients`` uint16 (n, V, K): zigzag integers z, so that small magnitudes are small numbers, 0, -1, 1, -2 ...
+    """``exact`` float16 (n, V, C), zero but for the fallback; ``coefficients`` uint16 (n, V, K): zigzag integers z, so that
+    small magnitudes are small numbers, 0, -1, 1, -2 ...
 
     q = (z >> 1) ^ -(z & 1), logits = mean + (q - pull * sign(q)) * step @ basis. In the chunk the coefficient is the
     slowest axis, which puts values of one distribution side by side, and Blosc's bit planes go to Zstd. Measured on 512
     simulated views of 1000 classes, step 1, K = 439: 118 bytes a view; the entropy is 106, and byte planes take 143 at
     Zstd 3 and 114 at Zstd 19, twenty times slower.
+
+    A view that leaves what the codec was fitted on, because its coefficients are too large to count or because its error
+    would exceed :attr:`error_limit`, is kept in half precision instead: z of its first coefficient is 65535 and its row of
+    ``exact`` holds the logits less their mean. Rows of zeros cost next to nothing after Zstd.
     """
 
     num_classes: int
@@ -146,32 +157,43 @@ class KltCoder:
         """Share of the variance of unseen logits that lies in the K directions: below 0.98 the sample was too small."""
         return float(self.summary[1])
 
+    @property
+    def error_limit(self) -> float:
+        """Largest root-mean-square error that any view may have: beyond it the fallback is used."""
+        return FALLBACK_FACTOR * self.expected_rmse
+
     def arrays(self, num_views: int) -> dict[str, ArraySpec]:
         return {
+            "exact": ArraySpec((num_views, self.num_classes), "float16", ("view", "class"), 0, "zstd"),
             "coefficients": ArraySpec(
                 (num_views, len(self.basis)), "uint16", ("view", "coefficient"), MISSING, "bitshuffle", order=(2, 0, 1)
-            )
+            ),
         }
 
     def encode(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        logits = checked(values, self.num_classes, "Logits", LARGEST)
         # The basis is orthogonal to the constant vector: centring only keeps large means from costing precision.
-        multiples = np.rint(
-            matmul_rows((_centred(logits) - self.mean).astype(np.float32), self.basis.T) / np.float32(self.step)
-        )
-        largest = np.abs(multiples).max(initial=0)
-        if not largest <= LARGEST_MULTIPLE:
-            raise UsageError(
-                f"A coefficient is {largest:g} steps of {self.step:g} large and codec klt counts to {LARGEST_MULTIPLE}: "
-                "label with a longer step."
-            )
-        whole = multiples.astype(np.int32)
-        return {"coefficients": ((whole << 1) ^ (whole >> 31)).astype(np.uint16)}
+        logits = _centred(checked(values, self.num_classes, "Logits", LARGEST)).astype(np.float32)
+        multiples = np.rint(matmul_rows(logits - self.mean, self.basis.T) / np.float32(self.step))
+        whole = np.clip(multiples, -LARGEST_MULTIPLE, LARGEST_MULTIPLE).astype(np.int32)
+        error = np.sqrt(np.square(logits - self._reconstructed(whole), dtype=np.float64).mean(-1))
+        leaves = (np.abs(multiples) > LARGEST_MULTIPLE).any(-1) | (error > self.error_limit)
+
+        exact = np.zeros(logits.shape, np.float16)
+        exact[leaves] = checked(logits[leaves][None], self.num_classes, "Logits", HALF_LARGEST)[0]
+        coefficients = ((whole << 1) ^ (whole >> 31)).astype(np.uint16)
+        coefficients[leaves] = 0
+        coefficients[leaves, 0] = MISSING
+        return {"exact": exact, "coefficients": coefficients}
 
     def decode(self, arrays: Mapping[str, np.ndarray], temperature: float = 1.0) -> np.ndarray:
         zigzag = arrays["coefficients"].astype(np.int32)
-        whole = ((zigzag >> 1) ^ -(zigzag & 1)).astype(np.float32)
-        multiples = whole - self.pull * np.sign(whole)
+        logits = self._reconstructed((zigzag >> 1) ^ -(zigzag & 1))
+        return np.where(zigzag[..., :1] == MISSING, arrays["exact"].astype(np.float32), logits)
+
+    def _reconstructed(self, whole: np.ndarray) -> np.ndarray:
+        """Multiples int32 (n, V, K) -> logits less their mean, float32 (n, V, C)."""
+        multiples = whole.astype(np.float32)
+        multiples -= self.pull * np.sign(multiples)
         return matmul_rows(multiples * np.float32(self.step), self.basis) + self.mean
 
 
