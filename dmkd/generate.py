@@ -115,8 +115,10 @@ def generate(
         if swept := store.sweep_partials():
             display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
         if images.images is not None:
-            store.grow(images.images)
+            store.check_growth(images.images)
     add_label_sets(store, request)
+    if images.images is not None:
+        store.grow(images.images)
     label_sets = () if labels.teachers == ("none",) else tuple(store.labels)
     generator = generator_source(source)
     order = WorkOrder(store.path, label_sets, device, recipe.cpu_threads, generator)
@@ -156,9 +158,13 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
 
 
 def _teachers(labels: LabelOptions, store: Store | None, defaults: dict[str, Any]) -> Sequence[str]:
-    """The teachers to load: those asked for; on a store that is there, none but its own; else the default one."""
+    """The teachers to load: those asked for; on a store that is there, none but its own; else the default one.
+
+    A run that was interrupted before its first label set left a store with neither labels nor images: a new one still.
+    """
     if labels.teachers is None:
-        return [] if store is not None else [defaults["teacher"]]
+        begun = store is not None and (store.labels or len(store.missing_blocks()) < store.num_blocks)
+        return [] if begun else [defaults["teacher"]]
     if "none" in labels.teachers:
         if len(labels.teachers) > 1:
             raise UsageError("--teacher none does not go with another --teacher.")

@@ -398,11 +398,7 @@ class Store:
         A last block that is only partly used is deleted first, images before all else, so that it is made again whole:
         an image depends on its id alone, so its old pixels come back.
         """
-        if num_images < self.num_images:
-            raise UsageError(
-                f"{self.path} holds {self.num_images} images and can't shrink to {num_images}; "
-                "ask for at least as many, or leave --images out."
-            )
+        self.check_growth(num_images)
         if num_images == self.num_images:
             return
         nodes = self._array_nodes()
@@ -415,6 +411,14 @@ class Store:
                 self._tree.resize(node, num_images)
         self._present.clear()
         self.touch()
+
+    def check_growth(self, num_images: int) -> None:
+        """Raise ``UsageError`` if :meth:`grow` would."""
+        if num_images < self.num_images:
+            raise UsageError(
+                f"{self.path} holds {self.num_images} images and can't shrink to {num_images}; "
+                "ask for at least as many, or leave --images out."
+            )
 
     def sweep_partials(self) -> int:
         """Delete what killed writers left behind; returns the number of files."""

@@ -182,6 +182,26 @@ def test_a_teacher_that_does_not_fit_leaves_nothing_behind(tiny_generator, tmp_p
     assert not (tmp_path / "s.zarr").exists()
 
 
+def test_interrupted_before_its_first_label_set_a_store_still_gets_the_default_teacher(tmp_path, monkeypatch):
+    import dmkd.generate
+
+    options = ImageOptions(generator="digits", images=16, steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(dmkd.generate, "add_label_sets", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            generate(str(tmp_path / "s.zarr"), options, LabelOptions(), HERE, Silent())
+    store, label_sets = generate(str(tmp_path / "s.zarr"), options, LabelOptions(), HERE, Silent())
+    assert label_sets == ["digits-resnet"] and store.labels["digits-resnet"].missing_blocks() == []
+
+
+def test_a_refused_run_does_not_grow_the_store(tiny_generator, tiny_teacher, tmp_path):
+    store = make(tmp_path / "s.zarr", tiny_generator, tiny_teacher, views="rrc:2")
+    with pytest.raises(MismatchError):
+        options = LabelOptions((str(tiny_teacher),), codec="uint8")
+        generate(store.path, ImageOptions(images=80), options, HERE, Silent())
+    assert open_store(store.path).num_images == 40
+
+
 def test_only_chosen_classes_are_made(tiny_generator, tmp_path):
     store = make(tmp_path / "s.zarr", tiny_generator, classes="2,5-6", images=16)
     assert set(store.class_ids[:].tolist()) == {2, 5, 6} and store.num_classes == 10
