@@ -15,9 +15,18 @@ from .options import find_store, json_option, label_options, run_options, store_
     "--images", type=int, metavar="N", help="Images in the store; more than it has: it grows. Default: 200000."
 )
 @click.option("--classes", metavar="LIST", help="Class ids, ranges or names, such as 0-9,207. Default: all.")
-@click.option("--sampler", metavar="NAME", help="ddpm (DM-KD's), ddim or dpm++. Default: ddpm.")
+@click.option("--sampler", metavar="NAME", help="ddpm (DM-KD's), ddim, dpm++ or unipc. Default: ddpm.")
 @click.option("--steps", type=int, metavar="N", help="Denoising steps. Default: 100.")
-@click.option("--guidance", type=float, metavar="X", help="Guidance scale; 1: none, and twice as fast. Default: 2.")
+@click.option(
+    "--guidance",
+    metavar="X",
+    help="Guidance scale; 1: none, and twice as fast; 1.5:3: each image draws its own. Default: 2.",
+)
+@click.option(
+    "--guidance-interval",
+    metavar="LOW:HIGH",
+    help="Guide only while the noise is in this range, 1 being pure noise; the other steps cost half. Default: always.",
+)
 @click.option(
     "--guided-channels",
     type=int,
@@ -64,6 +73,7 @@ def command(
       dmkd generate --store imnet.zarr --teacher resnet34 --teacher resnet18
       dmkd generate --store digits.zarr --generator digits --images 3000
       dmkd generate --store dogs.zarr --classes 151-268 --images 20000 --sampler dpm++ --steps 20
+      dmkd generate --store mixed.zarr --guidance 1.5:3 --sampler ddim --steps 50 --guidance-interval 0.1:0.5
     """
     from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
 

@@ -102,7 +102,11 @@ def recipe_line(recipe: dict[str, Any]) -> str:
     """What made the images; a store that no sampler made says only where they came from."""
     if "sampler" not in recipe:
         return str(recipe.get("generator"))
-    guidance = f"guidance {recipe['guidance']:g} on {recipe['guided_channels']} channels"
+    scale = recipe["guidance"]
+    guidance = f"guidance {f'{scale[0]:g} to {scale[1]:g}' if isinstance(scale, list) else f'{scale:g}'}"
+    guidance += f" on {recipe['guided_channels']} channels"
+    if recipe["guidance_interval"]:
+        guidance += ", noise {:g} to {:g}".format(*recipe["guidance_interval"])
     return f"{recipe['generator']}, {recipe['sampler']} {recipe['steps']} steps, {guidance}"
 
 

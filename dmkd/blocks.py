@@ -129,7 +129,8 @@ def make_images(generator: Generator, recipe: Recipe, ids: np.ndarray) -> tuple[
                 recipe.image_seeds(sampled),
                 sampler=recipe.sampler,
                 steps=recipe.steps,
-                guidance=recipe.guidance,
+                guidance=recipe.image_guidance(sampled),
+                guidance_interval=recipe.guidance_interval,
                 guided_channels=recipe.guided_channels,
             )
         )

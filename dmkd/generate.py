@@ -10,6 +10,7 @@ from dmkd.classifiers import load_classifier
 from dmkd.devices import choose_device, default_cpu_threads
 from dmkd.engine import BlockDone, run_here
 from dmkd.fitting import fit_label_sets, pilot_blocks
+from dmkd.guidance import parse_guidance, parse_interval
 from dmkd.label_sets import LabelRequest, add_label_sets, check_request
 from dmkd.progress import Display
 from dmkd.recipe import DTYPES, Recipe, parse_classes
@@ -49,7 +50,8 @@ class ImageOptions:
     classes: str | None = None
     sampler: str | None = None
     steps: int | None = None
-    guidance: float | None = None
+    guidance: float | str | None = None  # "1.5:3" for a range
+    guidance_interval: str | None = None  # "0.1:0.27"
     guided_channels: int | None = None
     dtype: str | None = None
     seed: int | None = None
@@ -181,8 +183,8 @@ def _new_recipe(
         return next((value for value in values if value is not None), None)
 
     sampler = first(images.sampler, defaults["sampler"])
-    steps, guidance = first(images.steps, defaults["steps"]), float(first(images.guidance, defaults["guidance"]))
-    check_sampling(sampler, steps, guidance, info.num_train_timesteps)
+    steps, guidance = first(images.steps, defaults["steps"]), first(images.guidance, defaults["guidance"])
+    check_sampling(sampler, steps, info.num_train_timesteps)
     channels = info.latent_shape[0]
     guided_channels = first(images.guided_channels, default_guided_channels(sampler, channels))
     check_guided_channels(guided_channels, channels)
@@ -197,7 +199,8 @@ def _new_recipe(
         num_classes=info.num_classes,
         sampler=sampler,
         steps=steps,
-        guidance=guidance,
+        guidance=parse_guidance(guidance),
+        guidance_interval=parse_interval(images.guidance_interval),
         guided_channels=guided_channels,
         dtype=dtype,
         seed=first(images.seed, 0),
@@ -219,7 +222,11 @@ def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
     """The store's recipe, after comparing it with every option that was given."""
     stored = store.recipe
     asked = dict(stored)
-    for option in ("sampler", "steps", "guidance", "guided_channels", "dtype", "seed", "sub_batch"):
+    for option, parse in (("guidance", parse_guidance), ("guidance_interval", parse_interval)):
+        if (value := getattr(images, option)) is not None:
+            parsed = parse(value)
+            asked[option] = list(parsed) if isinstance(parsed, tuple) else parsed
+    for option in ("sampler", "steps", "guided_channels", "dtype", "seed", "sub_batch"):
         value = getattr(images, option)
         asked[option] = stored[option] if value is None else value
     if images.classes is not None:

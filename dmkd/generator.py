@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dmkd.guidance import parse_guidance
 from dmkd.hub import resolve_folder, weights_sha256
 from dmkd.sampling import check_guided_channels, check_sampling, denoise, draw_noise, image_generators, make_scheduler
 from dmkd.stores.errors import DmkdError, UsageError
@@ -143,15 +144,22 @@ class Generator:
         *,
         sampler: str,
         steps: int,
-        guidance: float,
+        guidance: float | np.ndarray,
         guided_channels: int,
+        guidance_interval: tuple[float, float] | None = None,
     ) -> torch.Tensor:
         """Images of class ids, int64 (n,), from seeds, int64 (n,) in [0, 2^32): uint8 (n, H, W, 3) on the device.
 
         Raises ``UsageError`` for a class, seed or option out of range, ``DmkdError`` if a latent or pixel is not finite.
         """
         latents = self.latents(
-            class_ids, seeds, sampler=sampler, steps=steps, guidance=guidance, guided_channels=guided_channels
+            class_ids,
+            seeds,
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            guided_channels=guided_channels,
+            guidance_interval=guidance_interval,
         )
         images, finite = self._decode(latents)
         # One look at the device for both: each makes the CPU wait for it.
@@ -165,7 +173,7 @@ class Generator:
             )
             raise DmkdError(
                 f"The generator {self.info.name} made {what} that are not finite (NaN or infinity) with {sampler}, "
-                f"{steps} steps, guidance {guidance:g}, {str(self.dtype).removeprefix('torch.')}.{way_out}"
+                f"{steps} steps, guidance {np.max(guidance):g}, {str(self.dtype).removeprefix('torch.')}.{way_out}"
             )
         return to_uint8(images)
 
@@ -176,11 +184,16 @@ class Generator:
         *,
         sampler: str,
         steps: int,
-        guidance: float,
+        guidance: float | np.ndarray,
         guided_channels: int,
+        guidance_interval: tuple[float, float] | None = None,
     ) -> torch.Tensor:
         """As ``sample``, but the latents before decoding: float32 (n, C, h, w), as the transformer sees them, unchecked."""
-        check_sampling(sampler, steps, guidance, self.info.num_train_timesteps)
+        check_sampling(sampler, steps, self.info.num_train_timesteps)
+        scales = np.asarray(guidance, np.float32)
+        parse_guidance((float(scales.min()), float(scales.max())))
+        if scales.shape not in ((), (len(class_ids),)):
+            raise UsageError(f"There are {len(class_ids)} images and {scales.size} guidance scales.")
         check_guided_channels(guided_channels, self.info.latent_shape[0])
         classes = _as_int64(class_ids)
         if len(classes) != len(seeds):
@@ -202,8 +215,9 @@ class Generator:
             classes,
             generators,
             steps=steps,
-            guidance=guidance,
+            guidance=torch.from_numpy(scales),
             guided_channels=guided_channels,
+            guidance_interval=guidance_interval,
             null_class=self.info.num_classes,  # the embedding after the last class's
             dtype=self.dtype,
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dmkd.randomness import class_order, image_seeds
+from dmkd.randomness import class_order, image_seeds, key64, uniforms
 from dmkd.stores.errors import UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -26,7 +26,8 @@ class Recipe:
     num_classes: int  # how many the generator has
     sampler: str
     steps: int
-    guidance: float  # classifier-free guidance scale; 1: none
+    guidance: float | tuple[float, float]  # classifier-free guidance scale; 1: none; a range: each image draws its own
+    guidance_interval: tuple[float, float] | None  # guided in this share of the noise levels (1: pure noise); None: all
     guided_channels: int  # of the latent channels, the first so many are guided
     dtype: str  # of the weights; latents are float32
     seed: int
@@ -35,7 +36,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         description = dataclasses.asdict(self)
-        return {**description, "classes": None if self.classes is None else list(self.classes)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in description.items()}
 
     @classmethod
     def from_json(cls, description: dict[str, Any]) -> "Recipe":
@@ -43,13 +44,18 @@ class Recipe:
         if description.keys() != known:
             odd = ", ".join(sorted(description.keys() ^ known))
             raise UsageError(f"The store's recipe has other fields than this version of dmkd knows ({odd}).")
-        classes = description["classes"]
-        return cls(**{**description, "classes": None if classes is None else tuple(classes)})
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in description.items()})
 
     def class_ids(self, ids: np.ndarray) -> np.ndarray:
         """The classes asked for these image ids: int32 (n,)."""
         classes = np.arange(self.num_classes) if self.classes is None else np.array(self.classes)
         return class_order(self.seed, ids, classes)
+
+    def image_guidance(self, ids: np.ndarray) -> np.ndarray:
+        """The guidance scales of these images: float32 (n,), uniform over the range if there is one."""
+        low, high = self.guidance if isinstance(self.guidance, tuple) else (self.guidance, self.guidance)
+        share = uniforms(key64(self.seed, "guidance"), np.asarray(ids))
+        return (low + (high - low) * share).astype(np.float32)
 
     def image_seeds(self, ids: np.ndarray) -> np.ndarray:
         """The seeds of these images' noise: int64 (n,) below 2^32, no two alike."""

@@ -10,6 +10,7 @@ Samplers:
             ``diffusion/``; Nichol & Dhariwal 2021), which DM-KD used with 100 steps
 ``ddim``    DDIM, eta = 0 (Song et al. 2021), with the pipeline's own spacing, as ``DiTPipeline`` samples
 ``dpm++``   DPM-Solver++(2M) (Lu et al. 2022): the fewest steps
+``unipc``   UniPC of order 2 (Zhao et al. 2023): a predictor and a corrector at the same cost
 """
 
 import inspect
@@ -20,9 +21,7 @@ import torch
 
 from dmkd.stores.errors import UsageError
 
-SAMPLERS = ("ddpm", "ddim", "dpm++")
-
-_MAX_GUIDANCE = 30.0
+SAMPLERS = ("ddpm", "ddim", "dpm++", "unipc")
 
 
 def default_guided_channels(sampler: str, latent_channels: int = 4) -> int:
@@ -34,18 +33,16 @@ def default_guided_channels(sampler: str, latent_channels: int = 4) -> int:
     return min(3, latent_channels) if sampler == "ddpm" else latent_channels
 
 
-def check_sampling(sampler: str, steps: int, guidance: float, num_train_timesteps: int) -> None:
+def check_sampling(sampler: str, steps: int, num_train_timesteps: int) -> None:
     """Raise ``UsageError`` unless the generator can be sampled this way."""
     if sampler not in SAMPLERS:
         raise UsageError(f"There is no sampler {sampler!r}; the samplers are {', '.join(SAMPLERS)}.")
-    # DiT's spacing for one step is timestep 0, where noise is taken for a finished image. DPM-Solver++ puts steps + 1
-    # points on the training timesteps: two would coincide, and a step of length zero divides by zero.
+    # DiT's spacing for one step is timestep 0, where noise is taken for a finished image. DPM-Solver++ and UniPC put
+    # steps + 1 points on the training timesteps: two would coincide, and a step of length zero divides by zero.
     fewest = 2 if sampler == "ddpm" else 1
-    most = num_train_timesteps - 1 if sampler == "dpm++" else num_train_timesteps
+    most = num_train_timesteps - 1 if sampler in ("dpm++", "unipc") else num_train_timesteps
     if not fewest <= steps <= most:
         raise UsageError(f"{steps} steps: with this generator the sampler {sampler} takes {fewest} to {most} steps.")
-    if not 1 <= guidance <= _MAX_GUIDANCE:  # also refuses NaN
-        raise UsageError(f"Guidance {guidance:g} is out of range: 1 (none) to {_MAX_GUIDANCE:g}.")
 
 
 def check_guided_channels(guided_channels: int, latent_channels: int) -> None:
@@ -74,7 +71,7 @@ def make_scheduler(sampler: str, scheduler_config: Mapping[str, Any], learned_si
     ``scheduler_config`` is the pipeline's ``scheduler_config.json``; ``learned_sigma`` says whether the transformer
     predicts variances beside the noise (twice as many channels out as in).
     """
-    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
     if sampler == "ddpm":
         # DiT without learned variances uses FIXED_LARGE (create_diffusion: sigma_small=False).
@@ -103,6 +100,14 @@ def make_scheduler(sampler: str, scheduler_config: Mapping[str, Any], learned_si
             algorithm_type="dpmsolver++",
             solver_order=2,
             solver_type="midpoint",
+            timestep_spacing="linspace",
+            lower_order_final=True,
+            final_sigmas_type="zero",
+        )
+    if sampler == "unipc":
+        return UniPCMultistepScheduler(
+            **_noise_schedule(scheduler_config, UniPCMultistepScheduler),
+            solver_order=2,
             timestep_spacing="linspace",
             lower_order_final=True,
             final_sigmas_type="zero",
@@ -137,10 +142,11 @@ def denoise(
     generators: Sequence[torch.Generator],
     *,
     steps: int,
-    guidance: float,
+    guidance: float | torch.Tensor,
     guided_channels: int,
     null_class: int,
     dtype: torch.dtype,
+    guidance_interval: tuple[float, float] | None = None,
 ) -> torch.Tensor:
     """Noise, float32 (n, C, h, w), and class ids, int64 (n,), to latents, float32 (n, C, h, w), on ``noise``'s device.
 
@@ -149,12 +155,16 @@ def denoise(
     stochastic steps is drawn from each image's own, so it does not depend on the other images of the batch.
 
     Classifier-free guidance as in DiT's ``forward_with_cfg``: eps = uncond + guidance * (cond - uncond) in the first
-    ``guided_channels`` channels; the other ones, and predicted variances, are the conditional half's. With guidance 1
-    the unconditional half is not computed.
+    ``guided_channels`` channels; the other ones, and predicted variances, are the conditional half's. ``guidance`` is one
+    scale, or float (n,), one for each image. With guidance 1, and outside ``guidance_interval`` (shares of the training
+    timesteps: Kynkäänniemi et al. 2024), the unconditional half is not computed.
     """
     n, channels = noise.shape[:2]
     device = noise.device
-    guided = guidance != 1
+    scale = torch.as_tensor(guidance, dtype=torch.float32)
+    ever_guided = bool((scale != 1).any())
+    scale = scale.reshape(-1, 1, 1, 1).to(device)
+    low, high = guidance_interval or (0.0, 1.0)
     learned_range = scheduler.config.get("variance_type") == "learned_range"
     _set_timesteps(scheduler, steps)
 
@@ -162,33 +172,38 @@ def denoise(
     # the device would make the CPU wait for it. The model gets all of them from one tensor on the device.
     timesteps = scheduler.timesteps.tolist()
     model_timesteps = torch.tensor(timesteps, device=device)
-    classes = class_ids.to(device)
-    if guided:
-        classes = torch.cat([classes, torch.full_like(classes, null_class)])
+    own_classes = class_ids.to(device)
+    both_classes = torch.cat([own_classes, torch.full_like(own_classes, null_class)])
+    num_train_timesteps = scheduler.config["num_train_timesteps"]
+
+    # UniPC's step takes no generator: it draws nothing.
+    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
+    own_noise = {"generator": list(generators)} if takes_noise else {}
 
     latents = noise.float()
     for step, timestep in enumerate(timesteps):
+        guided = ever_guided and low <= timestep / num_train_timesteps <= high
         rows = torch.cat([latents, latents]) if guided else latents
         output = transformer(
             rows.to(dtype),
             timestep=model_timesteps[step].expand(len(rows)),
-            class_labels=classes,
+            class_labels=both_classes if guided else own_classes,
             return_dict=False,
         )[0].float()
         if guided:
             conditional, unconditional = output[:n], output[n:, :guided_channels]
-            eps = unconditional + guidance * (conditional[:, :guided_channels] - unconditional)
+            eps = unconditional + scale * (conditional[:, :guided_channels] - unconditional)
             output = torch.cat([eps, conditional[:, guided_channels:]], dim=1)
         if not learned_range:
             output = output[:, :channels]
-        latents = scheduler.step(output, timestep, latents, generator=list(generators), return_dict=False)[0]
+        latents = scheduler.step(output, timestep, latents, return_dict=False, **own_noise)[0]
     return latents
 
 
 def _set_timesteps(scheduler: Any, steps: int) -> None:
     """Put a scheduler at the start of a trajectory; what it kept of the last one is dropped."""
     if type(scheduler).__name__ == "DDPMScheduler":
-        scheduler.set_timesteps(timesteps=ddpm_timesteps(scheduler.config.num_train_timesteps, steps))
+        scheduler.set_timesteps(timesteps=ddpm_timesteps(scheduler.config["num_train_timesteps"], steps))
     else:
         scheduler.set_timesteps(steps)
 

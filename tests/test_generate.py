@@ -196,8 +196,8 @@ def test_interrupted_before_its_first_label_set_a_store_still_gets_the_default_t
 
 def test_a_refused_run_does_not_grow_the_store(tiny_generator, tiny_teacher, tmp_path):
     store = make(tmp_path / "s.zarr", tiny_generator, tiny_teacher, views="rrc:2")
+    options = LabelOptions((str(tiny_teacher),), codec="uint8")
     with pytest.raises(MismatchError):
-        options = LabelOptions((str(tiny_teacher),), codec="uint8")
         generate(store.path, ImageOptions(images=80), options, HERE, Silent())
     assert open_store(store.path).num_images == 40
 

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dmkd.guidance import parse_guidance, parse_interval
 from dmkd.recipe import Recipe, parse_classes
 from dmkd.stores import MismatchError, UsageError
 from dmkd.stores.identity import fingerprint, refuse_mismatch
@@ -11,11 +12,14 @@ NAMES = ["tench, Tinca tinca", "goldfish", "great white shark", "7"]
 
 
 def make_recipe(**changes) -> Recipe:
-    recipe = Recipe("digits", "ab" * 32, 32, None, 10, "ddim", 20, 2.0, 4, "float32", 0, 64, 2)
+    recipe = Recipe("digits", "ab" * 32, 32, None, 10, "ddim", 20, 2.0, None, 4, "float32", 0, 64, 2)
     return dataclasses.replace(recipe, **changes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"classes": (1, 5)}, {"cpu_threads": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"classes": (1, 5)}, {"cpu_threads": None}, {"guidance": (1.5, 3.0), "guidance_interval": (0.1, 0.5)}],
+)
 def test_a_recipe_comes_back_from_its_json(changes):
     recipe = make_recipe(**changes)
     assert Recipe.from_json(recipe.to_json()) == recipe
@@ -29,6 +33,7 @@ def test_every_field_counts_for_the_identity():
         "sampler": "ddpm",
         "steps": 21,
         "guidance": 2.5,
+        "guidance_interval": (0.0, 0.5),
         "guided_channels": 3,
         "dtype": "bfloat16",
         "seed": 1,
@@ -42,6 +47,31 @@ def test_every_field_counts_for_the_identity():
 def test_a_recipe_of_another_version_is_refused():
     with pytest.raises(UsageError, match=r"other fields .*\(eta\)"):
         Recipe.from_json({**make_recipe().to_json(), "eta": 0})
+
+
+def test_a_range_of_guidance_gives_each_image_its_own_scale():
+    scales = make_recipe(guidance=(1.5, 3.0)).image_guidance(np.arange(10_000))
+    assert scales.dtype == np.float32 and scales.min() >= 1.5 and scales.max() <= 3 and abs(scales.mean() - 2.25) < 0.02
+    np.testing.assert_array_equal(scales[[7, 3]], make_recipe(guidance=(1.5, 3.0)).image_guidance(np.array([7, 3])))
+    assert set(make_recipe().image_guidance(np.arange(9)).tolist()) == {2.0}
+
+
+@pytest.mark.parametrize(("text", "expected"), [("2", 2.0), (1.0, 1.0), ("1.5:3", (1.5, 3.0)), ("2:2", 2.0)])
+def test_guidance_is_a_scale_or_a_range(text, expected):
+    assert parse_guidance(text) == expected
+
+
+@pytest.mark.parametrize("text", ["0.5", "99", "3:1.5", "1:2:3", "a", "nan", ""])
+def test_guidance_that_can_not_be_is_refused(text):
+    with pytest.raises(UsageError, match="[Gg]uidance"):
+        parse_guidance(text)
+
+
+@pytest.mark.parametrize("text", ["0.5", "0.5:0.1", "0:2", "-1:1", "x:y"])
+def test_intervals_that_can_not_be_are_refused(text):
+    assert parse_interval("0.1:0.27") == (0.1, 0.27) and parse_interval(None) is None
+    with pytest.raises(UsageError, match="--guidance-interval"):
+        parse_interval(text)
 
 
 def test_only_the_chosen_classes_are_asked_for():
