@@ -128,7 +128,7 @@ def generate(
     missing = set(store.missing_blocks())
     pilots = [block for block in pilot_blocks(store, label_sets) if block in missing]
     _run_blocks(store, dataclasses.replace(order, label_sets=()), pilots, workers, run.ray_address, display)
-    fit_label_sets(store, label_sets, device, recipe.cpu_threads)
+    fit_label_sets(store, label_sets, device, recipe.cpu_threads, display)
     _run_blocks(store, order, store.missing_blocks(), workers, run.ray_address, display)
     _label_blocks(store, label_sets, workers, run.ray_address, device, display)
     store.touch(library_versions())
@@ -247,7 +247,7 @@ def _label_blocks(
     """Label what has images and no labels, one label set after the other."""
     without_images = set(store.missing_blocks())
     threads = store.recipe.get("cpu_threads") or (default_cpu_threads() if device == "cpu" else None)
-    fit_label_sets(store, names, device, threads)
+    fit_label_sets(store, names, device, threads, display)
     for name in names:
         blocks = [block for block in store.labels[name].missing_blocks() if block not in without_images]
         order = WorkOrder(store.path, (name,), device, threads, generator=None)

@@ -44,7 +44,8 @@ class Recipe:
         if description.keys() != known:
             odd = ", ".join(sorted(description.keys() ^ known))
             raise UsageError(f"The store's recipe has other fields than this version of dmkd knows ({odd}).")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in description.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items()}
+        return cls(**values)
 
     def class_ids(self, ids: np.ndarray) -> np.ndarray:
         """The classes asked for these image ids: int32 (n,)."""

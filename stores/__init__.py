@@ -19,16 +19,17 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .codecs import Codec, parse_codec
-    from .store import LabelSet, Rows, Store, ViewSet, create_store, open_store, store_exists
+    from .sets import LabelSet, Rows, ViewSet
+    from .store import Store, create_store, open_store, store_exists
 
 # Imported at first use: zarr takes half a second, which `dmkd --help` need not wait for.
 _HOME = {
     "Codec": "codecs",
     "parse_codec": "codecs",
-    "LabelSet": "store",
-    "Rows": "store",
+    "LabelSet": "sets",
+    "Rows": "sets",
     "Store": "store",
-    "ViewSet": "store",
+    "ViewSet": "sets",
     "create_store": "store",
     "open_store": "store",
     "store_exists": "store",

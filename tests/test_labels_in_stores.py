@@ -20,6 +20,16 @@ HERE = RunOptions(workers=0, device="cpu")
 CODECS = ["float16", "uint8", "features", "klt:0.01", "topk:4"]
 
 
+class Told(Silent):
+    """A display that keeps its notices."""
+
+    def __init__(self):
+        self.notices = []
+
+    def notice(self, text):
+        self.notices.append(text)
+
+
 def make(path, generator, teacher, views, codec="float16", images=48):
     options = ImageOptions(generator=str(generator), images=images, sampler="ddim", steps=2, block_size=16)
     return generate(str(path), options, LabelOptions((str(teacher),), views, codec=codec), HERE, Silent())[0]
@@ -74,7 +84,9 @@ def test_a_codec_that_is_fitted_is_fitted_once_and_before_the_first_label(tiny_g
     store = make(tmp_path / "s.zarr", tiny_generator, "none", None)
     with pytest.raises(UsageError, match="step"):
         label(store.path, LabelOptions((str(tiny_teacher),), "rrc:3", codec="klt:-1"), HERE, Silent())
-    label(store.path, LabelOptions((str(tiny_teacher),), "rrc:3", codec="klt:0.05"), HERE, Silent())
+    told = Told()
+    label(store.path, LabelOptions((str(tiny_teacher),), "rrc:3", codec="klt:0.05"), HERE, told)
+    assert any("a logit will be off by" in notice for notice in told.notices), "the error is known in advance"
     basis = (tmp_path / "s.zarr/labels/tiny-resnet/constants/basis").rglob("c.*")
     before = {file: file.stat().st_mtime_ns for file in basis}
     generate(store.path, ImageOptions(images=64), LabelOptions(), HERE, Silent())

@@ -1,0 +1,140 @@
+"""What a store is read through: rows of one array by image id, a view set, a label set."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import layout
+from .codecs import Codec, Coder, codec_from_json
+from .errors import StoreError
+
+if TYPE_CHECKING:
+    from .store import Store
+
+Ids = int | slice | Sequence[int] | np.ndarray
+
+
+class Rows:
+    """One array of a store, read by image id: ``rows[7]``, ``rows[10:20]``, ``rows[[5, 3, 3]]``.
+
+    ``shape`` is (N, ...) and ``dtype`` that of the array. Reading ids of a block that has not been made raises
+    ``MissingBlockError``, never fill values; a damaged chunk raises ``DamagedChunkError``.
+    """
+
+    def __init__(self, store: "Store", node: str) -> None:
+        self._store, self._node = store, node
+
+    def __getitem__(self, ids: Ids) -> np.ndarray:
+        if isinstance(ids, int | np.integer):
+            return self._store._read(self._node, np.array([ids]))[0]
+        return self._store._read(self._node, self._store.resolve_ids(ids))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._store._tree.shape(self._node)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._store._tree.dtype(self._node)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def block(self, block: int) -> np.ndarray:
+        """All rows of one block."""
+        return self._store._read_block(self._node, block)
+
+
+class ViewSet:
+    """A named set of V views an image: float32 (N, V, P), components named by ``components``."""
+
+    def __init__(self, store: "Store", name: str) -> None:
+        self.name = name
+        self.node = f"{layout.VIEWS}/{name}"
+        self.rows = Rows(store, self.node)
+        self.attributes = store._tree.attributes(self.node)
+        self.components: tuple[str, ...] = tuple(self.attributes["components"])
+        self.identity: str = self.attributes["identity"]
+        self._store = store
+
+    @property
+    def num_views(self) -> int:
+        return self.rows.shape[1]
+
+    def __getitem__(self, ids: Ids) -> np.ndarray:
+        """View parameters, float32 (n, V, P)."""
+        return self.rows[ids]
+
+    def has_block(self, block: int) -> bool:
+        """Whether the views of a block have been written."""
+        return self._store._tree.has_block(self.node, block)
+
+    def missing_blocks(self) -> list[int]:
+        """Blocks whose views have not been written, ascending."""
+        return self._store._missing(self.node)
+
+
+class LabelSet:
+    """One teacher's logits on one view set, in one codec."""
+
+    def __init__(self, store: "Store", name: str) -> None:
+        self.name = name
+        self.node = f"{layout.LABELS}/{name}"
+        self.attributes = store._tree.attributes(self.node)
+        self.teacher: dict[str, Any] = self.attributes["teacher"]
+        self.source: str = self.attributes["source"]
+        self.view_set: str = self.attributes["view_set"]
+        self.num_classes: int = self.attributes["num_classes"]
+        self.identity: str = self.attributes["identity"]
+        self.num_views: int = self.attributes["num_views"]
+        self.codec: Codec = codec_from_json(self.attributes["codec"])
+        self._store = store
+        self._coder: Coder | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the codec's constants are there, and with them the arrays for the blocks."""
+        return bool(self.attributes.get("fitted"))
+
+    @property
+    def coder(self) -> Coder:
+        """The codec with this label set's constants: what encodes and decodes. Raises ``StoreError`` before the fit."""
+        if self._coder is None:
+            if not self.fitted:
+                raise StoreError(f"Label set {self.name!r} of {self._store.path} was begun but has no labels yet.")
+            nodes = {name: f"{self.node}/{layout.CONSTANTS}/{name}" for name in self.codec.constants}
+            constants = {name: self._store._tree.read_constant(node) for name, node in nodes.items()}
+            self._coder = self.codec.bind(self.num_classes, constants)
+        return self._coder
+
+    @property
+    def array_nodes(self) -> dict[str, str]:
+        """The codec's arrays: name -> node."""
+        return {name: f"{self.node}/{name}" for name in self.coder.arrays(self.num_views)}
+
+    @property
+    def marker(self) -> str:
+        """The array whose chunk says that a block is labelled: the last one written."""
+        return list(self.array_nodes.values())[-1]
+
+    @property
+    def quality(self) -> Rows:
+        """float32 (N, 3): the teacher's top-1 class, p(class id) and entropy (nats) at the canonical view."""
+        return Rows(self._store, f"{self.node}/{layout.QUALITY}")
+
+    def encoded(self, ids: Ids) -> dict[str, np.ndarray]:
+        """The codec's arrays at these ids, axis 0 being the id."""
+        return {name: Rows(self._store, node)[ids] for name, node in self.array_nodes.items()}
+
+    def logits(self, ids: Ids, view: int | None = None, temperature: float = 1.0) -> np.ndarray:
+        """Decoded logits, float32 (n, V, C), or (n, C) of one view, for softmax(logits / temperature). One id drops
+        the first axis. Only a codec that drops classes looks at the temperature."""
+        if isinstance(ids, int | np.integer):
+            return self.logits([int(ids)], view, temperature)[0]
+        logits = self.coder.decode(self.encoded(ids), temperature)
+        return logits if view is None else logits[:, view]
+
+    def missing_blocks(self) -> list[int]:
+        """Blocks that have no labels yet, ascending."""
+        return self._store._missing(self.marker) if self.fitted else list(range(self._store.num_blocks))
