@@ -100,12 +100,14 @@ def classes_line(count: int, chosen: list[int] | None) -> str:
 
 def recipe_line(recipe: dict[str, Any]) -> str:
     """What made the images; a store that no sampler made says only where they came from."""
+    if recipe.get("source") == "import":
+        return f"import ({recipe['layout']}, {recipe['resize']})"
     if "sampler" not in recipe:
         return str(recipe.get("generator"))
     scale = recipe["guidance"]
     guidance = f"guidance {f'{scale[0]:g} to {scale[1]:g}' if isinstance(scale, list) else f'{scale:g}'}"
     guidance += f" on {recipe['guided_channels']} channels"
-    if recipe["guidance_interval"]:
+    if recipe.get("guidance_interval"):
         guidance += ", noise {:g} to {:g}".format(*recipe["guidance_interval"])
     return f"{recipe['generator']}, {recipe['sampler']} {recipe['steps']} steps, {guidance}"
 

@@ -72,7 +72,7 @@ def generate(
     exists = store_exists(path)
     store = open_store(path) if exists else None
     source = images.generator or (store.source if store else DEFAULT_GENERATOR)
-    if not source:
+    if not source or (store is not None and store.recipe.get("source") == "import"):
         raise UsageError(f"{path} was not made by a generator, so no images can be added to it by one.")
     info = describe_generator(generator_source(source))
     name = "digits" if source == "digits" else info.name

@@ -322,7 +322,7 @@ class Store:
         if absent:
             raise MissingBlockError(
                 f"Block {absent[0]} of {node} in {self.path} has not been made yet ({len(absent)} of the blocks asked "
-                "for are missing): run the same `dmkd generate` or `dmkd label` again to finish the store."
+                "for are missing): run the command that makes it (dmkd generate, import or label) again."
             )
 
     def _read(self, node: str, ids: np.ndarray) -> np.ndarray:
@@ -447,7 +447,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
             f"{path} is written in dmkd format {attributes['dmkd_format']}; this version reads {layout.FORMAT_VERSION}."
         )
     if attributes.get("state") != "ready":
-        raise NotAStoreError(f"The making of {path} was interrupted before its first block: run `dmkd generate` again.")
+        raise NotAStoreError(f"The making of {path} was interrupted before its first block: run the same command again.")
     return Store(path)
 
 

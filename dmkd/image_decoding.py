@@ -1,0 +1,123 @@
+"""Bytes of an image file -> RGB pixels, upright, of the size that a store has. Pillow alone, so pixels are Pillow's."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from dmkd.stores.errors import DmkdError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+RESIZE = "shorter edge by Pillow's bicubic, centre crop"
+
+_EXIF_ORIENTATION = 0x0112
+
+
+class BrokenImage(DmkdError):
+    """These bytes are no picture that a store can hold. ``str`` is the reason, without the file's name."""
+
+
+def open_decoders() -> None:
+    """Load Pillow's decoders once, before threads ask for them at the same time."""
+    from PIL import Image
+
+    Image.init()
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """(width, height) in pixels as the header tells; nothing is decoded. Raises ``BrokenImage``."""
+    with _reasons(), _open(data) as image:
+        _check_depth(image)
+        return image.size
+
+
+def decode(data: bytes) -> Any:
+    """A whole image -> RGB Pillow image, turned as its EXIF orientation says. Raises ``BrokenImage``.
+
+    Greyscale, palette and CMYK images become RGB as Pillow converts them; transparency is dropped, as timm and
+    torchvision do; of 16 bits the upper 8 are kept, for greyscale as for colour.
+    """
+    with _reasons(), _open(data) as image:
+        _check_depth(image)
+        image.load()
+        return _to_rgb(_upright(image))
+
+
+def fit(image: Any, size: int) -> np.ndarray:
+    """RGB Pillow image -> uint8 (size, size, 3): the shorter edge resized, then the centre. Of that size: as it is.
+
+    The same numbers as torchvision's ``Resize(size, BICUBIC)`` and ``CenterCrop(size)``, on which timm's evaluation
+    transform stands: the longer edge is rounded down, the crop's corner to the nearest (even) pixel.
+    """
+    from PIL import Image
+
+    width, height = image.size
+    if min(width, height) != size:
+        short, long = min(width, height), max(width, height)
+        longer = size * long // short
+        width, height = (size, longer) if width <= height else (longer, size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    if (width, height) != (size, size):
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever Pillow's decoders raise on bad bytes (they raise nearly everything) becomes ``BrokenImage``."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        yield
+    except (BrokenImage, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise BrokenImage("it is in no image format known here") from error
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise BrokenImage(lines[0].rstrip(".")) from error
+
+
+def _open(data: bytes) -> Any:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _check_depth(image: Any) -> None:
+    """Refuse pixels of 32 bits: nobody knows which number is white."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise BrokenImage("it has 32 bits a channel; convert it to 8")
+
+
+def _upright(image: Any) -> Any:
+    """Pillow's ``exif_transpose``, but for EXIF data that can't be read: those say nothing."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    try:
+        turn = turns.get(image.getexif().get(_EXIF_ORIENTATION))
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Any) -> Any:
+    from PIL import Image
+
+    if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:  # straight to RGB Pillow gives the same pixels and a warning
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
