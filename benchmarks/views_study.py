@@ -40,10 +40,7 @@ TEACHER = "digits-resnet"
 DIGITS = ",scale=0.6:1,ratio=0.9:1.1,flip=0"  # as dmkd/digits/pipeline/defaults.json has it
 CODEC_VIEWS = "rrc:8"
 CODECS = {"uint8": "uint8", "features": "features", "klt": "klt:0.5", "topk": "topk:5"}
-BLOCK_SIZE, SUB_BATCH = (
-    128,
-    64,
-)  # what 3000 images get by default; the smaller store takes the same, so its pixels are the same
+BLOCK_SIZE, SUB_BATCH = 128, 64  # what 3000 images get by default; with these the first 300 have the same pixels
 MISMATCHED = f"{TEACHER}-mismatched"
 
 # What is compared: title -> label set, view policy, codec. The centre view comes first: the store's first view set is the one
@@ -59,16 +56,16 @@ CONDITIONS["mismatched"] = (MISMATCHED, CODEC_VIEWS, "float16")
 
 
 class Stopwatch(Silent):
-    """Notes when each block was done: the seconds an image takes once everything is loaded."""
+    """Notes when each block was done: the CPU seconds an image takes once everything is loaded."""
 
     def __init__(self) -> None:
         self.times: list[tuple[float, int]] = []
 
     @contextmanager
     def task(self, *args: Any, **kwargs: Any) -> Iterator[Callable[..., None]]:
-        yield lambda count, note="": self.times.append((time.perf_counter(), count))
+        yield lambda count, note="": self.times.append((time.process_time(), count))
 
-    def seconds_per_image(self) -> float | None:
+    def cpu_seconds_per_image(self) -> float | None:
         images = sum(count for _, count in self.times[1:])
         return (self.times[-1][0] - self.times[0][0]) / images if images else None
 
@@ -79,8 +76,8 @@ def prepare(folder: Path, num_images: int, record: Callable[[dict[str, Any]], No
     watch = Stopwatch()
     images = ImageOptions(generator="digits", images=num_images, seed=0, sub_batch=SUB_BATCH, block_size=BLOCK_SIZE)
     store, _ = generate(path, images, LabelOptions(teachers=("none",)), here, watch)
-    if seconds := watch.seconds_per_image():
-        record({"made": "images", "images": num_images, "seconds_per_image": seconds})
+    if seconds := watch.cpu_seconds_per_image():
+        record({"made": "images", "images": num_images, "cpu_seconds_per_image": seconds})
     for name, policy, codec in CONDITIONS.values():
         if name in store.labels and not store.labels[name].missing_blocks():
             continue
@@ -89,9 +86,9 @@ def prepare(folder: Path, num_images: int, record: Callable[[dict[str, Any]], No
             continue
         views, watch = policy if policy == "center" else policy + DIGITS, Stopwatch()
         label(path, LabelOptions((TEACHER,), views, codec=codec, name=name), here, watch)
-        if seconds := watch.seconds_per_image():
+        if seconds := watch.cpu_seconds_per_image():
             seconds /= store.labels[name].num_views
-            record({"made": name, "images": num_images, "seconds_per_view": seconds})
+            record({"made": name, "images": num_images, "cpu_seconds_per_view": seconds})
     return open_store(path)
 
 

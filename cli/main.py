@@ -17,11 +17,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 COMMANDS = {
     "demo": "dmkd.cli.demo",
     "generate": "dmkd.cli.generate",
+    "import": "dmkd.cli.import_images",
     "label": "dmkd.cli.label",
     "train-student": "dmkd.cli.train_student",
     "evaluate": "dmkd.cli.evaluate",
     "codec-report": "dmkd.cli.codec_report",
     "inspect": "dmkd.cli.inspect",
+    "verify": "dmkd.cli.verify",
 }
 
 

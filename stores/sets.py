@@ -7,7 +7,7 @@ import numpy as np
 
 from . import layout
 from .codecs import Codec, Coder, codec_from_json
-from .errors import StoreError
+from .errors import DamagedChunkError, StoreError
 
 if TYPE_CHECKING:
     from .store import Store
@@ -104,7 +104,13 @@ class LabelSet:
             if not self.fitted:
                 raise StoreError(f"Label set {self.name!r} of {self._store.path} was begun but has no labels yet.")
             nodes = {name: f"{self.node}/{layout.CONSTANTS}/{name}" for name in self.codec.constants}
-            constants = {name: self._store._tree.read_constant(node) for name, node in nodes.items()}
+            try:
+                constants = {name: self._store._tree.read_constant(node) for name, node in nodes.items()}
+            except (ValueError, RuntimeError) as error:
+                raise DamagedChunkError(
+                    f"The constants of label set {self.name!r} of {self._store.path} are damaged ({error}): run "
+                    "`dmkd verify --repair`, then `dmkd label`."
+                ) from error
             self._coder = self.codec.bind(self.num_classes, constants)
         return self._coder
 

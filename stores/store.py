@@ -346,8 +346,8 @@ class Store:
             return self._tree.read_block(node, block)
         except (ValueError, RuntimeError) as error:
             raise DamagedChunkError(
-                f"Chunk {self._tree.chunk_path(node, block)} is damaged ({error}): delete that file and run the same "
-                "command again to make the block anew."
+                f"Chunk {self._tree.chunk_path(node, block)} is damaged ({error}): `dmkd verify --repair` deletes what "
+                "is broken, so that the command that made it makes it again."
             ) from error
 
     def _checked(self, node: str, rows: np.ndarray, count: int, dtype: str) -> np.ndarray:
@@ -447,7 +447,9 @@ def open_store(path: str | os.PathLike[str]) -> Store:
             f"{path} is written in dmkd format {attributes['dmkd_format']}; this version reads {layout.FORMAT_VERSION}."
         )
     if attributes.get("state") != "ready":
-        raise NotAStoreError(f"The making of {path} was interrupted before its first block: run the same command again.")
+        raise NotAStoreError(
+            f"The making of {path} was interrupted before its first block: run the same command again."
+        )
     return Store(path)
 
 
