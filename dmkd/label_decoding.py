@@ -48,7 +48,7 @@ class LabelDecoder:
                     return torch.zeros(len(ids), num_classes, device=ids.device).scatter_(1, ids, logits)
                 each = temperature * (self.tail_log_mass(arrays, temperature) - float(np.log(num_tail)))
                 return each[:, None].repeat(1, num_classes).scatter_(1, ids, logits)
-        raise NotImplementedError(f"no torch decoding for {type(self.coder).__name__}")
+        raise TypeError(f"no torch decoding for {type(self.coder).__name__}")
 
     def decode_features(self, arrays: Arrays) -> torch.Tensor:
         """float32 (n, d): the teacher's penultimate features, of the ``features`` codec only."""
