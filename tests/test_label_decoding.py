@@ -20,6 +20,7 @@ def encoded(name, num_classes=300, num_features=20):
     return coder, coder.encode(values[:64].reshape(16, 4, -1))
 
 
+# Every test runs on the CPU; on a GPU as well where there is one.
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
 

@@ -432,6 +432,7 @@ def test_widths_that_differ_are_refused_not_broadcast(width):
         feature_loss(torch.zeros(4, width), torch.zeros(4, 2))
 
 
+# The same losses run on the CPU above; this adds the device, where there is one.
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_losses_on_a_gpu_are_those_on_a_cpu():
     teacher, student = random_logits(0, 6, 50), random_logits(1, 6, 50)
