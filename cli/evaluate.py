@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .display import percent, print_facts, print_table
-from .options import device_option, json_option
+from .options import device_option, endpoint_option, json_option
 
 if TYPE_CHECKING:
     from dmkd.evaluate import Evaluation
@@ -18,6 +18,7 @@ MOST_CLASSES = 20  # rows of the table
 @click.argument("model")
 @click.option("--data", required=True, metavar="DATA", help="A folder of class folders, a store, or digits.")
 @click.option("--data-workers", type=int, default=0, metavar="N", help="Processes that decode a folder's images.")
+@endpoint_option
 @device_option
 @json_option
 def command(model: str, data: str, data_workers: int, device: str | None, as_json: bool) -> None:

@@ -9,10 +9,34 @@ from typing import Any
 import click
 
 from dmkd.stores.errors import UsageError
+from dmkd.stores.locations import set_endpoint
 
-store_option = click.option(
-    "--store", metavar="PATH", help="The store. Default: $DMKD_STORE, or the only store in the current folder."
+
+def _use_endpoint(context: click.Context, parameter: click.Parameter, url: str | None) -> None:
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise UsageError(f"--endpoint-url must begin with http:// or https://, not {url!r}.")
+    set_endpoint(url)
+
+
+endpoint_option = click.option(
+    "--endpoint-url",
+    metavar="URL",
+    expose_value=False,
+    callback=_use_endpoint,
+    help="S3 server for s3:// paths, if it is not Amazon's. Default: $AWS_ENDPOINT_URL.",
 )
+
+
+def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Which store."""
+    named = click.option(
+        "--store",
+        metavar="PATH",
+        help="The store: a folder, or s3://BUCKET/NAME (gs://, az://). Default: $DMKD_STORE, or the only store in the "
+        "current folder.",
+    )
+    return named(endpoint_option(function))
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of a table.")
 

@@ -1,6 +1,6 @@
 """SPINE 1: ids -> class ids and seeds -> pixels -> views -> logits -> one block of the store."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from dmkd.generator import Generator, load_generator
 from dmkd.label_sets import ViewPlan
 from dmkd.recipe import Recipe
 from dmkd.render import render_block
-from dmkd.stores import LabelSet, MismatchError, ViewSet, open_store
+from dmkd.stores import LabelSet, MismatchError, ViewSet, locations, open_store
 from dmkd.views import VIEW_COMPONENTS, ViewPolicy, draw_views
 
 # Views rendered and labelled at once. Fixed, so that a block's logits do not depend on who made it.
@@ -27,12 +27,14 @@ class WorkOrder:
     device: str
     cpu_threads: int | None
     generator: str | None  # folder or hub id; None: no images are made, those that are there are labelled
+    endpoint_url: str | None = field(default_factory=locations.endpoint)  # S3 server; workers may be on other machines
 
 
 class BlockWorker:
     """Holds the models of a work order on one device and makes blocks, one at a time."""
 
     def __init__(self, order: WorkOrder) -> None:
+        locations.set_endpoint(order.endpoint_url)
         make_deterministic(order.device, order.cpu_threads)
         self.order = order
         self.store = open_store(order.store_path)

@@ -1,4 +1,4 @@
-"""Stores: images and labels on disk. Needs numpy and the storage libraries only; knows no torch.
+"""Stores: images and labels on disk or in a bucket. Needs numpy and the storage libraries only; knows no torch.
 
 ``open_store(path)`` reads, ``create_store(path, ...)`` makes; :mod:`dmkd.stores.layout` is the format on one page.
 """
@@ -13,6 +13,7 @@ from .errors import (
     MissingBlockError,
     NotAStoreError,
     StoreError,
+    StoreUnreachableError,
     StoreWriteError,
     UsageError,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Rows",
     "Store",
     "StoreError",
+    "StoreUnreachableError",
     "StoreWriteError",
     "UsageError",
     "ViewSet",

@@ -7,7 +7,8 @@ DmkdError                 1   something failed: the sentence says what, where an
     ├── NotAStoreError    2   the path holds no dmkd store
     ├── MissingBlockError 1   ids were asked for whose block has not been made
     ├── DamagedChunkError 1   a chunk's checksum or shape is wrong
-    └── StoreWriteError   1   a write did not reach the disk (full, read-only, gone)
+    ├── StoreWriteError   1   a write did not reach the disk (full, read-only, gone)
+    └── StoreUnreachableError 1   the object store does not answer, which may pass
 """
 
 
@@ -47,3 +48,7 @@ class DamagedChunkError(StoreError):
 
 class StoreWriteError(StoreError):
     """A write did not reach the disk: full, read-only, over quota or gone."""
+
+
+class StoreUnreachableError(StoreError):
+    """An object store can't be reached or does not answer as it should. It may later: the work is worth trying again."""

@@ -4,7 +4,6 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from .zarr_tree import ZarrTree
 
 
 class Store:
-    """A store on disk. Made by :func:`create_store`, opened by :func:`open_store`. Can be pickled to workers.
+    """A store in a folder or a bucket. Made by :func:`create_store`, opened by :func:`open_store`. Can be pickled to workers.
 
     ``images[ids]`` uint8 (n, H, W, 3) RGB · ``class_ids[ids]`` int32 (n,) · ``views[name][ids]`` float32 (n, V, P) ·
     ``labels[name].logits(ids)`` float32 (n, V, C).
@@ -399,11 +398,12 @@ def create_store(
     if num_images < 1:
         raise UsageError(f"A store needs at least one image, not {num_images}.")
     block_size = block_size or layout.choose_block_size(num_images, image_shape)
-    tree = ZarrTree(path)
+    store = Store(path)
+    tree = store._tree
     if tree.exists():
         if tree.attributes().get("state") != "creating":
             raise UsageError(f"{path} is taken already; give another --store or delete it.")
-    elif _taken(path):
+    elif tree.taken():
         raise UsageError(f"{path} is there already and is no dmkd store; give another --store.")
     try:
         tree.create_root()
@@ -428,15 +428,16 @@ def create_store(
         )
     except OSError as error:
         raise StoreWriteError(f"Could not make a store at {path}: {error.strerror or error}.") from error
-    return Store(path)
+    return store
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:
     """Open a store. Raises ``NotAStoreError`` in one sentence if there is none at ``path``."""
     path = os.fspath(path)
-    tree = ZarrTree(path)
+    store = Store(path)
+    tree = store._tree
     if not tree.exists():
-        if not _taken(path):
+        if not tree.taken():
             raise NotAStoreError(f"There is no store at {path}.")
         raise NotAStoreError(f"{path} is no dmkd store: it holds no Zarr v3 group.")
     attributes = tree.attributes()
@@ -450,18 +451,13 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         raise NotAStoreError(
             f"The making of {path} was interrupted before its first block: run the same command again."
         )
-    return Store(path)
+    return store
 
 
 def store_exists(path: str) -> bool:
     """Whether :func:`open_store` would succeed, or would refuse for a reason that the user must hear."""
     tree = ZarrTree(path)
     return tree.exists() and tree.attributes().get("state") != "creating"
-
-
-def _taken(path: str) -> bool:
-    local = Path(path)
-    return local.exists() and not (local.is_dir() and not any(local.iterdir()))
 
 
 def _check_name(name: str, what: str) -> None:

@@ -6,15 +6,15 @@ those that the recipe and the teacher give is :mod:`dmkd.verify`'s business.
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import layout
 from .codecs import Coder
-from .errors import DmkdError
+from .errors import DmkdError, StoreUnreachableError
 from .identity import fingerprint
+from .locations import partial_files
 from .sets import LabelSet, ViewSet
 from .store import Store
 from .zarr_tree import ZarrTree
@@ -215,6 +215,8 @@ class Verifier:
         """The findings of ``look``; attributes that can't be understood are one of them."""
         try:
             yield from look(name)
+        except StoreUnreachableError:  # says nothing about the store
+            raise
         except (DmkdError, KeyError, ValueError, TypeError) as error:
             yield Finding(ERROR, node, f"Its attributes can't be read ({_first_line(error)}).")
 
@@ -449,12 +451,6 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
                 assert finding.block is not None
                 delete_labels(name, finding.block)
     return done
-
-
-def partial_files(path: str) -> list[Path]:
-    """Temporary files that killed writers left behind, or that a writer is about to rename."""
-    root = Path(path)
-    return sorted(root.rglob("*.partial")) if root.is_dir() else []
 
 
 def show_ids(ids: Sequence[int] | np.ndarray) -> str:

@@ -14,6 +14,7 @@ import zarr.errors
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 from zarr.core.sync import sync
 
+from . import locations
 from .layout import ArraySpec
 
 CHUNK_NAME = re.compile(r"c\.(\d+)(?:\.0)*")
@@ -24,6 +25,7 @@ class ZarrTree:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._opened: Any = None
         self._arrays: dict[str, zarr.Array] = {}
         self._group: zarr.Group | None = None
 
@@ -38,14 +40,21 @@ class ZarrTree:
     def exists(self) -> bool:
         """Whether the path holds a Zarr v3 group."""
         try:
-            zarr.open_group(self.path, mode="r", zarr_format=3)  # any other mode makes the folder
+            zarr.open_group(self._storage, mode="r", zarr_format=3)  # any other mode makes the folder
         except (zarr.errors.GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError):
             return False
         return True
 
+    def taken(self) -> bool:
+        """Whether there is anything at the path, a store or not; an empty folder is nothing."""
+        if locations.scheme(self.path):
+            return bool(_list_dir(self._storage, ""))
+        local = Path(self.path)
+        return local.exists() and not (local.is_dir() and not any(local.iterdir()))
+
     def create_root(self) -> None:
         """Make the root group. What was there before is kept."""
-        self._group = zarr.open_group(self.path, mode="a", zarr_format=3)
+        self._group = zarr.open_group(self._storage, mode="a", zarr_format=3)
 
     def create_group(self, node: str) -> None:
         self._root.require_group(node)
@@ -147,12 +156,11 @@ class ZarrTree:
 
     def chunk_path(self, node: str, block: int) -> str:
         """Where a block's chunk lies, for messages."""
-        return f"{self.path}/{node}/{self._chunk_name(node, block)}"
+        return locations.join(self.path, node, self._chunk_name(node, block))
 
     def sweep_partials(self) -> int:
         """Delete the temporary files that killed writers left behind; returns how many. Object stores leave none."""
-        root = Path(self.path)
-        leftovers = list(root.rglob("*.partial")) if root.is_dir() else []
+        leftovers = locations.partial_files(self.path)
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
         return len(leftovers)
@@ -160,13 +168,25 @@ class ZarrTree:
     # Below: nodes, opened once in each process
 
     @property
+    def _storage(self) -> Any:
+        """What zarr opens: the path of a folder, or a bucket."""
+        if self._opened is None:
+            if locations.scheme(self.path):
+                from .object_storage import open_bucket
+
+                self._opened = open_bucket(self.path)
+            else:
+                self._opened = self.path
+        return self._opened
+
+    @property
     def _root(self) -> zarr.Group:
         if self._group is None:
-            self._group = zarr.open_group(self.path, mode="r+", zarr_format=3)
+            self._group = zarr.open_group(self._storage, mode="r+", zarr_format=3)
         return self._group
 
     def _node(self, node: str) -> zarr.Group | zarr.Array:
-        return zarr.open_group(self._root.store, mode="r+") if not node else self._root[node]
+        return zarr.open_group(self._root.store, mode="r+", zarr_format=3) if not node else self._root[node]
 
     def _array(self, node: str) -> zarr.Array:
         if node not in self._arrays:

@@ -1,6 +1,8 @@
 """What many tests share: a tiny generator, a tiny teacher, small stores. Everything is made here, nothing is fetched."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported anywhere: tests use no network
@@ -8,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is: as the c
 
 import numpy as np
 import pytest
+from places import BucketPrefix, Folder
 
 from dmkd.stores import Store, create_store, parse_codec
 
@@ -37,6 +40,38 @@ def other_teacher(tmp_path_factory) -> Path:
     return make_teacher(tmp_path_factory.mktemp("teacher") / "tiny-efficientnet", "test_efficientnet", seed=1)
 
 
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """``s3://…`` of an empty bucket on moto's S3 server, in this process; the environment says where it is."""
+    pytest.importorskip("moto.server", reason="needs moto (pip install 'dmkd[dev]')")
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+            "AWS_ACCESS_KEY_ID": "dmkd",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket="dmkd-tests")
+        yield "s3://dmkd-tests"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request, tmp_path) -> Folder:
+    """Where a store can be made: in a folder, and in a bucket."""
+    if request.param == "folder":
+        return Folder(tmp_path / "s.zarr")
+    return BucketPrefix(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}/s.zarr")
+
+
 def make_teacher(folder: Path, architecture: str = "test_resnet", seed: int = 0, num_classes: int = 10) -> Path:
     import torch
 
@@ -56,7 +91,7 @@ def make_teacher(folder: Path, architecture: str = "test_resnet", seed: int = 0,
     return folder
 
 
-def new_store(path: Path, num_images: int = 100, block_size: int = 16, num_views: int = 2, **options) -> Store:
+def new_store(path: Path | str, num_images: int = 100, block_size: int = 16, num_views: int = 2, **options) -> Store:
     """An empty store of 8x8 images with view set ``views`` and label set ``teacher``."""
     store = create_store(
         str(path),
@@ -92,7 +127,7 @@ def block_arrays(store: Store, block: int, num_views: int = 2) -> dict:
     }
 
 
-def filled_store(path: Path, **options) -> Store:
+def filled_store(path: Path | str, **options) -> Store:
     store = new_store(path, **options)
     for block in range(store.num_blocks):
         store.write_block(block, **block_arrays(store, block, options.get("num_views", 2)))

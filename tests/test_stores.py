@@ -1,6 +1,5 @@
 """The contract of a store: what every backend must do."""
 
-import json
 import pickle
 import subprocess
 import sys
@@ -11,6 +10,9 @@ import zarr
 from conftest import TEACHER, block_arrays, filled_store, new_store, tree_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from obstore.store import from_url
+from places import group_json, place_of
+from zarr.storage import ObjectStore
 
 from dmkd.stores import (
     DamagedChunkError,
@@ -27,9 +29,11 @@ from dmkd.stores import (
 from dmkd.stores.layout import choose_block_size
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    return filled_store(tmp_path_factory.mktemp("store") / "filled.zarr")
+@pytest.fixture(scope="module", params=["folder", "s3"])
+def filled(request, tmp_path_factory):
+    if request.param == "folder":
+        return filled_store(tmp_path_factory.mktemp("store") / "filled.zarr")
+    return filled_store(f"{request.getfixturevalue('s3_bucket')}/filled.zarr")
 
 
 def expected_rows(store, name, ids):
@@ -65,7 +69,10 @@ def test_logits_come_back_within_half_precision(filled):
 
 
 def test_anyone_can_open_the_store_with_plain_zarr(filled):
-    group = zarr.open_group(filled.path, mode="r")
+    storage: object = filled.path
+    if filled.path.startswith("s3://"):
+        storage = ObjectStore(from_url(filled.path, client_options={"allow_http": True}), read_only=True)
+    group = zarr.open_group(storage, mode="r")
     assert group["images"].metadata.dimension_names == ("image", "y", "x", "channel")
     assert group["labels/teacher/logits"].metadata.dimension_names == ("image", "view", "class")
     np.testing.assert_array_equal(group["images"][17:20], filled.images[17:20])
@@ -74,9 +81,7 @@ def test_anyone_can_open_the_store_with_plain_zarr(filled):
 
 def test_a_raw_chunk_file_is_the_array_and_its_checksum(filled):
     # What lets a reader memory-map chunks; a compressor that slips in would break it.
-    from pathlib import Path
-
-    chunk = (Path(filled.path) / "images" / "c.2.0.0.0").read_bytes()
+    chunk = place_of(filled.path).read("images/c.2.0.0.0")
     assert len(chunk) == 16 * 8 * 8 * 3 + 4
     np.testing.assert_array_equal(np.frombuffer(chunk[:-4], np.uint8).reshape(16, 8, 8, 3), filled.images[32:48])
 
@@ -90,8 +95,8 @@ def test_ids_that_do_not_exist_are_refused(filled):
         filled.images[[0.5]]
 
 
-def test_missing_blocks_are_those_without_images(tmp_path):
-    store = new_store(tmp_path / "s.zarr")
+def test_missing_blocks_are_those_without_images(place):
+    store = new_store(place.path)
     assert store.missing_blocks() == list(range(7))
     arrays = block_arrays(store, 3)
     store.write_block(3, views=arrays["views"], labels=arrays["labels"], class_ids=arrays["class_ids"])
@@ -103,8 +108,8 @@ def test_missing_blocks_are_those_without_images(tmp_path):
         store.images[[3 * 16, 0]]
 
 
-def test_an_all_black_block_is_done_not_missing(tmp_path):
-    store = new_store(tmp_path / "s.zarr")
+def test_an_all_black_block_is_done_not_missing(place):
+    store = new_store(place.path)
     store.write_block(0, images=np.zeros((16, 8, 8, 3), np.uint8))
     assert 0 not in open_store(store.path).missing_blocks()
     assert store.images[[0]].sum() == 0
@@ -125,39 +130,37 @@ def test_an_all_black_block_is_done_not_missing(tmp_path):
         {"labels": {"teacher": (np.zeros((16, 1, 10), np.float32), np.zeros((16, 3), np.float32))}},
     ],
 )
-def test_wrong_data_is_refused_before_anything_is_written(tmp_path, wrong):
-    store = new_store(tmp_path / "s.zarr")
+def test_wrong_data_is_refused_before_anything_is_written(place, wrong):
+    store = new_store(place.path)
     with pytest.raises(UsageError):
         store.write_block(0, **{**block_arrays(store, 0), **wrong})
-    assert tree_bytes(tmp_path / "s.zarr") == {}
+    assert place.chunks() == {}
 
 
-def test_a_damaged_chunk_is_an_error_and_names_the_file(tmp_path):
-    store = filled_store(tmp_path / "s.zarr", num_images=32)
-    chunk = tmp_path / "s.zarr" / "images" / "c.1.0.0.0"
-    content = bytearray(chunk.read_bytes())
+def test_a_damaged_chunk_is_an_error_and_names_the_file(place):
+    store = filled_store(place.path, num_images=32)
+    content = bytearray(place.read("images/c.1.0.0.0"))
     content[100] ^= 1
-    chunk.write_bytes(content)
+    place.write("images/c.1.0.0.0", bytes(content))
     assert store.images[[0]].shape == (1, 8, 8, 3)
     with pytest.raises(DamagedChunkError, match=r"images/c\.1\.0\.0\.0 is damaged"):
         store.images[[16]]
-    chunk.write_bytes(content[:50])
+    place.write("images/c.1.0.0.0", bytes(content[:50]))
     with pytest.raises(DamagedChunkError):
         store.images[[16]]
     store.write_block(1, images=block_arrays(store, 1)["images"])  # writing does not read the damaged chunk
     assert store.images[[16]].shape == (1, 8, 8, 3)
 
 
-def test_a_damaged_last_block_that_is_partly_used_can_be_rewritten(tmp_path):
-    store = filled_store(tmp_path / "s.zarr")
-    chunk = tmp_path / "s.zarr" / "images" / "c.6.0.0.0"
-    chunk.write_bytes(b"broken")
+def test_a_damaged_last_block_that_is_partly_used_can_be_rewritten(place):
+    store = filled_store(place.path)
+    place.write("images/c.6.0.0.0", b"broken")
     store.write_block(6, images=block_arrays(store, 6)["images"])
     np.testing.assert_array_equal(store.images[96:], block_arrays(store, 6)["images"])
 
 
-def test_growing_keeps_what_is_there_and_redoes_the_block_that_was_partly_used(tmp_path):
-    store = filled_store(tmp_path / "s.zarr")
+def test_growing_keeps_what_is_there_and_redoes_the_block_that_was_partly_used(place):
+    store = filled_store(place.path)
     before = store.images[:96]
     store.grow(120)
     assert store.num_images == 120 and store.missing_blocks() == [6, 7]
@@ -169,8 +172,8 @@ def test_growing_keeps_what_is_there_and_redoes_the_block_that_was_partly_used(t
         store.grow(50)
 
 
-def test_growing_a_store_of_whole_blocks_redoes_nothing(tmp_path):
-    store = filled_store(tmp_path / "s.zarr", num_images=32)
+def test_growing_a_store_of_whole_blocks_redoes_nothing(place):
+    store = filled_store(place.path, num_images=32)
     store.grow(48)
     assert store.missing_blocks() == [2]
 
@@ -181,8 +184,8 @@ def test_a_store_can_be_pickled_to_a_worker(filled):
     assert int(done.stdout) == int(filled.images[[99, 5]].sum())
 
 
-def test_a_second_process_sees_blocks_that_were_written_after_it_opened(tmp_path):
-    writer = new_store(tmp_path / "s.zarr")
+def test_a_second_process_sees_blocks_that_were_written_after_it_opened(place):
+    writer = new_store(place.path)
     reader = open_store(writer.path)
     with pytest.raises(MissingBlockError):
         reader.images[[0]]
@@ -190,8 +193,8 @@ def test_a_second_process_sees_blocks_that_were_written_after_it_opened(tmp_path
     np.testing.assert_array_equal(reader.images[0:16], block_arrays(writer, 0)["images"])
 
 
-def test_the_same_sets_can_be_added_again_and_others_of_that_name_are_refused(tmp_path):
-    store = new_store(tmp_path / "s.zarr")
+def test_the_same_sets_can_be_added_again_and_others_of_that_name_are_refused(place):
+    store = new_store(place.path)
     store.write_block(0, **block_arrays(store, 0))
     new = {"teacher": TEACHER, "source": "elsewhere", "view_set": "views", "num_classes": 10}
     store.add_label_set("teacher", codec=parse_codec("float16"), **new)
@@ -204,11 +207,9 @@ def test_the_same_sets_can_be_added_again_and_others_of_that_name_are_refused(tm
         store.add_label_set("a/b", codec=parse_codec("float16"), **new)
 
 
-def test_a_label_set_whose_making_was_interrupted_is_made_again(tmp_path):
-    store = new_store(tmp_path / "s.zarr")
-    metadata = tmp_path / "s.zarr" / "labels" / "teacher" / "zarr.json"
-    group = json.loads(metadata.read_text())
-    metadata.write_text(json.dumps({**group, "attributes": {}}))
+def test_a_label_set_whose_making_was_interrupted_is_made_again(place):
+    store = new_store(place.path)
+    place.write("labels/teacher/zarr.json", group_json())
     assert store.labels == {}
     store.add_label_set(
         "teacher", teacher={"name": "u"}, source="u", view_set="views", codec=parse_codec("float16"), num_classes=10
@@ -216,40 +217,46 @@ def test_a_label_set_whose_making_was_interrupted_is_made_again(tmp_path):
     assert store.labels["teacher"].teacher == {"name": "u"}
 
 
-def test_what_is_no_store_is_told_in_one_sentence(tmp_path):
+def test_what_is_no_store_is_told_in_one_sentence(place):
     with pytest.raises(NotAStoreError, match="There is no store at"):
-        open_store(tmp_path / "nothing.zarr")
+        open_store(place.path)
+    for name, attributes, told in (
+        ("plain.zarr", {}, "no dmkd store"),
+        ("future.zarr", {"dmkd_format": 99}, "dmkd format 99"),
+    ):
+        other = place.sibling(name)
+        other.write("zarr.json", group_json(**attributes))
+        with pytest.raises(NotAStoreError, match=told):
+            open_store(other.path)
+    other.sibling("files").write("hello.txt", b"hello")
+    with pytest.raises(NotAStoreError, match="no Zarr v3 group"):
+        open_store(other.sibling("files").path)
+
+
+def test_a_file_is_no_store(tmp_path):
     (tmp_path / "file").write_text("hello")
     with pytest.raises(NotAStoreError, match="no Zarr v3 group"):
         open_store(tmp_path / "file")
-    zarr.open_group(tmp_path / "plain.zarr", mode="w")
-    with pytest.raises(NotAStoreError, match="no dmkd store"):
-        open_store(tmp_path / "plain.zarr")
-    group = zarr.open_group(tmp_path / "future.zarr", mode="w")
-    group.attrs.update({"dmkd_format": 99})
-    with pytest.raises(NotAStoreError, match="dmkd format 99"):
-        open_store(tmp_path / "future.zarr")
 
 
-def test_nothing_that_is_there_is_overwritten(tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "thesis.tex").write_text("years of work")
+def test_nothing_that_is_there_is_overwritten(place):
+    theirs = place.sibling("folder")
+    theirs.write("thesis.tex", b"years of work")
     options = {"recipe": {}, "num_images": 4, "image_shape": (8, 8, 3), "class_names": ["a"]}
     with pytest.raises(UsageError, match="is no dmkd store"):
-        create_store(str(tmp_path / "folder"), **options)
-    assert [f.name for f in (tmp_path / "folder").iterdir()] == ["thesis.tex"]
-    create_store(str(tmp_path / "s.zarr"), **options)
+        create_store(theirs.path, **options)
+    assert theirs.names() == ["thesis.tex"]
+    create_store(place.path, **options)
     with pytest.raises(UsageError, match="taken already"):
-        create_store(str(tmp_path / "s.zarr"), **options)
+        create_store(place.path, **options)
 
 
-def test_a_store_whose_making_was_interrupted_is_made_again(tmp_path):
-    group = zarr.open_group(tmp_path / "s.zarr", mode="w")
-    group.attrs.update({"dmkd_format": 1, "state": "creating"})
-    assert not store_exists(str(tmp_path / "s.zarr"))
+def test_a_store_whose_making_was_interrupted_is_made_again(place):
+    place.write("zarr.json", group_json(dmkd_format=1, state="creating"))
+    assert not store_exists(place.path)
     with pytest.raises(NotAStoreError, match="interrupted"):
-        open_store(tmp_path / "s.zarr")
-    assert new_store(tmp_path / "s.zarr").missing_blocks() == list(range(7))
+        open_store(place.path)
+    assert new_store(place.path).missing_blocks() == list(range(7))
 
 
 def test_half_written_files_are_swept_and_never_read(tmp_path):

@@ -1,0 +1,57 @@
+"""Where a store lies: a local folder, or a prefix of an object store's bucket (``s3://bucket/imnet.zarr``).
+
+Everything that must know which of the two it is asks here; :mod:`dmkd.stores.object_storage` then speaks to the bucket.
+"""
+
+import os
+from pathlib import Path
+
+from .errors import UsageError
+
+# Scheme -> what holds its credentials, for messages.
+SCHEMES = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+
+
+def scheme(path: str) -> str | None:
+    """``s3``, ``gs`` or ``az``; None for a local path. Raises ``UsageError`` for any other ``scheme://``."""
+    name, separator, rest = path.partition("://")
+    if not separator or "/" in name:
+        return None
+    if name not in SCHEMES:
+        raise UsageError(f"{path}: a store is a local path or one of {', '.join(f'{s}://…' for s in SCHEMES)}.")
+    if not rest.strip("/") or rest.startswith("/"):
+        raise UsageError(f"{path} names no bucket: give {name}://BUCKET/NAME.")
+    return name
+
+
+def bucket(path: str) -> str:
+    """``s3://bucket`` of ``s3://bucket/imnet.zarr``."""
+    return "/".join(path.split("/")[:3])
+
+
+def join(path: str, *names: str) -> str:
+    """What lies below a store, as a user would write it."""
+    return "/".join([path.rstrip("/"), *names])
+
+
+def endpoint() -> str | None:
+    """URL of the S3 server if it is not Amazon's. The environment alone says so, as for every other S3 client."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def set_endpoint(url: str | None) -> None:
+    """Use another S3 server than Amazon's from now on, here and in processes started later; None changes nothing."""
+    if url is not None:
+        os.environ.pop("AWS_ENDPOINT_URL_S3", None)  # would be preferred
+        os.environ["AWS_ENDPOINT_URL"] = url
+
+
+def partial_files(path: str) -> list[Path]:
+    """Temporary files that killed writers left in a folder, or that a writer is about to rename. Object stores have none:
+    there an object appears whole or not at all."""
+    root = Path(path)
+    return [] if scheme(path) or not root.is_dir() else sorted(root.rglob("*.partial"))
