@@ -13,8 +13,6 @@ from dmkd.stores.locations import set_endpoint
 
 
 def _use_endpoint(context: click.Context, parameter: click.Parameter, url: str | None) -> None:
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise UsageError(f"--endpoint-url must begin with http:// or https://, not {url!r}.")
     set_endpoint(url)
 
 

@@ -4,6 +4,7 @@ Everything that must know which of the two it is asks here; :mod:`dmkd.stores.ob
 """
 
 import os
+import re
 from pathlib import Path
 
 from .errors import UsageError
@@ -46,8 +47,15 @@ def endpoint() -> str | None:
 def set_endpoint(url: str | None) -> None:
     """Use another S3 server than Amazon's from now on, here and in processes started later; None changes nothing."""
     if url is not None:
+        check_endpoint(url)
         os.environ.pop("AWS_ENDPOINT_URL_S3", None)  # would be preferred
         os.environ["AWS_ENDPOINT_URL"] = url
+
+
+def check_endpoint(url: str) -> None:
+    """Raise ``UsageError`` if this can't be the URL of a server."""
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
+        raise UsageError(f"The S3 endpoint must be a URL such as http://localhost:9000, not {url!r}.")
 
 
 def partial_files(path: str) -> list[Path]:

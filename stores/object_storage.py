@@ -18,7 +18,7 @@ from zarr.storage import ObjectStore
 from . import locations
 from .errors import NotAStoreError, StoreError, StoreUnreachableError, StoreWriteError, UsageError
 
-REQUEST_SECONDS = 60
+REQUEST_TIME = timedelta(seconds=60)
 # Larger chunks go up in several parts, which a killed writer leaves behind invisibly; see the README on expiring them.
 SINGLE_PUT_BYTES = 32 * 2**20
 PATIENCE = timedelta(minutes=3)  # a server that is restarted ends no run
@@ -100,34 +100,34 @@ def _connect(path: str, patience: timedelta) -> Any:
         from obstore.store import from_url
     except ImportError as error:
         raise UsageError(f"{path} needs obstore: pip install obstore.") from error
-    options: dict[str, Any] = {}
-    if locations.scheme(path) == "s3":
-        endpoint = locations.endpoint()
-        if endpoint and not endpoint.startswith(("http://", "https://")):
-            raise UsageError(f"The endpoint {endpoint!r} (AWS_ENDPOINT_URL) must begin with http:// or https://.")
-        options = {"allow_http": bool(endpoint and endpoint.startswith("http://"))}
+    scheme, endpoint = locations.scheme(path), locations.endpoint()
+    client_options: dict[str, Any] = {"timeout": min(REQUEST_TIME, 2 * patience)}
+    credentials: dict[str, Any] = {}
+    if scheme == "s3":
+        if endpoint:
+            locations.check_endpoint(endpoint)
+        client_options["allow_http"] = bool(endpoint and endpoint.startswith("http://"))
+        credentials = _aws_profile(path)
+    retry_config: dict[str, Any] = {
+        "max_retries": 1000,  # the time decides
+        "retry_timeout": patience,
+        "backoff": {
+            "base": 2,
+            "init_backoff": timedelta(seconds=0.1),
+            "max_backoff": min(timedelta(seconds=5), patience / 4),
+        },
+    }
     try:
-        return from_url(
-            path,
-            client_options={**options, "timeout": timedelta(seconds=REQUEST_SECONDS)},
-            retry_config={
-                "max_retries": 1000,  # the time decides
-                "retry_timeout": patience,
-                "backoff": {
-                    "base": 2,
-                    "init_backoff": timedelta(seconds=0.1),
-                    "max_backoff": min(patience / 4, timedelta(seconds=5)),
-                },
-            },
-            **_aws_profile(path),
-        )
+        return from_url(path, client_options=client_options, retry_config=retry_config, **credentials)
     except Exception as error:
-        raise _told(error, path, "", writing=False) from error
+        if _no_credentials(str(error)):
+            raise _told(error, path, "", writing=False) from error
+        raise UsageError(f"{path} can't be opened: {_first_line(error)}.") from error
 
 
 def _aws_profile(path: str) -> dict[str, Any]:
     """Credentials from ~/.aws (keys, profiles, SSO): boto3 reads them, if it is installed and the environment has none."""
-    if locations.scheme(path) != "s3" or os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SKIP_SIGNATURE"):
+    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SKIP_SIGNATURE"):
         return {}
     profile = os.environ.get("AWS_PROFILE")
     places = ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
@@ -151,10 +151,9 @@ def _aws_profile(path: str) -> dict[str, Any]:
         raise UsageError(f"The AWS profile for {path} can't be used: {error}") from error
 
 
-def _told(error: Exception, path: str, key: str, writing: bool) -> StoreError | UsageError:
+def _told(error: Exception, path: str, key: str, writing: bool) -> StoreError:
     """obstore's error in one sentence. Its text holds the server's answer, an XML document, and the Rust debug output."""
     text = str(error)
-    first_line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     status = int(match[1]) if (match := re.search(r"status code: (\d{3})", text)) else None
     code = match[1] if (match := re.search(r"<Code>(\w+)</Code>", text)) else None
     message = match[1].strip() if (match := re.search(r"<Message>([^<]*)</Message>", text)) else ""
@@ -177,9 +176,7 @@ def _told(error: Exception, path: str, key: str, writing: bool) -> StoreError | 
         return failed(
             f"{where}: the object store refused the request ({code or status}{f': {message}' if message else ''})."
         )
-    if status is None and "HTTP error" not in text:
-        return UsageError(f"{path} can't be opened: {first_line}.")
-    reason = f"{status} {code or ''}".strip() if status else _connection(text)
+    reason = f"answers {status} {code or ''}".strip() if status else _connection(error)
     return StoreUnreachableError(
         f"{where} could not be {'written' if writing else 'read'}: the object store{_server(scheme)} {reason}; when it is "
         "there again, run the same command again."
@@ -193,9 +190,15 @@ def _no_credentials(text: str) -> bool:
     )
 
 
-def _connection(text: str) -> str:
-    kind = match[1] if (match := re.search(r"kind: (\w+)", text)) else ""
-    return {"Connect": "can't be reached", "Timeout": "did not answer in time"}.get(kind, "broke the connection off")
+def _connection(error: Exception) -> str:
+    kind = match[1] if (match := re.search(r"kind: (\w+)", str(error))) else ""
+    known = {"Connect": "can't be reached", "Timeout": "did not answer in time"}
+    return known.get(kind, f"failed ({_first_line(error)})")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 def _server(scheme: str) -> str:

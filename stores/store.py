@@ -331,9 +331,12 @@ class Store:
         blocks = ids // self.block_size
         self._require_blocks(node, np.unique(blocks))
         rows = np.empty((len(ids), *self._tree.shape(node)[1:]), self._tree.dtype(node))
-        for block in np.unique(blocks):
+
+        def read(block: int) -> None:
             wanted = blocks == block
-            rows[wanted] = self._decoded(node, int(block))[ids[wanted] - block * self.block_size]
+            rows[wanted] = self._decoded(node, block)[ids[wanted] - block * self.block_size]
+
+        self._tree.for_each(read, np.unique(blocks).tolist())
         return rows
 
     def _read_block(self, node: str, block: int) -> np.ndarray:

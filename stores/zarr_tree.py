@@ -4,7 +4,8 @@ Everything above this file speaks of nodes (``"labels/resnet34/logits"``), block
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from zarr.core.sync import sync
 from . import locations
 from .layout import ArraySpec
 
+READS_AT_ONCE = 16  # from a bucket
 CHUNK_NAME = re.compile(r"c\.(\d+)(?:\.0)*")
 
 
@@ -72,7 +74,9 @@ class ZarrTree:
         """Names of the groups and arrays directly below a group, sorted; none if there is no such group."""
         prefix = f"{node}/" if node else ""
         names = _list_dir(self._root.store, node)
-        return sorted(name for name in names if sync(self._root.store.exists(f"{prefix}{name}/zarr.json")))
+        return sorted(
+            name for name in names if name != "zarr.json" and sync(self._root.store.exists(f"{prefix}{name}/zarr.json"))
+        )
 
     # Arrays
 
@@ -150,6 +154,16 @@ class ZarrTree:
         array = self._array(node)
         start = block * array.chunks[0]
         return np.asarray(array[start : start + array.chunks[0]])
+
+    def for_each(self, work: Callable[[int], None], blocks: Iterable[int]) -> None:
+        """Do some work that reads blocks: several at once in a bucket, where most of the time is waiting."""
+        if not locations.scheme(self.path):
+            for block in blocks:
+                work(block)
+            return
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            for _ in pool.map(work, blocks):
+                pass
 
     def delete_block(self, node: str, block: int) -> None:
         sync(self._root.store.delete(f"{node}/{self._chunk_name(node, block)}"))
