@@ -19,6 +19,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .codecs import Codec, parse_codec
+    from .run_log import RunLog
     from .sets import LabelSet, Rows, ViewSet
     from .store import Store, create_store, open_store, store_exists
 
@@ -28,6 +29,7 @@ _HOME = {
     "parse_codec": "codecs",
     "LabelSet": "sets",
     "Rows": "sets",
+    "RunLog": "run_log",
     "Store": "store",
     "ViewSet": "sets",
     "create_store": "store",
@@ -44,6 +46,7 @@ __all__ = [
     "MissingBlockError",
     "NotAStoreError",
     "Rows",
+    "RunLog",
     "Store",
     "StoreError",
     "StoreWriteError",

@@ -10,6 +10,7 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     labels/<label set>/...    codec's   (N, V, ...)     (B, V, ...)     codec  the teacher's logits, as the codec writes them
     labels/<label set>/quality float32  (N, 3)          (B, 3)          NaN    teacher's top-1, p(class id), entropy (nats)
     labels/<label set>/constants/...   what a codec needs to decode all blocks alike, such as a basis: written once, one chunk
+    runs/<time>-<host>-<process>/...   who made which block, when and on what: groups with attributes, no arrays (run_log.py)
 
 Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``,
 ``block_size``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,

@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import make_teacher, tree_bytes
 
-import dmkd.engine
+import dmkd.dispatch
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.progress import Silent
 from dmkd.stores import MismatchError, open_store
@@ -102,14 +102,14 @@ def test_a_block_that_always_fails_is_set_aside_and_the_others_are_made(
 ):
     from dmkd.stores import DmkdError
 
-    monkeypatch.setattr(dmkd.engine, "BACK_OFF_SECONDS", 0.0)
+    monkeypatch.setattr(dmkd.dispatch, "BACK_OFF_SECONDS", 0.0)
     path = tmp_path / "s.zarr"
     make(path, tiny_generator, tiny_teacher, workers=0, images=32)
     damaged = path / "images/c.1.0.0.0"
     damaged.write_bytes(b"x" * damaged.stat().st_size)
     for block in range(4):
         (path / f"labels/tiny-resnet/logits/c.{block}.0.0").unlink()
-    with pytest.raises(DmkdError, match="block 1 because of DamagedChunkError"):
+    with pytest.raises(DmkdError, match="block 1 because of Chunk .* is damaged"):
         label(str(path), LabelOptions(), RunOptions(workers=2, device="cpu"), Silent())
     assert open_store(path).labels["tiny-resnet"].missing_blocks() == [1]
 
@@ -121,5 +121,5 @@ def test_models_that_can_not_be_loaded_end_the_run_after_some_tries(tiny_generat
     make(tmp_path / "s.zarr", tiny_generator, tmp_path / "teacher", workers=0, images=16)
     (tmp_path / "teacher/model.safetensors").write_bytes(b"no weights")
     (tmp_path / "s.zarr/labels/teacher/logits/c.1.0.0").unlink()
-    with pytest.raises(DmkdError, match="The workers failed 3 times in a row.*could not be loaded"):
+    with pytest.raises(DmkdError, match="the workers could not start, 3 times in a row.*could not be loaded"):
         label(str(tmp_path / "s.zarr"), LabelOptions(), RunOptions(workers=1, device="cpu"), Silent())
