@@ -39,6 +39,9 @@ class Order(Protocol):
     def reads(self) -> bool:
         """Whether blocks are made from what the store holds, so that reading ahead pays."""
 
+    def for_actor(self) -> "Order":
+        """The same order in a process that sees one GPU only, as its first."""
+
     def new_worker(self) -> Worker:
         """Load the models, on the thread that will make the blocks."""
 

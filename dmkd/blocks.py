@@ -1,6 +1,6 @@
 """SPINE 1: ids -> class ids and seeds -> pixels -> views -> logits -> one block of the store."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,10 @@ class WorkOrder:
     def reads(self) -> bool:
         """Whether blocks are made from images that the store holds."""
         return self.generator is None
+
+    def for_actor(self) -> "WorkOrder":
+        """The same order in a process that sees one GPU only, as its first."""
+        return replace(self, device="cuda") if self.device.startswith("cuda") else self
 
     def new_worker(self) -> "BlockWorker":
         return BlockWorker(self)

@@ -12,11 +12,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 from dmkd.block_stages import BlockDone, BlockStages, Order, blocks_ahead
-from dmkd.blocks import WorkOrder
 from dmkd.dispatch import Scheduler, StartWorker
 from dmkd.engine import end_of_run, finishing_on_interrupt, give_up_if_hopeless
 from dmkd.failures import FATAL, DeviceLostError, WorkerStartError, is_device_lost, reason_of
@@ -124,7 +122,7 @@ class _Driver:
         on_gpu = order.device.startswith("cuda")
         # Each actor sees one GPU only, as its first. A CPU actor asks for no more than one core of Ray's: it sets its
         # number of threads itself, to the one in the recipe, since the number of threads changes pixel values.
-        self.order = replace(order, device="cuda") if isinstance(order, WorkOrder) and on_gpu else order
+        self.order = order.for_actor()
         ahead = blocks_ahead(order)
         self.actor_class = ray.remote(
             num_gpus=1 if on_gpu else 0, num_cpus=1, max_restarts=0, max_concurrency=ahead + 1
