@@ -124,9 +124,9 @@ class _Driver:
         # number of threads itself, to the one in the recipe, since the number of threads changes pixel values.
         self.order = order.for_actor()
         ahead = blocks_ahead(order)
-        self.actor_class = ray.remote(
+        self.actor_class = ray.remote(RayBlockWorker).options(
             num_gpus=1 if on_gpu else 0, num_cpus=1, max_restarts=0, max_concurrency=ahead + 1
-        )(RayBlockWorker)
+        )
         self.follow_cluster = workers is None
         self.polled_at = time.monotonic()
         self.scheduler = Scheduler(blocks, workers=self._gpus() if workers is None else workers, ahead=ahead)
@@ -172,7 +172,7 @@ class _Driver:
                     self._take_in(future)
 
     def _start(self, worker: int) -> None:
-        actor = self.actor_class.remote(self.order)
+        actor: Any = self.actor_class.remote(self.order)
         self.actors[worker] = actor
         self.calls[actor.start.remote()] = (worker, None)
 

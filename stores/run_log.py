@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from .errors import DmkdError
+from .errors import DmkdError, StoreWriteError
 from .zarr_tree import ZarrTree
 
 RUNS = "runs"
@@ -52,13 +52,14 @@ class RunLog:
         if error is None:
             self.save()
         else:
-            with suppress(OSError):  # the disk may be what failed, and its own error is the one to be told
+            with suppress(StoreWriteError):  # the disk may be what failed, and its own error is the one to be told
                 self.save()
 
     def add_worker(self, facts: Mapping[str, Any]) -> str:
         """Note a worker that has started -> its name in this log: w0, w1 ..."""
         name = f"w{len(self._workers)}"
         self._workers[name] = dict(facts)
+        self.save()
         return name
 
     def add_block(self, block: int, worker: str, seconds_made: float, seconds_written: float) -> None:
@@ -71,8 +72,15 @@ class RunLog:
             self.save()
 
     def save(self) -> None:
-        """Write what has been noted."""
+        """Write what has been noted. Raises ``StoreWriteError`` if the disk fails."""
         self._saved_at = time.monotonic()
+        try:
+            self._save()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StoreWriteError(f"Could not write the run log of {self._tree.path}: {reason}.") from error
+
+    def _save(self) -> None:
         if not self._node:
             self._node = f"{RUNS}/{_free_name(self._tree)}"
             self._tree.create_group(RUNS)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -100,9 +101,29 @@ def raise_trouble(name: str) -> None:
     if name == "device lost":
         import torch
 
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be")
+        raise torch.AcceleratorError(
+            "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"
+        )
     if name == "out of memory":
         import torch
 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
     raise RuntimeError(name)
+
+
+def main(path: str, folder: str, workers: str) -> None:
+    """Make or finish a store of 40 blocks of a fifth of a second; for tests that kill the process."""
+    from dmkd.cli.display import PlainDisplay
+    from dmkd.engine import Engine, RunOptions
+    from dmkd.stores import store_exists
+
+    store = open_store(path) if store_exists(path) else fake_store(Path(path), num_images=160)
+    try:
+        with Engine(store, RunOptions(workers=int(workers)), "cpu", PlainDisplay(), "test", {}) as engine:
+            engine.run(FakeOrder(path, folder, seconds=(0.0, 0.2, 0.01)), store.missing_blocks(), "test")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import threading
 import time
+from collections import defaultdict
 
 import pytest
 from fake_orders import FakeOrder, FakeWorker, fake_store
@@ -57,20 +59,43 @@ def run(tmp_path, display=None, num_images=64, **order):
     return store
 
 
-def test_a_block_is_written_while_the_next_is_made_and_the_one_after_is_read(tmp_path, workers):
-    store = run(tmp_path, num_images=32, reads=True, seconds=(0.03, 0.15, 0.03))
-    events = workers[0].events
-    for block in range(6):
-        begins, ends = events.index(("make begins", block + 1)), events.index(("make ends", block + 1))
-        assert begins < events.index(("write ends", block)) < ends
-        assert begins < events.index(("read ends", block + 2)) < ends or block == 0
+class Meeting(FakeWorker):
+    """Writing a block waits until the next is being made, and that until the writing has begun: one after the other, they
+    would wait in vain."""
+
+    def __init__(self, order):
+        super().__init__(order)
+        self.begun = defaultdict(threading.Event)
+
+    def read(self, block):
+        self.begun["read", block].set()
+        return super().read(block)
+
+    def make(self, block, inputs):
+        self.begun["make", block].set()
+        if block > 0:
+            assert self.begun["write", block - 1].wait(20)
+        else:
+            assert self.begun["read", 2].wait(20), "two blocks ahead"
+        return super().make(block, inputs)
+
+    def write(self, made):
+        self.begun["write", made].set()
+        if made + 1 < self.store.num_blocks:
+            assert self.begun["make", made + 1].wait(20)
+        return super().write(made)
+
+
+def test_a_block_is_written_while_the_next_is_made_and_another_is_read(tmp_path, workers, monkeypatch):
+    monkeypatch.setattr(FakeOrder, "new_worker", lambda order: Meeting(order))
+    told = Told()
+    store = run(tmp_path, told, reads=True)
+    assert told.notices == [], "nobody waited in vain"
     assert workers[0].most_unwritten <= 2
     assert store.missing_blocks() == [] and store.images[17].max() == 17
 
 
 def test_blocks_are_made_on_one_thread_the_callers_and_written_on_another(tmp_path, workers):
-    import threading
-
     run(tmp_path)
     threads = workers[0].threads
     assert threads["make"] == {threading.get_ident()}

@@ -58,10 +58,14 @@ def test_a_full_disk_keeps_its_own_error(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(ValueError, match="first"), store.log_run(command="test") as log:
-        log.add_worker({})
-        monkeypatch.setattr(type(store._tree), "create_group", full)
-        raise ValueError("first")
+    def fail():
+        with store.log_run(command="test") as log:
+            log.add_worker({})
+            monkeypatch.setattr(type(store._tree), "set_attributes", full)
+            raise ValueError("first")
+
+    with pytest.raises(ValueError, match="first"):
+        fail()
 
 
 def test_readers_of_the_store_do_not_stumble(tmp_path):
