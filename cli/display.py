@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from dmkd.progress import Display
+from dmkd.progress import Display, Rate
 
 PLAIN_SECONDS = 10.0  # between two lines of progress in a log
 
@@ -29,26 +29,28 @@ class PlainDisplay:
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Callable[..., None]]:
-        start = last = time.monotonic()
-        now_done = done
+        pace, last, latest = Pace(total, done, unit), time.monotonic(), ("", "")
         self._print(f"{description}: {total - done:,} of {total:,} {unit} to do")
 
-        def advance(count: int, note: str = "") -> None:
-            nonlocal now_done, last
-            now_done += count
-            if time.monotonic() - last >= self.every and now_done < total:
+        def advance(count: int, note: str = "", detail: str | None = None) -> None:
+            nonlocal last, latest
+            pace.advance(count)
+            latest = (note or latest[0], latest[1] if detail is None else detail)
+            if time.monotonic() - last >= self.every and pace.done < total:
                 last = time.monotonic()
-                rate = (now_done - done) / (last - start)
-                eta = (total - now_done) / rate if rate else float("inf")
-                self._print(
-                    f"{description}: {now_done:,}/{total:,} {unit}  {now_done / total:.0%}  {rate:,.1f} {unit}/s  "
-                    f"ETA {duration(eta)}{'  ' + note if note else ''}"
-                )
+                parts = [
+                    f"{pace.done:,}/{total:,} {unit}",
+                    f"{pace.done / total:.0%}",
+                    pace.rates(),
+                    pace.eta(),
+                    *latest,
+                ]
+                self._print(f"{description}: {'  '.join(filter(None, parts))}")
 
         yield advance
-        seconds = time.monotonic() - start
-        rate = (now_done - done) / seconds if seconds else 0
-        self._print(f"{description}: {now_done:,}/{total:,} {unit} in {duration(seconds)}  {rate:,.1f} {unit}/s")
+        self._print(
+            f"{description}: {pace.done:,}/{total:,} {unit} in {duration(pace.seconds)}  {pace.overall:,.1f} {unit}/s"
+        )
 
     def notice(self, text: str) -> None:
         self._print(text)
@@ -59,7 +61,7 @@ class PlainDisplay:
 
 
 class RichDisplay:
-    """A bar with rate and time left."""
+    """A bar with rates and time left, and below it a line of details where there are any."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -68,32 +70,70 @@ class RichDisplay:
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Callable[..., None]]:
+        from rich.console import Group
+        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.text import Text
 
-        start, now_done = time.monotonic(), done
+        pace = Pace(total, done, unit)
         columns = (
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rates]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[eta]}"),
             TextColumn("[dim]{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(description, total=total, completed=done, rate="", eta="", note="")
+        progress = Progress(*columns, console=self.console)
+        task = progress.add_task(description, total=total, completed=done, rates="", eta="", note="")
+        below = Text("", style="dim", no_wrap=True, overflow="ellipsis")
+        with Live(Group(progress, below), console=self.console, refresh_per_second=10):
 
-            def advance(count: int, note: str = "") -> None:
-                nonlocal now_done
-                now_done += count
-                rate = (now_done - done) / max(time.monotonic() - start, 1e-9)
-                eta = f"ETA {duration((total - now_done) / rate)}" if rate and now_done < total else ""
-                progress.update(task, completed=now_done, rate=f"{rate:,.1f} {unit}/s", eta=eta, note=note)
+            def advance(count: int, note: str = "", detail: str | None = None) -> None:
+                pace.advance(count)
+                progress.update(task, completed=pace.done, rates=pace.rates(), eta=pace.eta(), note=note)
+                if detail is not None:
+                    below.plain = f"  {detail}" if detail else ""
 
             yield advance
 
     def notice(self, text: str) -> None:
         self.console.print(text, style="yellow", markup=False, highlight=False)
+
+
+class Pace:
+    """How fast a task goes: now, overall, and how long it will take at the present rate."""
+
+    def __init__(self, total: int, done: int, unit: str) -> None:
+        self.total, self.unit = total, unit
+        self.done = self._done_before = done
+        self._start = time.monotonic()
+        self._now = Rate(self._start)
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        if count:
+            self._now.add(count, time.monotonic())
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    @property
+    def overall(self) -> float:
+        return (self.done - self._done_before) / max(self.seconds, 1e-9)
+
+    def rates(self) -> str:
+        """``12.1 images/s``, and the overall rate where it is another."""
+        now, overall = (f"{rate:,.1f}" for rate in (self._now.per_second, self.overall))
+        if self.done == self._done_before:
+            return ""
+        return f"{now} {self.unit}/s" if now == overall else f"{now} {self.unit}/s ({overall} overall)"
+
+    def eta(self) -> str:
+        rate = self._now.per_second
+        return f"ETA {duration((self.total - self.done) / rate)}" if rate and self.done < self.total else ""
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -1,6 +1,7 @@
 """SPINE 1: ids -> class ids and seeds -> pixels -> views -> logits -> one block of the store."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from dmkd.label_sets import ViewPlan
 from dmkd.recipe import Recipe
 from dmkd.render import render_block
 from dmkd.stores import LabelSet, MismatchError, ViewSet, locations, open_store
+from dmkd.versions import machine
 from dmkd.views import VIEW_COMPONENTS, ViewPolicy, draw_views
 
 # Views rendered and labelled at once. Fixed, so that a block's logits do not depend on who made it.
@@ -29,50 +31,96 @@ class WorkOrder:
     generator: str | None  # folder or hub id; None: no images are made, those that are there are labelled
     endpoint_url: str | None = field(default_factory=locations.endpoint)  # S3 server; workers may be on other machines
 
+    @property
+    def reads(self) -> bool:
+        """Whether blocks are made from images that the store holds."""
+        return self.generator is None
+
+    def for_actor(self) -> "WorkOrder":
+        """The same order in a process that sees one GPU only, as its first."""
+        return replace(self, device="cuda") if self.device.startswith("cuda") else self
+
+    def new_worker(self) -> "BlockWorker":
+        return BlockWorker(self)
+
+
+@dataclass(frozen=True)
+class StoredInputs:
+    """What a block that has images is labelled from."""
+
+    images: np.ndarray  # uint8 (n, H, W, 3)
+    class_ids: np.ndarray  # int32 (n,)
+    views: dict[str, np.ndarray]  # those that the teachers look at
+    new_views: dict[str, np.ndarray]  # those of them that are not in the store yet
+
+
+@dataclass(frozen=True)
+class MadeBlock:
+    """A block on the host: what :meth:`dmkd.stores.Store.write_block` takes, and how many images it is."""
+
+    block: int
+    num_images: int
+    arrays: dict[str, Any]
+
 
 class BlockWorker:
-    """Holds the models of a work order on one device and makes blocks, one at a time."""
+    """Holds the models of a work order on one device and makes blocks (a :class:`dmkd.block_stages.Worker`)."""
 
     def __init__(self, order: WorkOrder) -> None:
         locations.set_endpoint(order.endpoint_url)
         make_deterministic(order.device, order.cpu_threads)
         self.order = order
         self.store = open_store(order.store_path)
+        self.views = self.store.views
+        self.labels = self.store.labels
         self.generator: Generator | None = None
         if order.generator:
             self.recipe = Recipe.from_json(self.store.recipe)
             self.generator = self._load_generator(order.generator)
-        self.teachers = {name: self._load_teacher(self.store.labels[name]) for name in order.label_sets}
-        by_features = [name for name in order.label_sets if self.store.labels[name].codec.input == "features"]
+        self.teachers = {name: self._load_teacher(self.labels[name]) for name in order.label_sets}
+        by_features = [name for name in order.label_sets if self.labels[name].codec.input == "features"]
         self.heads = {name: linear_head(self.teachers[name]) for name in by_features}
 
-    def run(self, block: int) -> int:
-        """Make one block and write it; returns its number of images. Running a block twice is harmless."""
-        ids = np.array(self.store.block_ids(block))
+    def facts(self) -> dict[str, Any]:
+        """The machine, for the run log."""
+        return machine(self.order.device)
+
+    def read(self, block: int) -> StoredInputs | None:
+        """The images to be labelled; None if they are to be made."""
         if self.generator is not None:
-            images, class_ids = make_images(self.generator, self.recipe, ids)
-            views = {name: views_of_block(view_set, ids) for name, view_set in self.store.views.items()}
-            self.store.write_block(
-                block,
-                views=views,
-                labels=self._label(images, class_ids, views),
-                class_ids=class_ids,
-                images=images.cpu().numpy(),
-            )
-        else:
-            images = torch.from_numpy(self.store.images[ids]).to(self.order.device)
-            class_ids = self.store.class_ids[ids]
-            views, new = self._views(block, ids)
-            self.store.write_block(block, views=new, labels=self._label(images, class_ids, views))
-        return len(ids)
+            return None
+        ids = np.array(self.store.block_ids(block))
+        return StoredInputs(self.store.images[ids], self.store.class_ids[ids], *self._views(block, ids))
+
+    def make(self, block: int, inputs: StoredInputs | None) -> MadeBlock:
+        """Pixels (if there is a generator), views and labels of one block.
+
+        Pixels are copied to the host when their labels are done: 12 MB, a millisecond of a block's many seconds.
+        """
+        ids = np.array(self.store.block_ids(block))
+        if inputs is not None:
+            images = torch.from_numpy(inputs.images).to(self.order.device)
+            labels = self._label(images, inputs.class_ids, inputs.views)
+            return MadeBlock(block, len(ids), {"views": inputs.new_views, "labels": labels})
+        assert self.generator is not None
+        images, class_ids = make_images(self.generator, self.recipe, ids)
+        views = {name: views_of_block(view_set, ids) for name, view_set in self.views.items()}
+        labels = self._label(images, class_ids, views)
+        arrays = {"views": views, "labels": labels, "class_ids": class_ids, "images": images.cpu().numpy()}
+        return MadeBlock(block, len(ids), arrays)
+
+    def write(self, made: MadeBlock) -> int:
+        """Encode the labels and write the block; returns its number of images."""
+        self.store.write_block(made.block, **made.arrays)
+        return made.num_images
 
     def _label(
         self, images: torch.Tensor, class_ids: np.ndarray, views: dict[str, np.ndarray]
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         labels = {}
         for name, teacher in self.teachers.items():
-            label_set = self.store.labels[name]
-            view_set = self.store.views[label_set.view_set]
+            label_set = self.labels[name]
+            view_set = self.views[label_set.view_set]
             values = label_views(teacher, images, views[view_set.name], view_set, label_set.codec.input)
             canonical = values[:, 0]
             if not has_canonical_view(view_set):
@@ -87,8 +135,8 @@ class BlockWorker:
     def _views(self, block: int, ids: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The views that the teachers look at, and those of them that must be written: the stored ones count."""
         views, new = {}, {}
-        for name in {self.store.labels[label_set].view_set for label_set in self.order.label_sets}:
-            view_set = self.store.views[name]
+        for name in {self.labels[label_set].view_set for label_set in self.order.label_sets}:
+            view_set = self.views[name]
             if view_set.has_block(block):
                 views[name] = view_set.rows.block(block)
             else:

@@ -8,7 +8,7 @@ from typing import Any
 from dmkd.blocks import WorkOrder
 from dmkd.classifiers import load_classifier
 from dmkd.devices import choose_device, default_cpu_threads
-from dmkd.engine import BlockDone, run_here
+from dmkd.engine import Engine, RunOptions, planned_workers
 from dmkd.fitting import fit_label_sets, pilot_blocks
 from dmkd.guidance import parse_guidance, parse_interval
 from dmkd.label_sets import LabelRequest, add_label_sets, check_request
@@ -19,15 +19,6 @@ from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.layout import choose_block_size
 from dmkd.versions import library_versions
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Where the work is done."""
-
-    workers: int | None = None  # Ray actors; 0: this process; None: one a GPU if there are several, else 0
-    device: str | None = None  # None: the GPU if there is one
-    ray_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ def generate(
     info = describe_generator(generator_source(source))
     name = "digits" if source == "digits" else info.name
     defaults = generator_defaults(name)
-    device = choose_device(run.device)
+    device = _device(run)
     if store is not None:
         recipe = _recipe_to_go_on(store, images, info)
     else:
@@ -94,7 +85,7 @@ def generate(
                 f"{info.num_classes}: use a teacher of the same classes, or --teacher none."
             )
     request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
-    workers = _workers(run, device)
+    planned_workers(run, device)  # refuses before a store is made
 
     if store is None:
         check_request(request, image_shape[:2], defaults["views"])
@@ -127,10 +118,11 @@ def generate(
     # A codec that is fitted on logits needs some images before its first label: those get their labels at the end.
     missing = set(store.missing_blocks())
     pilots = [block for block in pilot_blocks(store, label_sets) if block in missing]
-    _run_blocks(store, dataclasses.replace(order, label_sets=()), pilots, workers, run.ray_address, display)
-    fit_label_sets(store, label_sets, device, recipe.cpu_threads, display)
-    _run_blocks(store, order, store.missing_blocks(), workers, run.ray_address, display)
-    _label_blocks(store, label_sets, workers, run.ray_address, device, display)
+    with Engine(store, run, device, display, "generate", _log_options(images, labels, run)) as engine:
+        engine.run(dataclasses.replace(order, label_sets=()), pilots, "generate")
+        fit_label_sets(store, label_sets, _driver_device(run, device), recipe.cpu_threads, display)
+        engine.run(order, store.missing_blocks(), "generate")
+        _label_blocks(engine, label_sets)
     store.touch(library_versions())
     return store, list(label_sets)
 
@@ -138,8 +130,8 @@ def generate(
 def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) -> tuple[Store, list[str]]:
     """Add a teacher's labels to images that are there, or finish labels that were begun -> the store, the label sets."""
     store = open_store(path)
-    device = choose_device(run.device)
-    workers = _workers(run, device)
+    device = _device(run)
+    planned_workers(run, device)  # refuses before a label set is begun
     if labels.teachers is None and store.labels:
         names = list(store.labels)
     else:
@@ -154,7 +146,8 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
         display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
     if missing := store.missing_blocks():
         display.notice(f"{len(missing)} of {store.num_blocks} blocks have no images yet; the others are labelled.")
-    _label_blocks(store, tuple(names), workers, run.ray_address, device, display)
+    with Engine(store, run, device, display, "label", _log_options(labels, run)) as engine:
+        _label_blocks(engine, tuple(names))
     store.touch(library_versions())
     return store, names
 
@@ -241,50 +234,41 @@ def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
     return Recipe.from_json(stored)
 
 
-def _label_blocks(
-    store: Store, names: Sequence[str], workers: int, ray_address: str | None, device: str, display: Display
-) -> None:
+def _label_blocks(engine: Engine, names: Sequence[str]) -> None:
     """Label what has images and no labels, one label set after the other."""
+    store, device = engine.store, engine.device
     without_images = set(store.missing_blocks())
     threads = store.recipe.get("cpu_threads") or (default_cpu_threads() if device == "cpu" else None)
-    fit_label_sets(store, names, device, threads, display)
+    fit_label_sets(store, names, _driver_device(engine.run_options, device), threads, engine.display)
     for name in names:
         blocks = [block for block in store.labels[name].missing_blocks() if block not in without_images]
-        order = WorkOrder(store.path, (name,), device, threads, generator=None)
-        _run_blocks(store, order, blocks, workers, ray_address, display)
+        engine.run(WorkOrder(store.path, (name,), device, threads, generator=None), blocks, f"label {name}")
 
 
-def _run_blocks(
-    store: Store, order: WorkOrder, blocks: Sequence[int], workers: int, ray_address: str | None, display: Display
-) -> None:
-    """Make blocks with progress, in this process or on Ray actors."""
-    if not blocks:
-        return
-    todo = sum(len(store.block_ids(block)) for block in blocks)
-    what = "generate" if order.generator else f"label {', '.join(order.label_sets)}"
-    with display.task(what, store.num_images, store.num_images - todo) as advance:
+def _device(run: RunOptions) -> str:
+    """The workers' device. On a Ray cluster it is not this machine that must have the GPUs."""
+    if not run.ray_address:
+        return choose_device(run.device)
+    if run.device not in (None, "cpu", "cuda"):
+        raise UsageError(
+            f"--device {run.device!r}: on a Ray cluster it is cuda (each actor gets a GPU of its own) or cpu."
+        )
+    if run.device is None:
+        from dmkd.ray_engine import cluster_gpus
 
-        def report(done: BlockDone) -> None:
-            advance(done.images)
-
-        if workers == 0 and not ray_address:
-            run_here(order, blocks, report)
-        else:
-            from dmkd.ray_engine import run_on_ray
-
-            run_on_ray(order, blocks, report, workers=max(1, workers), address=ray_address)
+        return "cuda" if cluster_gpus(run.ray_address) else "cpu"
+    return run.device
 
 
-def _workers(run: RunOptions, device: str) -> int:
-    """Ray actors to use. Not said: one a GPU where there are several; this process (0) where there is one, or none."""
-    if run.workers is None:
-        import torch
+def _driver_device(run: RunOptions, device: str) -> str:
+    """Where this process itself runs a model: the driver of a cluster may have no GPU."""
+    return choose_device(None) if run.ray_address and device == "cuda" else device
 
-        gpus = torch.cuda.device_count() if device == "cuda" else 0
-        return gpus if gpus > 1 else 0
-    if run.workers < 0:
-        raise UsageError(f"--workers must be 0 or more, not {run.workers}.")
-    return run.workers
+
+def _log_options(*groups: Any) -> dict[str, Any]:
+    """The options that were given, for the run log."""
+    given = {key: value for group in groups for key, value in dataclasses.asdict(group).items() if value is not None}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
 
 def _tell_versions(store: Store, display: Display) -> None:

@@ -11,6 +11,9 @@ can be resumed without looking again. A file whose header is good and whose pixe
 its turn comes.
 """
 
+import os
+import socket
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -257,8 +260,14 @@ def _import_blocks(
             return error
 
     todo = sum(len(store.block_ids(block)) for block in blocks)
-    with display.task("import", store.num_images, store.num_images - todo) as advance:
+    facts = {"command": "import", "options": {"source": found.path}, "versions": library_versions()}
+    with (
+        store.log_run(**facts) as log,
+        display.task("import", store.num_images, store.num_images - todo) as advance,
+    ):
+        worker = log.add_worker({"host": socket.gethostname(), "pid": os.getpid()})
         for block in blocks:
+            start = time.perf_counter()
             chosen = order[np.array(store.block_ids(block))]
             images = np.empty((len(chosen), size, size, 3), np.uint8)
             broken = []
@@ -273,7 +282,9 @@ def _import_blocks(
                     f"{name} of {found.path} can't be decoded ({reason}; {len(broken)} such files in block {block}): "
                     f"delete {store.path} and import again with --skip-broken, or without these files."
                 )
+            decoded_at = time.perf_counter()
             store.write_block(block, images=images, class_ids=class_ids[chosen])
+            log.add_block(block, worker, decoded_at - start, time.perf_counter() - decoded_at)
             advance(len(chosen))
 
 

@@ -1,162 +1,231 @@
 """Making blocks on Ray actors: one actor a GPU, blocks pulled one by one, failures retried elsewhere.
 
-Images never travel through Ray: an actor makes a block and writes it; what comes back is a count.
+Images never travel through Ray: an actor makes a block and writes it; what comes back is a count and two times.
+
+An actor is given blocks once its ``start`` has answered. One that has no place in the cluster yet is waited for by nobody:
+to an autoscaler it is the demand for a machine. One that dies is replaced by another one, at once or when there is room.
 """
 
+import os
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from dmkd.blocks import BlockWorker, WorkOrder
-from dmkd.engine import BACK_OFF_SECONDS, BlockDone, Failures
-from dmkd.stores import DmkdError, StoreWriteError, UsageError
+from dmkd.block_stages import BlockDone, BlockStages, Order, blocks_ahead
+from dmkd.dispatch import Scheduler, StartWorker
+from dmkd.engine import end_of_run, finishing_on_interrupt, give_up_if_hopeless
+from dmkd.failures import FATAL, DeviceLostError, WorkerStartError, is_device_lost, reason_of
+from dmkd.monitor import Monitor
+from dmkd.stores import UsageError
 
-IN_FLIGHT_PER_ACTOR = 2  # one being made, one waiting, so that an actor never waits for the driver
-MAX_ACTOR_STARTS = 3  # failures of an actor in a row, without one block between them, before the run ends
-
-
-class WorkerStartError(DmkdError):
-    """A worker could not load its models."""
+POLL_SECONDS = 10.0  # between two looks at how many GPUs the cluster has
+EXIT_SECONDS = 2.0  # for the driver to hear of a lost device before its process is gone
 
 
 class RayBlockWorker:
-    """A :class:`BlockWorker` as a Ray actor.
+    """The stages of a block in an actor. Its calls run on several threads; models are used on one alone.
 
-    Models are loaded with the first block, not in the constructor: Ray reduces what a constructor raises to a string.
+    Models are loaded in :meth:`start`, not in the constructor: Ray reduces what a constructor raises to a string.
     """
 
-    def __init__(self, order: WorkOrder) -> None:
-        self.order = order
-        self.worker: BlockWorker | None = None
+    def __init__(self, order: Order) -> None:
+        self._stages = BlockStages(order)
+        self._compute = ThreadPoolExecutor(1, "block-compute")
+        self._stopping = False
 
-    def run(self, block: int) -> tuple[int, float]:
-        """Make and write a block -> (images, seconds)."""
-        if self.worker is None:
-            try:
-                self.worker = BlockWorker(self.order)
-            except UsageError:
+    def start(self) -> dict[str, Any]:
+        """Load the models -> the worker's facts."""
+        try:
+            return self._compute.submit(self._stages.start).result()
+        except UsageError:
+            raise
+        except Exception as error:
+            raise WorkerStartError(reason_of(error)) from None
+
+    def run(self, block: int) -> BlockDone | None:
+        """Make and write a block; None if it was not begun because :meth:`stop` was called."""
+        inputs = self._stages.read(block)
+        try:
+            writing = self._compute.submit(self._make, block, inputs).result()
+            return writing and writing.result()
+        except Exception as error:
+            if not is_device_lost(error):
                 raise
-            except Exception as error:
-                raise WorkerStartError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
-        start = time.perf_counter()
-        return self.worker.run(block), time.perf_counter() - start
+            # Only another process can use this GPU again. The driver ends this one when it hears of it.
+            timer = threading.Timer(EXIT_SECONDS, os._exit, (1,))
+            timer.daemon = True
+            timer.start()
+            raise DeviceLostError(reason_of(error)) from None
+
+    def stop(self) -> None:
+        """Begin no further block."""
+        self._stopping = True
+
+    def _make(self, block: int, inputs: Any) -> Any:
+        return None if self._stopping else self._stages.make(block, inputs)
 
 
-def run_on_ray(
-    order: WorkOrder,
-    blocks: Sequence[int],
-    report: Callable[[BlockDone], None],
-    *,
-    workers: int,
-    address: str | None = None,
-) -> None:
-    """Make blocks on ``workers`` actors of the Ray cluster at ``address`` (None: one started here, and stopped after).
+@contextmanager
+def ray_session(workers: int, device: str, address: str | None) -> Iterator[None]:
+    """A connection to the Ray cluster at ``address``, or a Ray of ``workers`` workers on this machine, if neither exists.
 
-    An actor that dies or can't load its models is replaced and its blocks are made elsewhere; a block that fails three
-    times is set aside and named in the ``DmkdError`` at the end. A full disk or a wrong request ends the run at once.
+    A Ray that this process is connected to already is used as it is and left running.
     """
     import ray
 
-    started_here = not ray.is_initialized()
-    if started_here:
-        gpus = workers if order.device.startswith("cuda") else 0
-        options: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "num_gpus": gpus}
-        ray.init(**options, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    if ray.is_initialized():
+        yield
+        return
+    gpus = workers if device.startswith("cuda") else 0
+    options: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "num_gpus": gpus}
     try:
-        _Dispatcher(order, blocks, report, workers).run()
+        ray.init(**options, include_dashboard=None if address else False, log_to_driver=False, configure_logging=False)
+    except ConnectionError as error:
+        raise UsageError(
+            f"There is no Ray cluster at --ray-address {address} ({reason_of(error)}): start one with `ray start --head`, "
+            "or leave the option out to work on this machine."
+        ) from error
+    try:
+        yield
     finally:
-        if started_here:
-            ray.shutdown()
+        ray.shutdown()
 
 
-class _Dispatcher:
-    """The driver's loop: keeps every actor busy, counts failures, and holds nothing that grows but the queue."""
+def cluster_gpus(address: str) -> int:
+    """How many GPUs the cluster at ``address`` has at present."""
+    import ray
 
-    def __init__(
-        self, order: WorkOrder, blocks: Sequence[int], report: Callable[[BlockDone], None], workers: int
-    ) -> None:
+    with ray_session(0, "cpu", address):
+        return int(ray.cluster_resources().get("GPU", 0))
+
+
+def run_on_ray(order: Order, blocks: Sequence[int], monitor: Monitor, *, workers: int | None) -> None:
+    """Make blocks on ``workers`` actors of the Ray that is connected; None: one for each GPU that the cluster has, also for
+    those that it gets later. Raises as :meth:`dmkd.engine.Engine.run` does."""
+    driver = _Driver(order, blocks, monitor, workers)
+    try:
+        driver.run()
+    finally:
+        driver.end()
+
+
+class _Driver:
+    """Carries out what the scheduler says, and tells it what came of it. Holds nothing that grows but the queue."""
+
+    def __init__(self, order: Order, blocks: Sequence[int], monitor: Monitor, workers: int | None) -> None:
         import ray
 
-        self.ray = ray
+        self.ray, self.monitor = ray, monitor
         on_gpu = order.device.startswith("cuda")
         # Each actor sees one GPU only, as its first. A CPU actor asks for no more than one core of Ray's: it sets its
         # number of threads itself, to the one in the recipe, since the number of threads changes pixel values.
-        self.order = replace(order, device="cuda") if on_gpu else order
-        self.actor_class = ray.remote(num_gpus=1 if on_gpu else 0, num_cpus=1, max_restarts=0)(RayBlockWorker)
-        self.report = report
-        self.queue = list(reversed(blocks))
-        self.not_before: list[tuple[float, int]] = []  # (time, block): failed blocks wait here
-        self.failures = Failures()
-        self.in_flight: dict[Any, tuple[int, int]] = {}  # future -> (actor number, block)
+        self.order = order.for_actor()
+        ahead = blocks_ahead(order)
+        self.actor_class = ray.remote(RayBlockWorker).options(
+            num_gpus=1 if on_gpu else 0, num_cpus=1, max_restarts=0, max_concurrency=ahead + 1
+        )
+        self.follow_cluster = workers is None
+        self.polled_at = time.monotonic()
+        self.scheduler = Scheduler(blocks, workers=self._gpus() if workers is None else workers, ahead=ahead)
         self.actors: dict[int, Any] = {}
-        self.deaths = 0
-        for number in range(workers):
-            self.actors[number] = self.actor_class.remote(self.order)
+        self.calls: dict[Any, tuple[int, int | None]] = {}  # future -> (worker, block; None: its start)
 
     def run(self) -> None:
-        while self.queue or self.not_before or self.in_flight:
-            self._hand_out()
-            if not self.in_flight:
-                time.sleep(0.05)
-                continue
-            ready, _ = self.ray.wait(list(self.in_flight), timeout=1.0)
-            for future in ready:
-                self._take_in(future)
-        self.failures.raise_if_any(self.order.store_path)
+        scheduler, told = self.scheduler, False
+        with finishing_on_interrupt(scheduler, self.monitor) as interrupts:
+            while not scheduler.finished:
+                if interrupts.interrupted and not told:
+                    told = True
+                    for actor in self.actors.values():
+                        actor.stop.remote()
+                self._poll()
+                for action in scheduler.tick(time.monotonic()):
+                    if isinstance(action, StartWorker):
+                        self._start(action.worker)
+                    else:
+                        self.calls[self.actors[action.worker].run.remote(action.block)] = (action.worker, action.block)
+                self.monitor.starting(scheduler.starting)
+                give_up_if_hopeless(scheduler)
+                self._wait()
+            end_of_run(self.order.store_path, scheduler, interrupts)
 
-    def _hand_out(self) -> None:
-        now = time.monotonic()
-        self.queue += [block for due, block in self.not_before if due <= now]
-        self.not_before = [(due, block) for due, block in self.not_before if due > now]
-        load = dict.fromkeys(self.actors, 0)
-        for number, _ in self.in_flight.values():
-            load[number] += 1
-        while self.queue and min(load.values()) < IN_FLIGHT_PER_ACTOR:
-            number = min(load, key=lambda n: load[n])
-            block = self.queue.pop()
-            self.in_flight[self.actors[number].run.remote(block)] = (number, block)
-            load[number] += 1
+    def end(self) -> None:
+        """End all actors."""
+        for actor in self.actors.values():
+            with suppress(Exception):  # Ray may be gone before its actors
+                self.ray.kill(actor)
+
+    def _wait(self) -> None:
+        """Wait until something is answered, or is due, and take it in."""
+        seconds = min(1.0, self.scheduler.next_due(time.monotonic()))
+        if not self.calls:
+            time.sleep(seconds)
+            return
+        futures = list(self.calls)
+        if self.ray.wait(futures, timeout=seconds)[0]:
+            ready, _ = self.ray.wait(futures, num_returns=len(futures), timeout=0)
+            for future in ready:
+                if future in self.calls:  # not, if its worker was found to be gone just now
+                    self._take_in(future)
+
+    def _start(self, worker: int) -> None:
+        actor: Any = self.actor_class.remote(self.order)
+        self.actors[worker] = actor
+        self.calls[actor.start.remote()] = (worker, None)
 
     def _take_in(self, future: Any) -> None:
-        number, block = self.in_flight.pop(future)
+        worker, block = self.calls.pop(future)
         try:
-            images, seconds = self.ray.get(future)
+            answer = self.ray.get(future)
         except self.ray.exceptions.RayActorError as error:
-            # Only the block in hand can be to blame for a death; those that waited behind it are not.
-            self._try_again(block, error)
-            self._replace_actor(number, error)
+            self._gone(worker, _first_line(error), preempted=getattr(error, "preempted", False))
         except self.ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, UsageError | StoreWriteError):
-                raise type(cause)(str(cause)) from None
-            if isinstance(cause, WorkerStartError):
-                self.queue.append(block)
-                self._replace_actor(number, cause)
-            else:
-                self._try_again(block, cause)
+            self._failed(worker, block, error.cause)
         else:
-            self.deaths = 0
-            self.report(BlockDone(block, images, seconds))
+            if block is None:
+                self.scheduler.worker_ready(worker)
+                self.monitor.worker_ready(worker, answer)
+            elif answer is None:
+                self.scheduler.block_returned(worker, block)
+            else:
+                self.scheduler.block_done(worker, block)
+                self.monitor.block_done(worker, block, answer)
 
-    def _replace_actor(self, number: int, error: BaseException) -> None:
-        """The actor is gone: what waited for it goes back, and another takes its place, so many times in a row."""
-        self.deaths += 1
-        if self.deaths >= MAX_ACTOR_STARTS * len(self.actors):
-            raise DmkdError(
-                f"The workers failed {self.deaths} times in a row, the last time with: {_first_line(error)}."
-            )
-        self.queue += [block for n, block in self.in_flight.values() if n == number]
-        self.in_flight = {future: work for future, work in self.in_flight.items() if work[0] != number}
-        self.ray.kill(self.actors[number])
-        self.actors[number] = self.actor_class.remote(self.order)
+    def _failed(self, worker: int, block: int | None, cause: BaseException) -> None:
+        if isinstance(cause, FATAL):
+            raise type(cause)(str(cause)) from None
+        reason = reason_of(cause)
+        if block is None or isinstance(cause, DeviceLostError):
+            self._gone(worker, reason, blamed=block)
+        else:
+            self.monitor.block_failed(worker, self.scheduler.block_failed(worker, block, reason, time.monotonic()))
 
-    def _try_again(self, block: int, error: BaseException) -> None:
-        if self.failures.note(block, error):
-            pause = BACK_OFF_SECONDS * 2 ** (self.failures.attempts[block] - 1)
-            self.not_before.append((time.monotonic() + pause, block))
+    def _gone(self, worker: int, reason: str, blamed: int | None = None, preempted: bool = False) -> None:
+        """A worker is gone, or is of no use any more: what it had goes back, and the scheduler will start another one."""
+        self.calls = {future: call for future, call in self.calls.items() if call[0] != worker}
+        with suppress(Exception):  # it may be dead already
+            self.ray.kill(self.actors[worker])
+        del self.actors[worker]
+        failures = self.scheduler.worker_gone(worker, reason, time.monotonic(), blamed=blamed, preempted=preempted)
+        for failure in failures:
+            self.monitor.block_failed(worker, failure)
+        self.monitor.worker_gone(worker, reason)
+
+    def _poll(self) -> None:
+        if self.follow_cluster and time.monotonic() - self.polled_at >= POLL_SECONDS:
+            self.polled_at = time.monotonic()
+            self.scheduler.want_workers(self._gpus())
+
+    def _gpus(self) -> int:
+        """At least one, so that a cluster without GPUs at present has something to grow for."""
+        return max(1, int(self.ray.cluster_resources().get("GPU", 0)))
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    """What Ray says of a dead actor runs over many lines; the cause is one of them."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if "exit" in line.lower() or "died because" in line or "OOM" in line]
+    return (causes or lines or [type(error).__name__])[-1]

@@ -1,7 +1,11 @@
 """Versions of what a run was made with: recorded with every run, told when they differ, refusing nothing."""
 
+import os
 import platform
+import re
+import socket
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 PACKAGES = ("dmkd", "torch", "diffusers", "timm", "numpy", "pillow", "zarr", "ray")
 
@@ -17,14 +21,40 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> str:
-    """The GPU's name, or the processor's."""
+def hardware(device: str | None = None) -> str:
+    """The name of a device, ``cuda:1`` or ``cpu``; None: the first GPU's, or the processor's."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    if torch.cuda.is_available() and device != "cpu":
+        return torch.cuda.get_device_name(device)
     try:
         with open("/proc/cpuinfo") as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where a worker runs, JSON-able: host, process, device and its name, torch threads, CUDA, driver, versions."""
+    import torch
+
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "device": device,
+        "hardware": hardware(device),
+        "cpu_threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if device != "cpu" else None,
+        "driver": _nvidia_driver() if device != "cpu" else None,
+        "versions": library_versions(),
+    }
+
+
+def _nvidia_driver() -> str | None:
+    """The kernel module's version, such as ``550.54.15``."""
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            found = re.search(r"\b\d+\.\d+(\.\d+)?\b", file.readline())
+    except OSError:
+        return None
+    return found[0] if found else None

@@ -21,6 +21,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .codecs import Codec, parse_codec
     from .rows import Rows
+    from .run_log import RunLog
     from .sets import LabelSet, ViewSet
     from .store import Store, create_store, open_store, store_exists
 
@@ -30,6 +31,7 @@ _HOME = {
     "parse_codec": "codecs",
     "LabelSet": "sets",
     "Rows": "rows",
+    "RunLog": "run_log",
     "Store": "store",
     "ViewSet": "sets",
     "create_store": "store",
@@ -46,6 +48,7 @@ __all__ = [
     "MissingBlockError",
     "NotAStoreError",
     "Rows",
+    "RunLog",
     "Store",
     "StoreError",
     "StoreUnreachableError",

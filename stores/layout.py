@@ -12,6 +12,7 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     labels/<label set>/quality float32  (N, 3)          (B, 3)          NaN    teacher's top-1, p(class id), entropy (nats)
     labels/<label set>/checks uint32    (N, 2)          (B, 2)          0      crc32c's of quality and of the codec's arrays
     labels/<label set>/constants/...   what a codec needs to decode all blocks alike, such as a basis: written once, one chunk
+    runs/<time>-<host>-<process>/...   who made which block, when and on what: groups with attributes, no arrays (run_log.py)
 
 Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``,
 ``block_size``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,

@@ -20,6 +20,7 @@ from .errors import (
 )
 from .identity import fingerprint, refuse_mismatch
 from .rows import CheckRows, ClassRows, Ids, ImageRows, KeptChunks, Rows, by_block
+from .run_log import RunLog, read_runs
 from .sets import LabelSet, ViewSet
 from .zarr_tree import ZarrTree
 
@@ -288,6 +289,14 @@ class Store:
                 f"{self.path} holds {self.num_images} images and can't shrink to {num_images}; "
                 "ask for at least as many, or leave --images out."
             )
+
+    def log_run(self, **facts: Any) -> RunLog:
+        """A log of what this process is about to do; ``facts`` are JSON-able. Use it as a context."""
+        return RunLog(self._tree, facts)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The runs that made blocks of this store, as :func:`dmkd.stores.run_log.read_runs` gives them."""
+        return read_runs(self._tree)
 
     def sweep_partials(self) -> int:
         """Delete what killed writers left behind; returns the number of files."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import tree_bytes
@@ -18,7 +19,7 @@ def dmkd(*arguments, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-def wait_for_chunks(path, count, process, timeout=120):
+def wait_for_chunks(path, count, process, timeout=400):
     """Wait until a running process has written so many chunks."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and process.poll() is None:
@@ -28,10 +29,10 @@ def wait_for_chunks(path, count, process, timeout=120):
     raise AssertionError(f"the process ended or stalled: {process.communicate()[1]}")
 
 
-def generate(path, generator, teacher, *more):
+def generate(path, generator, teacher):
     # fmt: off
     return dmkd("generate", "--store", path, "--generator", generator, "--teacher", teacher, "--images", 96,
-                "--block-size", 8, "--steps", 4, "--sampler", "ddpm", "--views", "rrc:2", "--device", "cpu", *more)
+                "--block-size", 8, "--steps", 4, "--sampler", "ddpm", "--views", "rrc:2", "--device", "cpu")
     # fmt: on
 
 
@@ -62,15 +63,81 @@ def test_killed_at_any_moment_and_started_again_the_store_is_the_same(
     assert not list(path.rglob("*.partial"))
 
 
-def test_interrupted_by_the_user_it_says_how_to_go_on(tiny_generator, tiny_teacher, tmp_path):
+def test_interrupted_by_the_user_it_finishes_what_is_in_hand_and_says_how_to_go_on(
+    uninterrupted, tiny_generator, tiny_teacher, tmp_path
+):
     path = tmp_path / "s.zarr"
     process = generate(path, tiny_generator, tiny_teacher)
     wait_for_chunks(path, 6, process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert "in hand; press Ctrl-C again to stop at once" in errors
     assert "the same command goes on from there" in errors and "Traceback" not in errors
+    store = open_store(path)
+    assert 0 < len(store.missing_blocks()) < store.num_blocks
+    assert store.labels["tiny-resnet"].missing_blocks() == store.missing_blocks()
+    assert not list(path.rglob("*.partial"))
+    assert store.runs()[0]["outcome"] == "interrupted"
+    assert set(tree_bytes(path).items()) <= set(uninterrupted.items())
+
+
+# A driver of Ray actors, with fakes that take no time to load
+
+
+def fake_driver(path, folder, workers):
+    script = str(Path(__file__).with_name("fake_orders.py"))
+    command = [sys.executable, script, str(path), str(folder), str(workers)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@pytest.fixture(scope="module")
+def made_by_fakes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fakes")
+    process = fake_driver(folder / "s.zarr", folder, 0)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return tree_bytes(folder / "s.zarr")
+
+
+def finish_in_process(path, folder, expected):
+    process = fake_driver(path, folder, 0)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert tree_bytes(path) == expected
+
+
+def test_interrupted_on_ray_the_actors_finish_what_is_in_hand(made_by_fakes, tmp_path):
+    path = tmp_path / "s.zarr"
+    process = fake_driver(path, tmp_path, 2)
+    wait_for_chunks(path, 6, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert "in hand; press Ctrl-C again to stop at once" in errors
+    store = open_store(path)
+    assert 0 < len(store.missing_blocks()) < store.num_blocks
+    (run,) = store.runs()
+    assert run["outcome"] == "interrupted"
+    assert len(run["blocks"]) == store.num_blocks - len(store.missing_blocks()), "each was waited for"
+    finish_in_process(path, tmp_path, made_by_fakes)
+
+
+def test_a_driver_that_is_killed_takes_its_actors_with_it_and_nothing_is_lost(made_by_fakes, tmp_path):
+    path = tmp_path / "s.zarr"
+    process = fake_driver(path, tmp_path, 2)
+    wait_for_chunks(path, 6, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert len(open_store(path).missing_blocks()) > 0
+    (run,) = open_store(path).runs()
+    assert run["outcome"] == "running"
+    workers = [worker["pid"] for worker in run["workers"].values()]
+    deadline = time.monotonic() + 60
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]
+    finish_in_process(path, tmp_path, made_by_fakes)
 
 
 def test_a_store_that_can_not_be_written_is_told(tiny_generator, tiny_teacher, tmp_path):

@@ -216,18 +216,18 @@ def test_sub_batches_that_do_not_divide_the_block_make_the_same_images(tiny_gene
 
 def test_a_block_that_always_fails_is_set_aside_and_named(tiny_generator, tmp_path, monkeypatch):
     import dmkd.blocks
-    import dmkd.engine
+    import dmkd.dispatch
 
-    monkeypatch.setattr(dmkd.engine, "BACK_OFF_SECONDS", 0.0)
-    real, calls = dmkd.blocks.BlockWorker.run, []
+    monkeypatch.setattr(dmkd.dispatch, "BACK_OFF_SECONDS", 0.0)
+    real, calls = dmkd.blocks.BlockWorker.make, []
 
-    def run(self, block):
+    def make_block(self, block, inputs):
         calls.append(block)
         if block == 1 or (block == 2 and calls.count(2) == 1):
             raise RuntimeError("cosmic ray")
-        return real(self, block)
+        return real(self, block, inputs)
 
-    monkeypatch.setattr(dmkd.blocks.BlockWorker, "run", run)
+    monkeypatch.setattr(dmkd.blocks.BlockWorker, "make", make_block)
     with pytest.raises(DmkdError, match=r"1 blocks .* failed 3 times .* block 1 because of RuntimeError: cosmic ray"):
         make(tmp_path / "s.zarr", tiny_generator)
     assert calls.count(1) == 3 and calls.count(2) == 2

@@ -7,11 +7,12 @@ import time
 
 import pytest
 from conftest import make_teacher, tree_bytes
+from fake_orders import FakeOrder, fake_store
 
-import dmkd.engine
+import dmkd.dispatch
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.progress import Silent
-from dmkd.stores import MismatchError, open_store
+from dmkd.stores import DmkdError, MismatchError, open_store
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,26 +101,82 @@ def test_an_actor_that_can_not_start_ends_the_run_with_its_reason(tiny_generator
 def test_a_block_that_always_fails_is_set_aside_and_the_others_are_made(
     tiny_generator, tiny_teacher, tmp_path, monkeypatch
 ):
-    from dmkd.stores import DmkdError
-
-    monkeypatch.setattr(dmkd.engine, "BACK_OFF_SECONDS", 0.0)
+    monkeypatch.setattr(dmkd.dispatch, "BACK_OFF_SECONDS", 0.0)
     path = tmp_path / "s.zarr"
     make(path, tiny_generator, tiny_teacher, workers=0, images=32)
     damaged = path / "images/c.1.0.0.0"
     damaged.write_bytes(b"x" * damaged.stat().st_size)
     for block in range(4):
         (path / f"labels/tiny-resnet/logits/c.{block}.0.0").unlink()
-    with pytest.raises(DmkdError, match="block 1 because of DamagedChunkError"):
+    with pytest.raises(DmkdError, match="block 1 because of Chunk .* is damaged"):
         label(str(path), LabelOptions(), RunOptions(workers=2, device="cpu"), Silent())
     assert open_store(path).labels["tiny-resnet"].missing_blocks() == [1]
 
 
 def test_models_that_can_not_be_loaded_end_the_run_after_some_tries(tiny_generator, tmp_path):
-    from dmkd.stores import DmkdError
-
     make_teacher(tmp_path / "teacher")
     make(tmp_path / "s.zarr", tiny_generator, tmp_path / "teacher", workers=0, images=16)
     (tmp_path / "teacher/model.safetensors").write_bytes(b"no weights")
     (tmp_path / "s.zarr/labels/teacher/logits/c.1.0.0").unlink()
-    with pytest.raises(DmkdError, match="The workers failed 3 times in a row.*could not be loaded"):
+    with pytest.raises(DmkdError, match="the workers could not start, 3 times in a row.*could not be loaded"):
         label(str(tmp_path / "s.zarr"), LabelOptions(), RunOptions(workers=1, device="cpu"), Silent())
+
+
+# Faults of workers, with fakes that take no time to load
+
+
+class Notices(Silent):
+    def __init__(self):
+        self.texts = []
+
+    def notice(self, text):
+        self.texts.append(text)
+
+
+def run_fakes(tmp_path, workers=2, num_images=64, **order):
+    from dmkd.engine import Engine
+
+    store, told = fake_store(tmp_path / "s.zarr", num_images), Notices()
+    with Engine(store, RunOptions(workers=workers), "cpu", told, "test", {}) as engine:
+        engine.run(FakeOrder(store.path, str(tmp_path), **order), store.missing_blocks(), "test")
+    return store, told.texts
+
+
+def test_a_block_that_kills_its_worker_is_set_aside_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(dmkd.dispatch, "BACK_OFF_SECONDS", 0.01)
+    with pytest.raises(DmkdError, match=r"1 blocks .* left out \(5\)"):
+        run_fakes(tmp_path, trouble={5: "kill"})
+    store = open_store(tmp_path / "s.zarr")
+    assert store.missing_blocks() == [5]
+    (run,) = store.runs()
+    assert len(run["workers"]) >= 4 and len({worker["pid"] for worker in run["workers"].values()}) >= 4
+    assert sorted(row[0] for row in run["blocks"]) == [block for block in range(16) if block != 5]
+
+
+def test_a_worker_that_lost_its_device_is_replaced_by_another_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(dmkd.dispatch, "BACK_OFF_SECONDS", 0.01)
+    store, notices = run_fakes(tmp_path, workers=1, trouble={5: "device lost"}, once=True)
+    assert store.missing_blocks() == []
+    assert "Block 5 failed on w0 (AcceleratorError: CUDA error: an illegal memory access" in notices[0]
+    assert "Worker w0 is gone" in notices[1]
+    (run,) = store.runs()
+    assert len({worker["pid"] for worker in run["workers"].values()}) == 2
+
+
+def test_workers_for_which_there_is_no_room_hold_nothing_up(tmp_path):
+    store, notices = run_fakes(tmp_path, workers=5)  # the session has two places
+    assert store.missing_blocks() == [] and notices == []
+    assert len(store.runs()[0]["workers"]) <= 2
+
+
+def test_a_start_that_fails_is_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(dmkd.dispatch, "BACK_OFF_SECONDS", 0.01)
+    store, notices = run_fakes(tmp_path, failing_starts=2)
+    assert store.missing_blocks() == []
+    assert notices == ["A worker could not start: RuntimeError: the weights are on their way."] * 2
+
+
+def test_a_block_is_written_while_the_next_is_made(tmp_path):
+    store, _ = run_fakes(tmp_path, workers=1, num_images=40, seconds=(0.0, 0.2, 0.2))
+    finished = [row[4] for row in store.runs()[0]["blocks"]]
+    assert finished[-1] - finished[0] < 9 * 0.3, "9 blocks of 0.4 seconds each, one after the other"

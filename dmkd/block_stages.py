@@ -1,0 +1,103 @@
+"""The three stages of a block, side by side: one is read, one is made, one is written.
+
+The device should never wait for a disk. Making happens in the thread that calls :meth:`BlockStages.make`, which must be the
+one that called ``start``: torch's number of threads is a setting of each thread, and pixels depend on it.
+"""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Worker(Protocol):
+    """What makes blocks. Making a block twice is harmless, and it is done when its last chunk is written."""
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able: machine, device and versions, for the run log."""
+
+    def read(self, block: int) -> Any:
+        """What must be read from the store before a block can be made. Called ahead, on a thread of its own."""
+
+    def make(self, block: int, inputs: Any) -> Any:
+        """Compute a block, from what ``read`` gave -> what ``write`` takes, on the host."""
+
+    def write(self, made: Any) -> int:
+        """Encode and write a block -> its number of images. Called on a thread of its own."""
+
+
+class Order(Protocol):
+    """What is to be made. Small and picklable: it travels to the workers."""
+
+    @property
+    def store_path(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def reads(self) -> bool:
+        """Whether blocks are made from what the store holds, so that reading ahead pays."""
+
+    def for_actor(self) -> "Order":
+        """The same order in a process that sees one GPU only, as its first."""
+
+    def new_worker(self) -> Worker:
+        """Load the models, on the thread that will make the blocks."""
+
+
+def blocks_ahead(order: Order) -> int:
+    """Blocks that a worker holds: one made, one written, and where something is read one read."""
+    return 3 if order.reads else 2
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """What is told of a block that was written."""
+
+    images: int
+    seconds_made: float
+    seconds_written: float
+
+
+class BlockStages:
+    """A worker of ``order``, its stages overlapping. A context: leaving it finishes the writing that was begun."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self._reader = ThreadPoolExecutor(1, "block-reader")
+        self._writer = ThreadPoolExecutor(1, "block-writer")
+
+    def __enter__(self) -> "BlockStages":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        at_once = kind is not None and issubclass(kind, KeyboardInterrupt)
+        for thread in (self._reader, self._writer):
+            thread.shutdown(wait=not at_once, cancel_futures=at_once)
+
+    def start(self) -> dict[str, Any]:
+        """Load the models -> the worker's facts."""
+        self.worker = self.order.new_worker()
+        return self.worker.facts()
+
+    def read(self, block: int) -> "Future[Any]":
+        """Begin to read what a block is made from."""
+        return self._reader.submit(self.worker.read, block)
+
+    def make(self, block: int, inputs: "Future[Any]") -> "Future[BlockDone]":
+        """Compute a block here, then begin to write it. What goes wrong in any stage is in the future."""
+        try:
+            read = inputs.result()
+            start = time.perf_counter()
+            made = self.worker.make(block, read)
+        except Exception as error:
+            failed: Future[BlockDone] = Future()
+            failed.set_exception(error)
+            return failed
+        return self._writer.submit(self._write, made, time.perf_counter() - start)
+
+    def _write(self, made: Any, seconds_made: float) -> BlockDone:
+        start = time.perf_counter()
+        images = self.worker.write(made)
+        return BlockDone(images, seconds_made, time.perf_counter() - start)

@@ -1,0 +1,43 @@
+"""What kind of failure it is, and its reason in one line."""
+
+import sys
+
+from dmkd.stores import DmkdError, StoreWriteError, UsageError
+
+# Trying again can't help: the run ends at once with the error's own sentence.
+FATAL = (UsageError, StoreWriteError)
+
+
+class DeviceLostError(DmkdError):
+    """The GPU refused to go on. Every later call fails too, until the process is another one."""
+
+
+class WorkerStartError(DmkdError):
+    """A worker could not load its models."""
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether this CUDA error stays: after an illegal address or a failed assertion a process can't use its GPU again.
+
+    Newer torch has a type for it, older ones a RuntimeError that begins with "CUDA error". Memory that runs out does not
+    stay, whichever call it hits.
+    """
+    torch = sys.modules.get("torch")  # if nobody has imported it, the error is none of its errors
+    if torch is None or isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+        return False
+    typed = getattr(torch, "AcceleratorError", ())
+    return isinstance(error, typed) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+
+
+def reason_of(error: BaseException) -> str:
+    """One line for a person: ``ValueError: what it said``; what runs out of GPU memory is told in plain words."""
+    torch = sys.modules.get("torch")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU's memory does not hold a sub-batch: use a GPU with more memory, stop what else runs on it, or begin "
+            f"another store with a smaller --sub-batch ({lines[0] if lines else 'out of memory'})"
+        )
+    if isinstance(error, DmkdError):
+        return str(error)
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,124 @@
+"""The run log: who made which block, when, how fast, on what machine and with which versions.
+
+Below ``runs/`` each command that made blocks has a group of attributes: what was asked for, versions, workers, start, end,
+outcome. Its blocks are in groups ``part-0``, ``part-1`` ... below it, as rows [block, worker, seconds made, seconds written,
+finished at (Unix time)], at most 512 a part, so that each is a small file that is replaced whole. Provenance only: nothing
+reads it to decide what is done, a crash may lose its last half minute, and it may be deleted.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from .errors import DmkdError, StoreWriteError
+from .zarr_tree import ZarrTree
+
+RUNS = "runs"
+BLOCKS_A_PART = 512
+SAVE_SECONDS = 30.0
+
+
+class RunLog:
+    """The log of one run, written by its driver alone. A context: the way it is left is the outcome that is recorded.
+
+    Nothing is written before the first worker or block: a run that finds all done leaves no trace.
+    """
+
+    def __init__(self, tree: ZarrTree, facts: Mapping[str, Any]) -> None:
+        self._tree = tree
+        self._facts = {**facts, "started": _now(), "ended": None, "outcome": "running"}
+        self._workers: dict[str, Mapping[str, Any]] = {}
+        self._rows: list[list[Any]] = []  # of the part that is being filled
+        self._part = 0
+        self._node = ""
+        self._workers_saved = -1
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._workers and not self._rows:
+            return
+        self._facts |= {"ended": _now(), "outcome": _outcome(error)}
+        self._workers_saved = -1
+        if error is None:
+            self.save()
+        else:
+            with suppress(StoreWriteError):  # the disk may be what failed, and its own error is the one to be told
+                self.save()
+
+    def add_worker(self, facts: Mapping[str, Any]) -> str:
+        """Note a worker that has started -> its name in this log: w0, w1 ..."""
+        name = f"w{len(self._workers)}"
+        self._workers[name] = dict(facts)
+        self.save()
+        return name
+
+    def add_block(self, block: int, worker: str, seconds_made: float, seconds_written: float) -> None:
+        """Note a block that was written. Saves now and then."""
+        self._rows.append([block, worker, round(seconds_made, 3), round(seconds_written, 3), round(time.time(), 1)])
+        if len(self._rows) == BLOCKS_A_PART:
+            self.save()
+            self._rows, self._part = [], self._part + 1
+        elif time.monotonic() - self._saved_at >= SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write what has been noted. Raises ``StoreWriteError`` if the disk fails."""
+        self._saved_at = time.monotonic()
+        try:
+            self._save()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StoreWriteError(f"Could not write the run log of {self._tree.path}: {reason}.") from error
+
+    def _save(self) -> None:
+        if not self._node:
+            self._node = f"{RUNS}/{_free_name(self._tree)}"
+            self._tree.create_group(RUNS)
+            self._tree.create_group(self._node)
+        if self._workers_saved != len(self._workers):
+            self._tree.set_attributes({**self._facts, "workers": self._workers}, self._node)
+            self._workers_saved = len(self._workers)
+        if self._rows:
+            self._tree.create_group(f"{self._node}/part-{self._part}")
+            self._tree.set_attributes({"blocks": self._rows}, f"{self._node}/part-{self._part}")
+
+
+def read_runs(tree: ZarrTree) -> list[dict[str, Any]]:
+    """All runs, the oldest first: ``name``, what :class:`RunLog` was given, ``workers`` (name -> facts) and ``blocks``."""
+    runs = []
+    for name in tree.children(RUNS):
+        node = f"{RUNS}/{name}"
+        parts = sorted(tree.children(node), key=lambda part: int(part.removeprefix("part-")))
+        blocks = [row for part in parts for row in tree.attributes(f"{node}/{part}").get("blocks", [])]
+        runs.append({"name": name, **tree.attributes(node), "blocks": blocks})
+    return runs
+
+
+def _free_name(tree: ZarrTree) -> str:
+    """``<UTC time>-<host>-<process>``, which sorts by time; a second run in the same second gets a number."""
+    host = "".join(c if c.isalnum() or c in ".-" else "-" for c in socket.gethostname())
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{host}-{os.getpid()}"
+    taken = sum(other.startswith(name) for other in tree.children(RUNS))
+    return f"{name}-{taken + 1}" if taken else name
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "done"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return f"failed: {error}" if isinstance(error, DmkdError) else f"failed: {type(error).__name__}: {error}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
