@@ -5,8 +5,9 @@ import os
 from dmkd.stores.errors import UsageError
 
 
-def choose_device(asked: str | None) -> str:
-    """``asked``, or the first GPU if there is one, or the CPU."""
+def choose_device(asked: str | None, *, elsewhere: bool = False) -> str:
+    """``asked``, or the first GPU if there is one, or the CPU. ``elsewhere``: the models run on other machines (of a Ray
+    cluster), so that ``cuda`` may be asked for where there is no GPU. Raises ``UsageError``."""
     import torch
 
     if asked is None:
@@ -15,9 +16,17 @@ def choose_device(asked: str | None) -> str:
         device = torch.device(asked)
     except RuntimeError as error:
         raise UsageError(f"--device {asked!r} is no device; use cpu, cuda or cuda:1.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and not elsewhere and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {asked}: this machine has {torch.cuda.device_count()} GPUs that torch can use.")
     return asked
+
+
+def device_of_driver(device: str) -> str:
+    """Where a driver does the little that it does itself, when its workers use ``device``: there, or on the CPU if this
+    machine has no GPU."""
+    import torch
+
+    return "cpu" if device.startswith("cuda") and not torch.cuda.is_available() else device
 
 
 def default_cpu_threads() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dmkd.blocks import WorkOrder
 from dmkd.classifiers import load_classifier
-from dmkd.devices import choose_device, default_cpu_threads
+from dmkd.devices import choose_device, default_cpu_threads, device_of_driver
 from dmkd.engine import BlockDone, run_here
 from dmkd.fitting import fit_label_sets, pilot_blocks
 from dmkd.guidance import parse_guidance, parse_interval
@@ -18,6 +18,7 @@ from dmkd.sources import DEFAULT_GENERATOR, generator_defaults, generator_source
 from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec, store_exists
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.layout import choose_block_size
+from dmkd.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
 from dmkd.versions import library_versions
 
 
@@ -56,6 +57,7 @@ class ImageOptions:
     dtype: str | None = None
     seed: int | None = None
     sub_batch: int | None = None
+    compile: bool | None = None
     block_size: int | None = None
 
 
@@ -77,7 +79,7 @@ def generate(
     info = describe_generator(generator_source(source))
     name = "digits" if source == "digits" else info.name
     defaults = generator_defaults(name)
-    device = choose_device(run.device)
+    device = choose_device(run.device, elsewhere=run.ray_address is not None)
     if store is not None:
         recipe = _recipe_to_go_on(store, images, info)
     else:
@@ -98,6 +100,10 @@ def generate(
 
     if store is None:
         check_request(request, image_shape[:2], defaults["views"])
+        if images.sub_batch is None and device.startswith("cuda"):
+            sources = tuple(teacher.source for teacher in teachers)
+            trial = Trial(recipe, generator_source(source), sources, block_size)
+            recipe = dataclasses.replace(recipe, sub_batch=_find_sub_batch(trial, device, workers, run, display))
         store = create_store(
             path,
             recipe=recipe.to_json(),
@@ -128,7 +134,7 @@ def generate(
     missing = set(store.missing_blocks())
     pilots = [block for block in pilot_blocks(store, label_sets) if block in missing]
     _run_blocks(store, dataclasses.replace(order, label_sets=()), pilots, workers, run.ray_address, display)
-    fit_label_sets(store, label_sets, device, recipe.cpu_threads, display)
+    fit_label_sets(store, label_sets, device_of_driver(device), recipe.cpu_threads, display)
     _run_blocks(store, order, store.missing_blocks(), workers, run.ray_address, display)
     _label_blocks(store, label_sets, workers, run.ray_address, device, display)
     store.touch(library_versions())
@@ -138,7 +144,7 @@ def generate(
 def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) -> tuple[Store, list[str]]:
     """Add a teacher's labels to images that are there, or finish labels that were begun -> the store, the label sets."""
     store = open_store(path)
-    device = choose_device(run.device)
+    device = choose_device(run.device, elsewhere=run.ray_address is not None)
     workers = _workers(run, device)
     if labels.teachers is None and store.labels:
         names = list(store.labels)
@@ -204,11 +210,22 @@ def _new_recipe(
         guided_channels=guided_channels,
         dtype=dtype,
         seed=first(images.seed, 0),
-        sub_batch=first(
-            images.sub_batch, min(block_size, 64 if device.startswith("cuda") or info.image_size <= 64 else 8)
-        ),
+        # On a GPU only until the largest that fits is found.
+        sub_batch=first(images.sub_batch, min(block_size, 64 if info.image_size <= 64 else 8)),
+        compile=bool(images.compile),
         cpu_threads=default_cpu_threads() if device == "cpu" else None,
     )
+
+
+def _find_sub_batch(trial: Trial, device: str, workers: int, run: RunOptions, display: Display) -> int:
+    """The largest sub-batch that fits where the work will be done: on this GPU, or on one of the Ray cluster's."""
+    display.notice("Trying how many images fit on the GPU at once; --sub-batch N would say it.")
+    if workers == 0 and run.ray_address is None:
+        found = find_sub_batch(trial, device)
+    else:
+        found = find_sub_batch_on_ray(trial, run.ray_address)
+    display.notice(f"{found} images at once.")
+    return found
 
 
 def _check_at_least_one(images: ImageOptions) -> None:
@@ -221,12 +238,13 @@ def _check_at_least_one(images: ImageOptions) -> None:
 def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
     """The store's recipe, after comparing it with every option that was given."""
     stored = store.recipe
+    recipe = Recipe.from_json(stored)
     asked = dict(stored)
     for option, parse in (("guidance", parse_guidance), ("guidance_interval", parse_interval)):
         if (value := getattr(images, option)) is not None:
             parsed = parse(value)
             asked[option] = list(parsed) if isinstance(parsed, tuple) else parsed
-    for option in ("sampler", "steps", "guided_channels", "dtype", "seed", "sub_batch"):
+    for option in ("sampler", "steps", "guided_channels", "dtype", "seed", "sub_batch", "compile"):
         value = getattr(images, option)
         asked[option] = stored[option] if value is None else value
     if images.classes is not None:
@@ -238,7 +256,7 @@ def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
         asked,
         "Leave the differing options out to go on with the store's recipe, or give another --store.",
     )
-    return Recipe.from_json(stored)
+    return recipe
 
 
 def _label_blocks(
@@ -247,7 +265,7 @@ def _label_blocks(
     """Label what has images and no labels, one label set after the other."""
     without_images = set(store.missing_blocks())
     threads = store.recipe.get("cpu_threads") or (default_cpu_threads() if device == "cpu" else None)
-    fit_label_sets(store, names, device, threads, display)
+    fit_label_sets(store, names, device_of_driver(device), threads, display)
     for name in names:
         blocks = [block for block in store.labels[name].missing_blocks() if block not in without_images]
         order = WorkOrder(store.path, (name,), device, threads, generator=None)
