@@ -35,7 +35,18 @@ from .options import find_store, json_option, label_options, run_options, store_
 )
 @click.option("--seed", type=int, metavar="N", help="Seed of all noise and of the class order. Default: 0.")
 @click.option("--dtype", metavar="TYPE", help="Of the weights: bfloat16 (default on a GPU), float16 or float32.")
-@click.option("--sub-batch", type=int, metavar="N", help="Images sampled at once; part of the recipe. Default: 64.")
+@click.option(
+    "--sub-batch",
+    type=int,
+    metavar="N",
+    help="Images sampled at once; part of the recipe. Default: as many of a block as fit on the GPU.",
+)
+@click.option(
+    "--compile/--no-compile",
+    "compile",
+    default=None,
+    help="Run the models through torch.compile: minutes to start, then faster; part of the recipe. Default: no.",
+)
 @click.option(
     "--block-size", type=int, metavar="N", help="Images a block, the unit of work. Default: chunks up to 16 MB."
 )

@@ -78,11 +78,7 @@ def print_store(store: Store) -> None:
             f"{facts['blocks']:,} of {facts['block_size']:,}, {byte_size(store.block_size * height * width * 3)}",
         ),
         ("made by", recipe_line(recipe)),
-        *(
-            [("seed", f"{recipe['seed']}, sub-batches of {recipe['sub_batch']}, {recipe['dtype']}")]
-            if "sub_batch" in recipe
-            else []
-        ),
+        *([("seed", f"{recipe['seed']}, {numerics_line(recipe)}")] if "sub_batch" in recipe else []),
         ("identity", f"{facts['identity'][:16]}…"),
     ]
     print_facts(store.path, lines)
@@ -96,6 +92,12 @@ def print_store(store: Store) -> None:
 
 def classes_line(count: int, chosen: list[int] | None) -> str:
     return f"{count:,}" if chosen is None else f"{len(chosen):,} of {count:,}"
+
+
+def numerics_line(recipe: dict[str, Any]) -> str:
+    """What decides how pixels are rounded."""
+    compiled = ", compiled" if recipe.get("compile") else ""
+    return f"sub-batches of {recipe['sub_batch']}, {recipe['dtype']}{compiled}"
 
 
 def recipe_line(recipe: dict[str, Any]) -> str:

@@ -144,7 +144,9 @@ class BlockWorker:
         return views, new
 
     def _load_generator(self, source: str) -> Generator:
-        generator = load_generator(source, device=self.order.device, dtype=self.recipe.dtype)
+        generator = load_generator(
+            source, device=self.order.device, dtype=self.recipe.dtype, compile=self.recipe.compile
+        )
         if generator.info.sha256 != self.recipe.generator_sha256:
             raise MismatchError(
                 f"The weights of generator {source} have changed since {self.order.store_path} was begun "

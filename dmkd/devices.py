@@ -6,7 +6,7 @@ from dmkd.stores.errors import UsageError
 
 
 def choose_device(asked: str | None) -> str:
-    """``asked``, or the first GPU if there is one, or the CPU."""
+    """``asked``, or the first GPU if there is one, or the CPU. Raises ``UsageError`` if this machine has no such device."""
     import torch
 
     if asked is None:

@@ -18,6 +18,7 @@ from dmkd.sources import DEFAULT_GENERATOR, generator_defaults, generator_source
 from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec, store_exists
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.layout import choose_block_size
+from dmkd.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
 from dmkd.versions import library_versions
 
 
@@ -47,6 +48,7 @@ class ImageOptions:
     dtype: str | None = None
     seed: int | None = None
     sub_batch: int | None = None
+    compile: bool | None = None
     block_size: int | None = None
 
 
@@ -85,10 +87,14 @@ def generate(
                 f"{info.num_classes}: use a teacher of the same classes, or --teacher none."
             )
     request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
-    planned_workers(run, device)  # refuses before a store is made
+    workers = planned_workers(run, device)
 
     if store is None:
         check_request(request, image_shape[:2], defaults["views"])
+        if images.sub_batch is None and device.startswith("cuda"):
+            sources = tuple(teacher.source for teacher in teachers)
+            trial = Trial(recipe, generator_source(source), sources, block_size)
+            recipe = dataclasses.replace(recipe, sub_batch=_find_sub_batch(trial, device, workers, run, display))
         store = create_store(
             path,
             recipe=recipe.to_json(),
@@ -197,11 +203,22 @@ def _new_recipe(
         guided_channels=guided_channels,
         dtype=dtype,
         seed=first(images.seed, 0),
-        sub_batch=first(
-            images.sub_batch, min(block_size, 64 if device.startswith("cuda") or info.image_size <= 64 else 8)
-        ),
+        # On a GPU only until the largest that fits is found.
+        sub_batch=first(images.sub_batch, min(block_size, 64 if info.image_size <= 64 else 8)),
+        compile=bool(images.compile),
         cpu_threads=default_cpu_threads() if device == "cpu" else None,
     )
+
+
+def _find_sub_batch(trial: Trial, device: str, workers: int | None, run: RunOptions, display: Display) -> int:
+    """The largest sub-batch that fits where the work will be done: on this GPU, or on one of the Ray cluster's."""
+    display.notice("Trying how many images fit on the GPU at once; --sub-batch N would say it.")
+    if workers == 0:
+        found = find_sub_batch(trial, device)
+    else:
+        found = find_sub_batch_on_ray(trial, run.ray_address)
+    display.notice(f"{found} images at once.")
+    return found
 
 
 def _check_at_least_one(images: ImageOptions) -> None:
@@ -214,12 +231,13 @@ def _check_at_least_one(images: ImageOptions) -> None:
 def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
     """The store's recipe, after comparing it with every option that was given."""
     stored = store.recipe
+    recipe = Recipe.from_json(stored)
     asked = dict(stored)
     for option, parse in (("guidance", parse_guidance), ("guidance_interval", parse_interval)):
         if (value := getattr(images, option)) is not None:
             parsed = parse(value)
             asked[option] = list(parsed) if isinstance(parsed, tuple) else parsed
-    for option in ("sampler", "steps", "guided_channels", "dtype", "seed", "sub_batch"):
+    for option in ("sampler", "steps", "guided_channels", "dtype", "seed", "sub_batch", "compile"):
         value = getattr(images, option)
         asked[option] = stored[option] if value is None else value
     if images.classes is not None:
@@ -231,7 +249,7 @@ def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
         asked,
         "Leave the differing options out to go on with the store's recipe, or give another --store.",
     )
-    return Recipe.from_json(stored)
+    return recipe
 
 
 def _label_blocks(engine: Engine, names: Sequence[str]) -> None:

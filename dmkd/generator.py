@@ -16,7 +16,8 @@ import torch
 
 from dmkd.guidance import parse_guidance
 from dmkd.hub import resolve_folder, weights_sha256
-from dmkd.sampling import check_guided_channels, check_sampling, denoise, draw_noise, image_generators, make_scheduler
+from dmkd.sampling import check_guided_channels, check_sampling, denoise, draw_noise, image_generators
+from dmkd.solvers import make_solver
 from dmkd.stores.errors import DmkdError, UsageError
 
 
@@ -97,8 +98,12 @@ def describe_generator(source: str) -> GeneratorInfo:
     )
 
 
-def load_generator(source: str, *, device: torch.device | str, dtype: torch.dtype | str) -> "Generator":
+def load_generator(
+    source: str, *, device: torch.device | str, dtype: torch.dtype | str, compile: bool = False
+) -> "Generator":
     """Load a generator's weights as float32, bfloat16 or float16 (a torch dtype or its name) onto a device.
+
+    ``compile``: see ``Generator``.
 
     Raises what ``describe_generator`` raises, and ``DmkdError`` if the weights are damaged or incomplete.
     """
@@ -110,7 +115,10 @@ def load_generator(source: str, *, device: torch.device | str, dtype: torch.dtyp
     info = describe_generator(source)
     transformer = _load(DiTTransformer2DModel, info.folder, "transformer", chosen)
     vae = _load(AutoencoderKL, info.folder, "vae", chosen)
-    return Generator(info, transformer.to(device), vae.to(device), _configs(info.folder)[3])
+    if torch.device(device).type == "cuda":
+        # How cuDNN's half-precision kernels want it; else they transpose before and after each convolution.
+        vae = vae.to(memory_format=torch.channels_last)
+    return Generator(info, transformer.to(device), vae.to(device), _configs(info.folder)[3], compile=compile)
 
 
 class Generator:
@@ -120,6 +128,9 @@ class Generator:
     with it, nor on what was sampled before. The number of images sampled at once counts by a rounding error (1e-5), and
     so does an image's place among them where CPU threads can't share them evenly (three images, two threads): sampling
     the same ids together again is what gives the same bits.
+
+    ``compile``: transformer and decoder go through ``torch.compile`` when first used, minutes for a DiT-XL/2. Its fused
+    kernels round in other places, so a store's recipe records it.
     """
 
     def __init__(
@@ -128,6 +139,8 @@ class Generator:
         transformer: torch.nn.Module,
         vae: torch.nn.Module,
         scheduler_config: dict[str, Any],
+        *,
+        compile: bool = False,
     ) -> None:
         self.info = info
         # In train mode a DiT drops one label in ten.
@@ -136,6 +149,9 @@ class Generator:
         self.scheduler_config = scheduler_config
         weight = next(transformer.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+        if compile:
+            compile_for_fixed_shapes(self.transformer)
+            compile_for_fixed_shapes(self.vae.decoder)
 
     def sample(
         self,
@@ -210,8 +226,8 @@ class Generator:
         generators = image_generators(_as_int64(seeds))
         return denoise(
             self.transformer,
-            make_scheduler(sampler, self.scheduler_config, self.info.learned_sigma),
-            draw_noise(generators, self.info.latent_shape).to(self.device),
+            make_solver(sampler, self.scheduler_config, self.info.learned_sigma),
+            draw_noise(generators, self.info.latent_shape),
             classes,
             generators,
             steps=steps,
@@ -220,6 +236,7 @@ class Generator:
             guidance_interval=guidance_interval,
             null_class=self.info.num_classes,  # the embedding after the last class's
             dtype=self.dtype,
+            device=self.device,
         )
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -239,6 +256,20 @@ class Generator:
             finite.append(torch.isfinite(pixels).all())  # before clamping hides an infinity
             images.append((pixels / 2 + 0.5).clamp(0, 1))
         return torch.cat(images), torch.stack(finite).all()
+
+
+def compile_for_fixed_shapes(module: torch.nn.Module) -> None:
+    """Have a module compiled when it is first called with each shape: a transformer sees two, guided and unguided.
+
+    Neither of the other modes of ``torch.compile`` fits. "max-autotune" times several kernels for every matrix product and
+    takes the fastest: two workers may choose two, and pixels would depend on who made them. "reduce-overhead" (CUDA graphs)
+    saves launches, which cost nothing here: the loop queues them far ahead of the GPU.
+    """
+    import torch._inductor
+
+    # Where torch has it: reductions are not timed either.
+    options = {"deterministic": True} if "deterministic" in torch._inductor.list_options() else None
+    module.compile(dynamic=False, options=options)
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:

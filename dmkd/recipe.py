@@ -32,6 +32,7 @@ class Recipe:
     dtype: str  # of the weights; latents are float32
     seed: int
     sub_batch: int  # images sampled at once; a block is cut into sub-batches of just this size
+    compile: bool  # whether transformer and decoder went through torch.compile, which rounds in other places
     cpu_threads: int | None  # torch threads, if made on a CPU: they change one pixel value in 25,000
 
     def to_json(self) -> dict[str, Any]:

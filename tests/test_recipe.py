@@ -12,7 +12,7 @@ NAMES = ["tench, Tinca tinca", "goldfish", "great white shark", "7"]
 
 
 def make_recipe(**changes) -> Recipe:
-    recipe = Recipe("digits", "ab" * 32, 32, None, 10, "ddim", 20, 2.0, None, 4, "float32", 0, 64, 2)
+    recipe = Recipe("digits", "ab" * 32, 32, None, 10, "ddim", 20, 2.0, None, 4, "float32", 0, 64, False, 2)
     return dataclasses.replace(recipe, **changes)
 
 
@@ -38,6 +38,7 @@ def test_every_field_counts_for_the_identity():
         "dtype": "bfloat16",
         "seed": 1,
         "sub_batch": 32,
+        "compile": True,
         "cpu_threads": 1,
     }
     prints = {fingerprint(make_recipe(**{key: value}).to_json()) for key, value in changed.items()}
