@@ -64,7 +64,9 @@ from .options import find_store, json_option, label_options, run_options, store_
 )
 @click.option("--seed", type=int, metavar="N", help="Seed of all noise and of the class order. Default: 0.")
 @click.option("--dtype", metavar="TYPE", help="Of the weights: bfloat16 (default on a GPU), float16 or float32.")
-@click.option("--sub-batch", type=int, metavar="N", help="Images sampled at once; part of the recipe. Default: 64.")
+@click.option(
+    "--sub-batch", type=int, metavar="N", help="Images sampled at once; part of the recipe. Default: 64 of 256 pixels."
+)
 @click.option(
     "--block-size", type=int, metavar="N", help="Images a block, the unit of work. Default: chunks up to 16 MB."
 )
@@ -73,7 +75,8 @@ from .options import find_store, json_option, label_options, run_options, store_
     "teachers",
     multiple=True,
     metavar="NAME",
-    help="Label in the same pass; may be repeated. none: images only. Default: resnet18.tv_in1k, as DM-KD.",
+    help="Label in the same pass; may be repeated. none: images only. Default: resnet18.tv_in1k, as DM-KD; none for "
+    "classes of --class-names FILE.",
 )
 @label_options
 @run_options

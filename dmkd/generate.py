@@ -277,9 +277,13 @@ def _text_sampling(images: ImageOptions, info: Any, defaults: dict[str, Any]) ->
 
 
 def _sub_batch(info: Any, device: str) -> int:
-    """Images sampled at once, unless told. Those of text-to-image pipelines are large, and so is what they keep of each."""
+    """Images sampled at once, unless told.
+
+    Those of text-to-image pipelines are large, so it is their pixels that count; a power of two, as blocks are.
+    """
     if _reads_text(info):
-        return max(1, (64 if device.startswith("cuda") else 8) * 256**2 // info.image_size**2)
+        most = max(1, (64 if device.startswith("cuda") else 8) * 256**2 // info.image_size**2)
+        return 1 << (most.bit_length() - 1)
     return 64 if device.startswith("cuda") or info.image_size <= 64 else 8
 
 

@@ -3,7 +3,7 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("dmkd", "torch", "diffusers", "timm", "numpy", "pillow", "zarr", "ray")
+PACKAGES = ("dmkd", "torch", "diffusers", "transformers", "timm", "numpy", "pillow", "zarr", "ray")
 
 
 def library_versions() -> dict[str, str]:
