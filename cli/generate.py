@@ -65,7 +65,10 @@ from .options import find_store, json_option, label_options, run_options, store_
 @click.option("--seed", type=int, metavar="N", help="Seed of all noise and of the class order. Default: 0.")
 @click.option("--dtype", metavar="TYPE", help="Of the weights: bfloat16 (default on a GPU), float16 or float32.")
 @click.option(
-    "--sub-batch", type=int, metavar="N", help="Images sampled at once; part of the recipe. Default: 64 of 256 pixels."
+    "--sub-batch",
+    type=int,
+    metavar="N",
+    help="Images sampled at once; part of the recipe. Default: 64, fewer of large images.",
 )
 @click.option(
     "--block-size", type=int, metavar="N", help="Images a block, the unit of work. Default: chunks up to 16 MB."
