@@ -78,6 +78,7 @@ def print_store(store: Store) -> None:
             f"{facts['blocks']:,} of {facts['block_size']:,}, {byte_size(store.block_size * height * width * 3)}",
         ),
         ("made by", recipe_line(recipe)),
+        *([("prompts", prompts_line(recipe))] if recipe.get("prompts") else []),
         *([("seed", f"{recipe['seed']}, {numerics_line(recipe)}")] if "sub_batch" in recipe else []),
         ("identity", f"{facts['identity'][:16]}…"),
     ]
@@ -108,10 +109,18 @@ def recipe_line(recipe: dict[str, Any]) -> str:
         return str(recipe.get("generator"))
     scale = recipe["guidance"]
     guidance = f"guidance {f'{scale[0]:g} to {scale[1]:g}' if isinstance(scale, list) else f'{scale:g}'}"
-    guidance += f" on {recipe['guided_channels']} channels"
+    if recipe["guided_channels"] is not None:
+        guidance += f" on {recipe['guided_channels']} channels"
     if recipe.get("guidance_interval"):
         guidance += ", noise {:g} to {:g}".format(*recipe["guidance_interval"])
     return f"{recipe['generator']}, {recipe['sampler']} {recipe['steps']} steps, {guidance}"
+
+
+def prompts_line(recipe: dict[str, Any]) -> str:
+    """The first template, how many more there are, and the negative prompt."""
+    first, *more = recipe["prompts"]
+    line = f"{first!r}" + (f" and {len(more)} more" if more else "")
+    return line + (f", negative {recipe['negative_prompt']!r}" if recipe["negative_prompt"] else "")
 
 
 def label_row(name: str, blocks: int, label_set: dict[str, Any]) -> list[str]:

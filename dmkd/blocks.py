@@ -8,10 +8,11 @@ import torch
 
 from dmkd.classifiers import Classifier, linear_head, load_classifier
 from dmkd.devices import make_deterministic
-from dmkd.generator import Generator, load_generator
+from dmkd.generator import load_generator
 from dmkd.label_sets import ViewPlan
 from dmkd.recipe import Recipe
 from dmkd.render import render_block
+from dmkd.sources import ImageGenerator
 from dmkd.stores import LabelSet, MismatchError, ViewSet, locations, open_store
 from dmkd.versions import machine
 from dmkd.views import VIEW_COMPONENTS, ViewPolicy, draw_views
@@ -73,7 +74,7 @@ class BlockWorker:
         self.store = open_store(order.store_path)
         self.views = self.store.views
         self.labels = self.store.labels
-        self.generator: Generator | None = None
+        self.generator: ImageGenerator | None = None
         if order.generator:
             self.recipe = Recipe.from_json(self.store.recipe)
             self.generator = self._load_generator(order.generator)
@@ -143,9 +144,14 @@ class BlockWorker:
                 views[name] = new[name] = views_of_block(view_set, ids)
         return views, new
 
-    def _load_generator(self, source: str) -> Generator:
+    def _load_generator(self, source: str) -> ImageGenerator:
         generator = load_generator(
-            source, device=self.order.device, dtype=self.recipe.dtype, compile=self.recipe.compile
+            source,
+            device=self.order.device,
+            dtype=self.recipe.dtype,
+            compile=self.recipe.compile,
+            wording=self.recipe.wording(self.store.class_names),
+            image_size=self.recipe.image_size,  # of use to text-to-image generators only, as the wording
         )
         if generator.info.sha256 != self.recipe.generator_sha256:
             raise MismatchError(
@@ -166,7 +172,7 @@ class BlockWorker:
         return teacher
 
 
-def make_images(generator: Generator, recipe: Recipe, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+def make_images(generator: ImageGenerator, recipe: Recipe, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
     """Consecutive ids (n,) -> images uint8 (n, H, W, 3) on the generator's device, class ids int32 (n,).
 
     Sampled in sub-batches of one fixed size, the last one filled up with the ids that follow: a convolution may choose

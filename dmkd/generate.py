@@ -1,6 +1,7 @@
 """`dmkd generate` and `dmkd label`: from what was asked for to a finished store."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,16 @@ from dmkd.fitting import fit_label_sets, pilot_blocks
 from dmkd.guidance import parse_guidance, parse_interval
 from dmkd.label_sets import LabelRequest, add_label_sets, check_request
 from dmkd.progress import Display
+from dmkd.prompts import (
+    DEFAULT_TEMPLATE,
+    class_names_from,
+    classes_written_alike,
+    first_synonym,
+    names_sha256,
+    parse_templates,
+)
 from dmkd.recipe import DTYPES, Recipe, parse_classes
-from dmkd.sources import DEFAULT_GENERATOR, generator_defaults, generator_source
+from dmkd.sources import DEFAULT_GENERATOR, generator_defaults, generator_source, teacher_of, text_to_image_defaults
 from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec, store_exists
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.layout import choose_block_size
@@ -50,6 +59,11 @@ class ImageOptions:
     sub_batch: int | None = None
     compile: bool | None = None
     block_size: int | None = None
+    # For text-to-image generators:
+    class_names: str | None = None  # a text file, one name a line, or "imagenet"
+    prompts: tuple[str, ...] | None = None  # templates, or "@FILE"
+    negative_prompt: str | None = None
+    image_size: int | None = None
 
 
 def generate(
@@ -67,9 +81,13 @@ def generate(
     source = images.generator or (store.source if store else DEFAULT_GENERATOR)
     if not source or (store is not None and store.recipe.get("source") == "import"):
         raise UsageError(f"{path} was not made by a generator, so no images can be added to it by one.")
-    info = describe_generator(generator_source(source))
+    class_names = _class_names(store, images)
+    image_size = images.image_size
+    if image_size is None and store is not None and store.recipe.get("prompts"):
+        image_size = store.recipe["image_size"]
+    info = describe_generator(generator_source(source), class_names=class_names, image_size=image_size)
     name = "digits" if source == "digits" else info.name
-    defaults = generator_defaults(name)
+    defaults = _defaults(name, info, images)
     device = _device(run)
     if store is not None:
         recipe = _recipe_to_go_on(store, images, info)
@@ -88,12 +106,14 @@ def generate(
             )
     request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
     workers = planned_workers(run, device)
+    if recipe.prompts is not None and store is None:
+        _tell_classes_written_alike(info.class_names, display)
 
     if store is None:
         check_request(request, image_shape[:2], defaults["views"])
         if images.sub_batch is None and device.startswith("cuda"):
             sources = tuple(teacher.source for teacher in teachers)
-            trial = Trial(recipe, generator_source(source), sources, block_size)
+            trial = Trial(recipe, generator_source(source), info.class_names, sources, block_size)
             recipe = dataclasses.replace(recipe, sub_batch=_find_sub_batch(trial, device, workers, run, display))
         store = create_store(
             path,
@@ -141,7 +161,14 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
     if labels.teachers is None and store.labels:
         names = list(store.labels)
     else:
-        sources = _teachers(labels, None, generator_defaults(store.recipe.get("generator", "")))
+        defaults = generator_defaults(store.recipe.get("generator", ""))
+        if store.recipe.get("prompts"):
+            defaults = {**defaults, "teacher": teacher_of(store.class_names)}
+        sources = _teachers(labels, None, defaults)
+        if not sources and labels.teachers is None:
+            raise UsageError(
+                f"The classes of {path} are not ImageNet's, so there is no default teacher: name one with --teacher."
+            )
         if not sources:
             raise UsageError("There is nothing to label with --teacher none.")
         teachers = [load_classifier(source) for source in sources]
@@ -165,7 +192,7 @@ def _teachers(labels: LabelOptions, store: Store | None, defaults: dict[str, Any
     """
     if labels.teachers is None:
         begun = store is not None and (store.labels or len(store.missing_blocks()) < store.num_blocks)
-        return [] if begun else [defaults["teacher"]]
+        return [] if begun or defaults["teacher"] == "none" else [defaults["teacher"]]
     if "none" in labels.teachers:
         if len(labels.teachers) > 1:
             raise UsageError("--teacher none does not go with another --teacher.")
@@ -176,18 +203,8 @@ def _teachers(labels: LabelOptions, store: Store | None, defaults: dict[str, Any
 def _new_recipe(
     name: str, images: ImageOptions, info: Any, defaults: dict[str, Any], device: str, block_size: int
 ) -> Recipe:
-    from dmkd.sampling import check_guided_channels, check_sampling, default_guided_channels
-
-    def first(*values: Any) -> Any:
-        return next((value for value in values if value is not None), None)
-
-    sampler = first(images.sampler, defaults["sampler"])
-    steps, guidance = first(images.steps, defaults["steps"]), first(images.guidance, defaults["guidance"])
-    check_sampling(sampler, steps, info.num_train_timesteps)
-    channels = info.latent_shape[0]
-    guided_channels = first(images.guided_channels, default_guided_channels(sampler, channels))
-    check_guided_channels(guided_channels, channels)
-    dtype = first(images.dtype, "bfloat16" if device.startswith("cuda") else "float32")
+    sampling = _text_sampling if _reads_text(info) else _dit_sampling
+    dtype = _first(images.dtype, "bfloat16" if device.startswith("cuda") else "float32")
     if dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
     return Recipe(
@@ -196,15 +213,11 @@ def _new_recipe(
         image_size=info.image_size,
         classes=parse_classes(images.classes, list(info.class_names)) if images.classes else None,
         num_classes=info.num_classes,
-        sampler=sampler,
-        steps=steps,
-        guidance=parse_guidance(guidance),
-        guidance_interval=parse_interval(images.guidance_interval),
-        guided_channels=guided_channels,
+        **sampling(images, info, defaults),
         dtype=dtype,
-        seed=first(images.seed, 0),
+        seed=_first(images.seed, 0),
         # On a GPU only until the largest that fits is found.
-        sub_batch=first(images.sub_batch, min(block_size, 64 if info.image_size <= 64 else 8)),
+        sub_batch=_first(images.sub_batch, min(block_size, _sub_batch(info))),
         compile=bool(images.compile),
         cpu_threads=default_cpu_threads() if device == "cpu" else None,
     )
@@ -213,16 +226,114 @@ def _new_recipe(
 def _find_sub_batch(trial: Trial, device: str, workers: int | None, run: RunOptions, display: Display) -> int:
     """The largest sub-batch that fits where the work will be done: on this GPU, or on one of the Ray cluster's."""
     display.notice("Trying how many images fit on the GPU at once; --sub-batch N would say it.")
-    if workers == 0:
-        found = find_sub_batch(trial, device)
-    else:
-        found = find_sub_batch_on_ray(trial, run.ray_address)
+    found = find_sub_batch(trial, device) if workers == 0 else find_sub_batch_on_ray(trial, run.ray_address)
     display.notice(f"{found} images at once.")
     return found
 
 
+def _dit_sampling(images: ImageOptions, info: Any, defaults: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe that say how a class-conditional generator is sampled."""
+    from dmkd.sampling import check_guided_channels, check_sampling, default_guided_channels
+
+    for option in ("prompts", "negative_prompt"):
+        if getattr(images, option) is not None:
+            raise UsageError(
+                f"--{option.removesuffix('s').replace('_', '-')} is for text-to-image generators; {info.name} is told the "
+                "class itself."
+            )
+    sampler, steps = _first(images.sampler, defaults["sampler"]), _first(images.steps, defaults["steps"])
+    check_sampling(sampler, steps, info.num_train_timesteps)
+    channels = info.latent_shape[0]
+    guided_channels = _first(images.guided_channels, default_guided_channels(sampler, channels))
+    check_guided_channels(guided_channels, channels)
+    return {
+        "sampler": sampler,
+        "steps": steps,
+        "guidance": parse_guidance(_first(images.guidance, defaults["guidance"])),
+        "guidance_interval": parse_interval(images.guidance_interval),
+        "guided_channels": guided_channels,
+    }
+
+
+def _text_sampling(images: ImageOptions, info: Any, defaults: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe that say how a text-to-image generator is sampled, and what it is told."""
+    from dmkd.text_to_image import check_text_to_image
+
+    if images.compile:
+        raise UsageError("--compile is for class-conditional generators; text-to-image pipelines run as they are.")
+    for option in ("guidance_interval", "guided_channels"):
+        if getattr(images, option) is not None:
+            raise UsageError(
+                f"--{option.replace('_', '-')} is for class-conditional generators; {info.name} is a text-to-image pipeline, "
+                "which guides all channels at all steps."
+            )
+    guidance = parse_guidance(_first(images.guidance, defaults["guidance"]), least=0)
+    if isinstance(guidance, tuple):
+        raise UsageError(
+            f"--guidance {images.guidance}: {info.name} is a text-to-image pipeline, which takes one scale for all images."
+        )
+    sampler, steps = _first(images.sampler, defaults["sampler"]), _first(images.steps, defaults["steps"])
+    negative = images.negative_prompt is not None
+    check_text_to_image(info, sampler=sampler, steps=steps, negative=negative, guidance=guidance)
+    return {
+        "sampler": sampler,
+        "steps": steps,
+        "guidance": guidance,
+        "guidance_interval": None,
+        "guided_channels": None,
+        "prompts": parse_templates(images.prompts or (DEFAULT_TEMPLATE,)),
+        "negative_prompt": images.negative_prompt,
+        "class_names_sha256": names_sha256(info.class_names),
+    }
+
+
+def _sub_batch(info: Any) -> int:
+    """Images sampled at once on a CPU, unless told.
+
+    Those of text-to-image pipelines are large, so it is their pixels that count; a power of two, as blocks are.
+    """
+    if _reads_text(info):
+        most = max(1, 8 * 256**2 // info.image_size**2)
+        return 1 << (most.bit_length() - 1)
+    return 64 if info.image_size <= 64 else 8
+
+
+def _first(*values: Any) -> Any:
+    """The first that is not None."""
+    return next((value for value in values if value is not None), None)
+
+
+def _reads_text(info: Any) -> bool:
+    from dmkd.generator import GeneratorInfo
+
+    return not isinstance(info, GeneratorInfo)
+
+
+def _class_names(store: Store | None, images: ImageOptions) -> tuple[str, ...] | None:
+    """The class names for a text-to-image generator: those told, else those of its store."""
+    if images.class_names is not None:
+        return class_names_from(images.class_names)
+    return tuple(store.class_names) if store is not None and store.recipe.get("prompts") else None
+
+
+def _defaults(name: str, info: Any, images: ImageOptions) -> dict[str, Any]:
+    if not _reads_text(info):
+        return generator_defaults(name)
+    names = list(info.class_names)
+    chosen = parse_classes(images.classes, names) if images.classes else names
+    return text_to_image_defaults(info.default_steps, info.default_guidance, names, len(chosen))
+
+
+def _tell_classes_written_alike(class_names: Sequence[str], display: Display) -> None:
+    for group in classes_written_alike(class_names):
+        display.notice(
+            f"Classes {', '.join(map(str, group))} are all called {first_synonym(class_names[group[0]])!r}, so their images "
+            "will be alike: give them different first names in a file of --class-names."
+        )
+
+
 def _check_at_least_one(images: ImageOptions) -> None:
-    for option in ("images", "block_size", "sub_batch"):
+    for option in ("images", "block_size", "sub_batch", "image_size"):
         value = getattr(images, option)
         if value is not None and value < 1:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1, not {value}.")
@@ -233,13 +344,22 @@ def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
     stored = store.recipe
     recipe = Recipe.from_json(stored)
     asked = dict(stored)
-    for option, parse in (("guidance", parse_guidance), ("guidance_interval", parse_interval)):
+    parsers: dict[str, Any] = {
+        "guidance": functools.partial(parse_guidance, least=0 if stored["prompts"] else 1),
+        "guidance_interval": parse_interval,
+        "prompts": parse_templates,
+    }
+    for option, parse in parsers.items():
         if (value := getattr(images, option)) is not None:
             parsed = parse(value)
             asked[option] = list(parsed) if isinstance(parsed, tuple) else parsed
-    for option in ("sampler", "steps", "guided_channels", "dtype", "seed", "sub_batch", "compile"):
+    for option in (
+        "sampler", "steps", "guided_channels", "dtype", "seed", "sub_batch", "compile", "negative_prompt", "image_size"
+    ):  # fmt: skip
         value = getattr(images, option)
         asked[option] = stored[option] if value is None else value
+    if images.class_names is not None:
+        asked["class_names_sha256"] = names_sha256(info.class_names)
     if images.classes is not None:
         asked["classes"] = list(parse_classes(images.classes, list(info.class_names)))
     asked["generator_sha256"] = info.sha256

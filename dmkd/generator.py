@@ -1,24 +1,28 @@
 """The generator: (class ids, seeds) to uint8 images. It holds the weights; ``dmkd.sampling`` holds the loop.
 
 Any class-conditional DiT that diffusers stores as a pipeline folder: a ``DiTTransformer2DModel`` and the
-``AutoencoderKL`` whose latents it makes.
+``AutoencoderKL`` whose latents it makes. Pipelines that are told a text instead of a class are in
+``dmkd.text_to_image``; which of the two a folder holds is found out here.
 """
 
-import importlib.util
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from dmkd.guidance import parse_guidance
 from dmkd.hub import resolve_folder, weights_sha256
+from dmkd.pipeline_files import load_model, read_json
 from dmkd.sampling import check_guided_channels, check_sampling, denoise, draw_noise, image_generators
 from dmkd.solvers import make_solver
 from dmkd.stores.errors import DmkdError, UsageError
+
+if TYPE_CHECKING:
+    from dmkd.prompts import Wording
+    from dmkd.text_to_image import TextToImageGenerator, TextToImageInfo
 
 
 def _weights(component: str) -> str:
@@ -57,15 +61,36 @@ class GeneratorInfo:
     sha256: str  # of the weights and of the configurations that pixels depend on
 
 
-def describe_generator(source: str) -> GeneratorInfo:
+def describe_generator(
+    source: str, *, class_names: Sequence[str] | None = None, image_size: int | None = None
+) -> "GeneratorInfo | TextToImageInfo":
     """What the generator in a folder or hub repository is, without loading its weights (they are read for the sha256).
+
+    A text-to-image pipeline must be told its ``class_names``, and may be told its ``image_size`` in pixels (None: its
+    own); a DiT has both.
 
     Raises ``UsageError`` if there is none or it is not of a kind that dmkd can sample, ``DmkdError`` if the hub can't be
     reached.
     """
     # The index first, and alone: what is no DiT pipeline should be told so, not that it lacks a DiT's files.
     index_folder = resolve_folder(source, needs=("model_index.json",), wanted=_NEEDS)
-    _check_index(source, _read_json(index_folder / "model_index.json"))
+    found = read_json(index_folder / "model_index.json")
+    if _reads_text(found):
+        from dmkd.text_to_image import describe_text_to_image
+
+        return describe_text_to_image(source, found, class_names=class_names, image_size=image_size)
+    info = _describe_dit(source, found)
+    if class_names is not None:
+        raise UsageError(f"--class-names is for text-to-image generators; {info.name} has classes of its own.")
+    if image_size not in (None, info.image_size):
+        raise UsageError(
+            f"--image-size {image_size}: {info.name} makes images of {info.image_size} pixels, and no other."
+        )
+    return info
+
+
+def _describe_dit(source: str, found: dict[str, Any]) -> GeneratorInfo:
+    _check_index(source, found)
     folder = resolve_folder(source, needs=_NEEDS)
     index, transformer, vae, scheduler = _configs(folder)
 
@@ -99,11 +124,18 @@ def describe_generator(source: str) -> GeneratorInfo:
 
 
 def load_generator(
-    source: str, *, device: torch.device | str, dtype: torch.dtype | str, compile: bool = False
-) -> "Generator":
+    source: str,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | str,
+    compile: bool = False,
+    wording: "Wording | None" = None,
+    image_size: int | None = None,
+) -> "Generator | TextToImageGenerator":
     """Load a generator's weights as float32, bfloat16 or float16 (a torch dtype or its name) onto a device.
 
-    ``compile``: see ``Generator``.
+    ``compile``: see ``Generator``. ``wording`` says how a text-to-image generator is told the class, and ``image_size``
+    (pixels) what it is to make; a DiT knows both, and has None.
 
     Raises what ``describe_generator`` raises, and ``DmkdError`` if the weights are damaged or incomplete.
     """
@@ -112,9 +144,17 @@ def load_generator(
     chosen = _DTYPES.get(str(dtype).removeprefix("torch."))
     if chosen is None:
         raise UsageError(f"A generator can't run in {dtype}; choose {', '.join(_DTYPES)}.")
-    info = describe_generator(source)
-    transformer = _load(DiTTransformer2DModel, info.folder, "transformer", chosen)
-    vae = _load(AutoencoderKL, info.folder, "vae", chosen)
+    if wording is None:
+        info = describe_generator(source)
+    else:
+        info = describe_generator(source, class_names=wording.class_names, image_size=image_size)
+    if not isinstance(info, GeneratorInfo):
+        from dmkd.text_to_image import load_text_to_image
+
+        assert wording is not None  # else there were no class names, and describe_generator has said so
+        return load_text_to_image(info, wording, device=device, dtype=chosen)
+    transformer = load_model(DiTTransformer2DModel, info.folder, "transformer", chosen)
+    vae = load_model(AutoencoderKL, info.folder, "vae", chosen)
     if torch.device(device).type == "cuda":
         # How cuDNN's half-precision kernels want it; else they transpose before and after each convolution.
         vae = vae.to(memory_format=torch.channels_last)
@@ -277,6 +317,11 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
+def _reads_text(index: dict[str, Any]) -> bool:
+    """Whether a pipeline is told what to make in words."""
+    return any(name.startswith("text_encoder") for name in index)
+
+
 def _check_index(source: str, index: dict[str, Any]) -> None:
     """Raise ``UsageError`` unless the pipeline is a DiT's."""
     found = index.get("_class_name", "no pipeline")
@@ -286,7 +331,7 @@ def _check_index(source: str, index: dict[str, Any]) -> None:
     if not dit or parts["transformer"] not in ("DiTTransformer2DModel", "Transformer2DModel"):
         raise UsageError(
             f"{source} is a {found} with a {parts['transformer']}; dmkd samples class-conditional DiT pipelines "
-            "(DiTPipeline with a DiTTransformer2DModel, like facebook/DiT-XL-2-256)."
+            "(DiTPipeline with a DiTTransformer2DModel, like facebook/DiT-XL-2-256) and text-to-image pipelines."
         )
     if parts["vae"] != "AutoencoderKL":
         raise UsageError(f"{source} decodes with {parts['vae']}; dmkd knows AutoencoderKL.")
@@ -295,17 +340,7 @@ def _check_index(source: str, index: dict[str, Any]) -> None:
 def _configs(folder: Path) -> list[dict[str, Any]]:
     """The pipeline's configurations: index, transformer, VAE, scheduler."""
     names = ("model_index.json", "transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
-    return [_read_json(folder / name) for name in names]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} can't be read as JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no configuration.")
-    return content
+    return [read_json(folder / name) for name in names]
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -320,31 +355,6 @@ def _files(folder: Path) -> dict[str, Path]:
                 files += found
                 break
     return {path.relative_to(folder).as_posix(): path for path in files}
-
-
-def _load(model_class: Any, folder: Path, component: str, dtype: torch.dtype) -> torch.nn.Module:
-    """A component of a pipeline with all its weights, on the CPU; ``DmkdError`` if any is missing or damaged."""
-    try:
-        model, report = model_class.from_pretrained(
-            folder,
-            subfolder=component,
-            torch_dtype=dtype,
-            local_files_only=True,
-            low_cpu_mem_usage=importlib.util.find_spec("accelerate") is not None,
-            output_loading_info=True,
-        )
-    except Exception as error:  # safetensors, pickle, zip, json and torch each have their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DmkdError(
-            f"The weights in {folder / component} can't be loaded: {reason} Download them again if they are damaged."
-        ) from error
-    # diffusers leaves weights that a file lacks at random values, with a warning.
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise DmkdError(
-            f"The weights in {folder / component} are incomplete: {len(missing)} tensors are missing, such as {missing[0]}."
-        )
-    return model
 
 
 def _as_int64(numbers: torch.Tensor | np.ndarray | Sequence[int]) -> torch.Tensor:

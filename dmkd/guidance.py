@@ -9,11 +9,14 @@ LARGEST = 30.0
 Range = tuple[float, float]
 
 
-def parse_guidance(text: str | float | Range) -> float | Range:
-    """``2`` -> 2.0; ``"1.5:3"`` -> (1.5, 3.0): each image's scale is drawn from that range. Raises ``UsageError``."""
+def parse_guidance(text: str | float | Range, least: float = 1) -> float | Range:
+    """``2`` -> 2.0; ``"1.5:3"`` -> (1.5, 3.0): each image's scale is drawn from that range. Raises ``UsageError``.
+
+    ``least``: 0 for pipelines that call no guidance so.
+    """
     scales = _numbers("--guidance", text)
-    if not all(1 <= scale <= LARGEST for scale in scales):  # also refuses NaN
-        raise UsageError(f"Guidance {_show(scales)} is out of range: 1 (none) to {LARGEST:g}.")
+    if not all(least <= scale <= LARGEST for scale in scales):  # also refuses NaN
+        raise UsageError(f"Guidance {_show(scales)} is out of range: {least:g} (none) to {LARGEST:g}.")
     return scales[0] if scales[0] == scales[-1] else (scales[0], scales[-1])
 
 

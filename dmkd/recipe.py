@@ -1,13 +1,15 @@
 """The recipe: everything that determines the pixels of a store."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from dmkd.prompts import Wording, names_sha256
 from dmkd.randomness import class_order, image_seeds, key64, uniforms
-from dmkd.stores.errors import UsageError
+from dmkd.stores.errors import MismatchError, UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -28,12 +30,16 @@ class Recipe:
     steps: int
     guidance: float | tuple[float, float]  # classifier-free guidance scale; 1: none; a range: each image draws its own
     guidance_interval: tuple[float, float] | None  # guided in this share of the noise levels (1: pure noise); None: all
-    guided_channels: int  # of the latent channels, the first so many are guided
+    guided_channels: int | None  # of the latent channels, the first so many are guided; None: the pipeline's business
     dtype: str  # of the weights; latents are float32
     seed: int
     sub_batch: int  # images sampled at once; a block is cut into sub-batches of just this size
     compile: bool  # whether transformer and decoder went through torch.compile, which rounds in other places
     cpu_threads: int | None  # torch threads, if made on a CPU: they change one pixel value in 25,000
+    # What a text-to-image generator is told; a class-conditional one knows its classes, and has None.
+    prompts: tuple[str, ...] | None = None  # templates, of which each image draws one; {} is its class name
+    negative_prompt: str | None = None
+    class_names_sha256: str | None = None  # of the store's class names
 
     def to_json(self) -> dict[str, Any]:
         description = dataclasses.asdict(self)
@@ -47,6 +53,19 @@ class Recipe:
             raise UsageError(f"The store's recipe has other fields than this version of dmkd knows ({odd}).")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items()}
         return cls(**values)
+
+    def wording(self, class_names: Sequence[str]) -> Wording | None:
+        """How a text-to-image generator is told these classes, the store's; None for another generator.
+
+        Raises ``MismatchError`` if they are not those that the store was begun with.
+        """
+        if self.prompts is None:
+            return None
+        if names_sha256(class_names) != self.class_names_sha256:
+            raise MismatchError(
+                "The store's class names are not those that its prompts were made of (class_names_sha256)."
+            )
+        return Wording(tuple(class_names), self.prompts, self.negative_prompt, self.seed)
 
     def class_ids(self, ids: np.ndarray) -> np.ndarray:
         """The classes asked for these image ids: int32 (n,)."""

@@ -20,6 +20,7 @@ class Trial:
 
     recipe: Recipe
     generator: str  # folder or hub id
+    class_names: Sequence[str]
     teachers: tuple[str, ...]
     block_size: int
 
@@ -123,7 +124,13 @@ def _load(trial: Trial, device: str) -> tuple[Any, list[Any]]:
     from dmkd.generator import load_generator
 
     make_deterministic(device, trial.recipe.cpu_threads)
-    generator = load_generator(trial.generator, device=device, dtype=trial.recipe.dtype)
+    generator = load_generator(
+        trial.generator,
+        device=device,
+        dtype=trial.recipe.dtype,
+        wording=trial.recipe.wording(trial.class_names),
+        image_size=trial.recipe.image_size,
+    )
     return generator, [load_classifier(teacher, device=device) for teacher in trial.teachers]
 
 

@@ -7,7 +7,7 @@ import socket
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("dmkd", "torch", "diffusers", "timm", "numpy", "pillow", "zarr", "ray")
+PACKAGES = ("dmkd", "torch", "diffusers", "transformers", "timm", "numpy", "pillow", "zarr", "ray")
 
 
 def library_versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from conftest import CLASS_NAMES
 
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
 from dmkd.progress import Silent
@@ -12,13 +13,13 @@ from dmkd.stores import DmkdError
 from dmkd.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray, largest_that_fits, run_on_ray_gpu
 
 
-def limited_to(limit, error=torch.cuda.OutOfMemoryError("CUDA out of memory.")):
+def limited_to(limit, error=None):
     tried = []
 
     def attempt(count):
         tried.append(count)
         if count > limit:
-            raise error
+            raise error or torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
     return attempt, tried
 
@@ -59,7 +60,7 @@ def trial(tiny_generator, tiny_teacher):
     recipe = Recipe(
         "tiny", "", 32, None, 10, "ddpm", 100, 2.0, (0.4, 0.5), 3, "float32", 0, 1, compile=True, cpu_threads=1
     )
-    return Trial(recipe, str(tiny_generator), (str(tiny_teacher),), block_size=24)
+    return Trial(recipe, str(tiny_generator), CLASS_NAMES, (str(tiny_teacher),), block_size=24)
 
 
 def test_a_trial_samples_guided_decodes_and_labels(trial, monkeypatch):
