@@ -43,8 +43,9 @@ def command(
 ) -> None:
     """Read all of a store and say what is wrong with it: damaged chunks, values out of range, what does not fit together.
 
-    Exit code 0: sound, warnings or not. 1: errors were found, repaired or not. Unfinished stores are sound. Nothing is
-    changed without --repair, and that deletes only what dmkd can make again. Don't repair while a run is going on.
+    Exit code 0: sound, warnings or not; with --repair also if everything that was wrong is deleted now. 1: errors were
+    found and are still there. Unfinished stores are sound. Nothing is changed without --repair, and that deletes only
+    what dmkd can make again. Don't repair while a run is going on.
 
     \b
     Examples:
@@ -70,7 +71,7 @@ def command(
         click.echo(json.dumps(report.to_json()))
     else:
         print_report(report)
-    if not report.sound:
+    if not (report.sound or report.repaired):
         context.exit(1)
 
 

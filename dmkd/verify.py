@@ -45,10 +45,17 @@ class Report:
     def sound(self) -> bool:
         return not self.counts[ERROR]
 
+    @property
+    def repaired(self) -> bool:
+        """Whether every error that was found is gone: what was broken is deleted and counts as not made yet."""
+        errors = [finding for finding in self.findings if finding.severity == ERROR]
+        return self.repair is not None and not self.repair.refused and all(finding.repairable for finding in errors)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "path": self.path,
             "sound": self.sound,
+            "repaired": self.repaired,
             "errors": self.counts[ERROR],
             "warnings": self.counts[WARNING],
             "notes": self.counts[NOTE],

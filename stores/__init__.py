@@ -20,7 +20,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .codecs import Codec, parse_codec
-    from .sets import LabelSet, Rows, ViewSet
+    from .rows import Rows
+    from .sets import LabelSet, ViewSet
     from .store import Store, create_store, open_store, store_exists
 
 # Imported at first use: zarr takes half a second, which `dmkd --help` need not wait for.
@@ -28,7 +29,7 @@ _HOME = {
     "Codec": "codecs",
     "parse_codec": "codecs",
     "LabelSet": "sets",
-    "Rows": "sets",
+    "Rows": "rows",
     "Store": "store",
     "ViewSet": "sets",
     "create_store": "store",

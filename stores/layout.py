@@ -6,9 +6,11 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     array                     dtype     shape           chunk           fill   holds
     images                    uint8     (N, H, W, 3)    (B, H, W, 3)    0      RGB pixels
     class_ids                 int32     (N,)            (B,)            -1     the class the generator was asked for
-    views/<view set>          float32   (N, V, P)       (B, V, P)       NaN    crop box, flip (and mix) of each view
+    checks                    uint32    (N, 2)          (B, 2)          0      crc32c's of id and class; id, class and pixels
+    views/<view set>          float32   (N, V, P + 1)   (B, V, P + 1)   NaN    crop box, flip (and mix) of each view; its id
     labels/<label set>/...    codec's   (N, V, ...)     (B, V, ...)     codec  the teacher's logits, as the codec writes them
     labels/<label set>/quality float32  (N, 3)          (B, 3)          NaN    teacher's top-1, p(class id), entropy (nats)
+    labels/<label set>/checks uint32    (N, 2)          (B, 2)          0      crc32c's of quality and of the codec's arrays
     labels/<label set>/constants/...   what a codec needs to decode all blocks alike, such as a basis: written once, one chunk
 
 Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``,
@@ -19,19 +21,26 @@ Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``
 Rules:
 
 - Every chunk ends in its crc32c, so a damaged chunk is an error and never a wrong picture or label.
-- A block is done when its chunk exists. Within a block the order of writing is views, labels, class ids, images; within
-  a label set it is quality, then the codec's arrays. The last one written is the marker (``images``, or the codec's
-  last array), so a block that is half-written counts as missing and is made again.
+- Every row is bound to its place, so a whole chunk that was moved between blocks, or copied from another store, is an
+  error too (:mod:`dmkd.stores.checks` has the formulas). An image is bound to its id and class by ``checks``. Views are
+  bound to their image by their last component, id mod 2**24, which readers check and leave out. Quality is bound to
+  id and pixels, and a codec's arrays to id, pixels and the stored views that they were made from, by their set's ``checks``.
+- A block is done when its chunk exists. Within a block the order of writing is views, labels, class ids, checks, images;
+  within a label set it is quality, checks, then the codec's arrays. The last one written is the marker (``images``, or
+  the codec's last array), so a block that is half-written counts as missing and is made again. Where a block is
+  written anew with other contents, the markers of what no longer holds are deleted before all else.
 - Chunk keys are ``c.<block>.0...``: one flat folder for an array.
 - All arrays are created at their final shape by one process; workers write whole chunks and never touch metadata.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 FORMAT_VERSION = 1
 
 IMAGES = "images"
 CLASS_IDS = "class_ids"
+CHECKS = "checks"
 VIEWS = "views"
 LABELS = "labels"
 QUALITY = "quality"
@@ -71,12 +80,22 @@ def class_ids_spec() -> ArraySpec:
     return ArraySpec((), "int32", (), -1)
 
 
+def checks_spec() -> ArraySpec:
+    return ArraySpec((2,), "uint32", ("check",), 0)
+
+
 def views_spec(num_views: int, num_components: int) -> ArraySpec:
-    return ArraySpec((num_views, num_components), "float32", ("view", "component"), float("nan"))
+    """One component more than the views have: whose they are."""
+    return ArraySpec((num_views, num_components + 1), "float32", ("view", "component"), float("nan"))
 
 
 def quality_spec() -> ArraySpec:
     return ArraySpec((len(QUALITY_COMPONENTS),), "float32", ("quality",), float("nan"))
+
+
+def label_specs(codec_arrays: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
+    """All arrays of blocks that a label set has, by name, in the order of writing."""
+    return {QUALITY: quality_spec(), CHECKS: checks_spec(), **codec_arrays}
 
 
 def choose_block_size(num_images: int, image_shape: tuple[int, int, int]) -> int:

@@ -1,6 +1,5 @@
-"""What a store is read through: rows of one array by image id, a view set, a label set."""
+"""What a store is read through besides its images: a view set, a label set."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,42 +7,10 @@ import numpy as np
 from . import layout
 from .codecs import Codec, Coder, codec_from_json
 from .errors import DamagedChunkError, StoreError
+from .rows import Ids, QualityRows, Rows, ViewRows, read_encoded
 
 if TYPE_CHECKING:
     from .store import Store
-
-Ids = int | slice | Sequence[int] | np.ndarray
-
-
-class Rows:
-    """One array of a store, read by image id: ``rows[7]``, ``rows[10:20]``, ``rows[[5, 3, 3]]``.
-
-    ``shape`` is (N, ...) and ``dtype`` that of the array. Reading ids of a block that has not been made raises
-    ``MissingBlockError``, never fill values; a damaged chunk raises ``DamagedChunkError``.
-    """
-
-    def __init__(self, store: "Store", node: str) -> None:
-        self._store, self._node = store, node
-
-    def __getitem__(self, ids: Ids) -> np.ndarray:
-        if isinstance(ids, int | np.integer):
-            return self._store._read(self._node, np.array([ids]))[0]
-        return self._store._read(self._node, self._store.resolve_ids(ids))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._store._tree.shape(self._node)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self._store._tree.dtype(self._node)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def block(self, block: int) -> np.ndarray:
-        """All rows of one block."""
-        return self._store._read_block(self._node, block)
 
 
 class ViewSet:
@@ -52,7 +19,7 @@ class ViewSet:
     def __init__(self, store: "Store", name: str) -> None:
         self.name = name
         self.node = f"{layout.VIEWS}/{name}"
-        self.rows = Rows(store, self.node)
+        self.rows = ViewRows(store, self.node)
         self.attributes = store._tree.attributes(self.node)
         self.components: tuple[str, ...] = tuple(self.attributes["components"])
         self.identity: str = self.attributes["identity"]
@@ -120,6 +87,15 @@ class LabelSet:
         return {name: f"{self.node}/{name}" for name in self.coder.arrays(self.num_views)}
 
     @property
+    def checks_node(self) -> str:
+        """The array that binds quality and labels to the images and views that they were made from."""
+        return f"{self.node}/{layout.CHECKS}"
+
+    @property
+    def views_node(self) -> str:
+        return f"{layout.VIEWS}/{self.view_set}"
+
+    @property
     def marker(self) -> str:
         """The array whose chunk says that a block is labelled: the last one written."""
         return list(self.array_nodes.values())[-1]
@@ -127,11 +103,15 @@ class LabelSet:
     @property
     def quality(self) -> Rows:
         """float32 (N, 3): the teacher's top-1 class, p(class id) and entropy (nats) at the canonical view."""
-        return Rows(self._store, f"{self.node}/{layout.QUALITY}")
+        return QualityRows(self._store, f"{self.node}/{layout.QUALITY}")
 
     def encoded(self, ids: Ids) -> dict[str, np.ndarray]:
-        """The codec's arrays at these ids, axis 0 being the id."""
-        return {name: Rows(self._store, node)[ids] for name, node in self.array_nodes.items()}
+        """The codec's arrays at these ids, axis 0 being the id. Raises ``DamagedChunkError`` if they were not made from the
+        images and views that are there."""
+        if isinstance(ids, int | np.integer):
+            return {name: rows[0] for name, rows in self.encoded([int(ids)]).items()}
+        wanted = self._store.resolve_ids(ids)
+        return read_encoded(self._store, wanted, self.array_nodes, self.checks_node, self.views_node)
 
     def logits(self, ids: Ids, view: int | None = None, temperature: float = 1.0) -> np.ndarray:
         """Decoded logits, float32 (n, V, C), or (n, C) of one view, for softmax(logits / temperature). One id drops

@@ -2,13 +2,14 @@
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from . import layout
+from .checks import bind_views, image_checks, label_checks, quality_checks
 from .codecs import Codec
 from .errors import (
     DamagedChunkError,
@@ -18,7 +19,8 @@ from .errors import (
     UsageError,
 )
 from .identity import fingerprint, refuse_mismatch
-from .sets import Ids, LabelSet, Rows, ViewSet
+from .rows import CheckRows, ClassRows, Ids, ImageRows, KeptChunks, Rows, by_block
+from .sets import LabelSet, ViewSet
 from .zarr_tree import ZarrTree
 
 
@@ -26,13 +28,15 @@ class Store:
     """A store in a folder or a bucket. Made by :func:`create_store`, opened by :func:`open_store`. Can be pickled to workers.
 
     ``images[ids]`` uint8 (n, H, W, 3) RGB · ``class_ids[ids]`` int32 (n,) · ``views[name][ids]`` float32 (n, V, P) ·
-    ``labels[name].logits(ids)`` float32 (n, V, C).
+    ``labels[name].logits(ids)`` float32 (n, V, C). Every row is proved to be its image's before it is handed out; who
+    reads chunk files past this class does it with ``checks[ids]`` uint32 (n, 2) and :func:`dmkd.stores.checks.image_checks`.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._tree = ZarrTree(path)
         self._present: dict[str, set[int]] = {}
+        self._kept = KeptChunks()
         self._label_sets: dict[str, LabelSet] = {}
         self._attributes: dict[str, Any] | None = None
 
@@ -103,11 +107,16 @@ class Store:
 
     @property
     def images(self) -> Rows:
-        return Rows(self, layout.IMAGES)
+        return ImageRows(self, layout.IMAGES)
 
     @property
     def class_ids(self) -> Rows:
-        return Rows(self, layout.CLASS_IDS)
+        return ClassRows(self, layout.CLASS_IDS)
+
+    @property
+    def checks(self) -> Rows:
+        """uint32 (N, 2): what :func:`dmkd.stores.checks.image_checks` gives of each image."""
+        return CheckRows(self, layout.CHECKS)
 
     @property
     def views(self) -> dict[str, ViewSet]:
@@ -154,41 +163,26 @@ class Store:
         views: Mapping[str, np.ndarray] | None = None,
         labels: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> None:
-        """Write what is given of one block of n ids: views, then labels, then class ids, images last.
+        """Write what is given of one block of n ids: views, then labels, then class ids and checks, images last.
 
-        ``images`` uint8 (n, H, W, 3); ``class_ids`` int32 (n,); ``views`` name -> float32 (n, V, P); ``labels`` name ->
-        (what the codec takes, float32 logits (n, V, C) or features (n, V, d); float32 quality (n, 3)). Everything is
-        checked (shape, dtype, range, finite) before the first byte is written. Raises ``UsageError`` on wrong data,
-        ``StoreWriteError`` if the disk fails.
+        ``images`` uint8 (n, H, W, 3) and ``class_ids`` int32 (n,) go together; ``views`` name -> float32 (n, V, P); ``labels``
+        name -> (what the codec takes, float32 logits (n, V, C) or features (n, V, d); float32 quality (n, 3)), of images and
+        views that are given too or stored already. Everything is checked (shape, dtype, range, finite) before the
+        first byte is written. What no longer holds counts as missing from then on: labels that were made from other images
+        or views than these. Raises ``UsageError`` on wrong data, ``StoreWriteError`` if the disk fails.
         """
         if not 0 <= block < self.num_blocks:
             raise UsageError(f"{self.path} has blocks 0 to {self.num_blocks - 1}, there is no block {block}.")
-        count = len(self.block_ids(block))
-        pending: list[tuple[str, np.ndarray]] = []
-        for name, rows in (views or {}).items():
-            node = f"{layout.VIEWS}/{name}"
-            pending.append((node, self._checked(node, rows, count, "float32")))
-        for name, (values, quality) in (labels or {}).items():
-            label_set = self._label_set(name)
-            if values.shape[:2] != (count, label_set.num_views):
-                raise UsageError(
-                    f"Block {block} of {label_set.node} takes {count} images of {label_set.num_views} views, "
-                    f"not {values.shape[:2]}; nothing was written."
-                )
-            node = f"{label_set.node}/{layout.QUALITY}"
-            pending.append((node, self._checked(node, quality, count, "float32")))
-            for part, rows in label_set.coder.encode(values).items():
-                node = label_set.array_nodes[part]
-                pending.append((node, self._checked(node, rows, count, str(self._tree.dtype(node)))))
-        if class_ids is not None:
-            rows = self._checked(layout.CLASS_IDS, class_ids, count, "int32")
-            if rows.min() < 0 or rows.max() >= self.num_classes:
-                raise UsageError(f"Class ids of block {block} reach {rows.max()}; the store has {self.num_classes}.")
-            pending.append((layout.CLASS_IDS, rows))
-        if images is not None:
-            pending.append((layout.IMAGES, self._checked(layout.IMAGES, images, count, "uint8")))
-        for node, rows in pending:
+        if (images is None) != (class_ids is None):
+            raise UsageError("Images and their class ids are written together; nothing was written.")
+        ids = np.array(self.block_ids(block))
+        of_images, new_checks = self._image_arrays(ids, images, class_ids)
+        of_views = self._view_arrays(ids, views or {})
+        of_labels = self._label_arrays(block, ids, new_checks, of_views, labels or {})
+        self._retire(block, ids, new_checks, of_views, of_labels)
+        for node, rows in {**of_views, **of_labels, **of_images}.items():
             self._write(node, block, rows)
+        self._kept.forget([block])
 
     def add_view_set(
         self, name: str, num_views: int, components: Sequence[str], description: Mapping[str, Any]
@@ -259,7 +253,7 @@ class Store:
             self._tree.create_group(f"{label_set.node}/{layout.CONSTANTS}")
         for part, values in constants.items():
             self._tree.write_constant(f"{label_set.node}/{layout.CONSTANTS}/{part}", values)
-        for part, spec in {layout.QUALITY: layout.quality_spec(), **coder.arrays(label_set.num_views)}.items():
+        for part, spec in layout.label_specs(coder.arrays(label_set.num_views)).items():
             self._tree.create_array(f"{label_set.node}/{part}", spec, self.num_images, self.block_size)
         # The mark comes last: what was interrupted before it is done again.
         self._tree.set_attributes({"fitted": True}, label_set.node)
@@ -282,6 +276,7 @@ class Store:
             if self._tree.shape(node)[0] != num_images:
                 self._tree.resize(node, num_images)
         self._present.clear()
+        self._kept = KeptChunks()
         self.touch()
 
     def check_growth(self, num_images: int) -> None:
@@ -301,47 +296,170 @@ class Store:
         self._tree.set_attributes({"updated": _now(), **({"versions": dict(versions)} if versions else {})})
         self._attributes = None
 
+    # Below: what is written of one block, node -> rows in the order of writing
+
+    def _image_arrays(
+        self, ids: np.ndarray, images: np.ndarray | None, class_ids: np.ndarray | None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """Class ids, checks and images; and the checks once more. Nothing and None without images."""
+        if images is None or class_ids is None:
+            return {}, None
+        class_ids = self._checked(layout.CLASS_IDS, class_ids, len(ids), "int32")
+        if class_ids.min() < 0 or class_ids.max() >= self.num_classes:
+            raise UsageError(
+                f"Class ids of block {ids[0] // self.block_size} reach {class_ids.max()}; the store has {self.num_classes}."
+            )
+        images = self._checked(layout.IMAGES, images, len(ids), "uint8")
+        checks = image_checks(ids, class_ids, images)
+        return {layout.CLASS_IDS: class_ids, layout.CHECKS: checks, layout.IMAGES: images}, checks
+
+    def _view_arrays(self, ids: np.ndarray, views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        arrays = {}
+        for name, rows in views.items():
+            node = f"{layout.VIEWS}/{name}"
+            _, num_views, stored = self._tree.shape(node)
+            arrays[node] = bind_views(ids, self._checked(node, rows, len(ids), "float32", (num_views, stored - 1)))
+        return arrays
+
+    def _label_arrays(
+        self,
+        block: int,
+        ids: np.ndarray,
+        new_checks: np.ndarray | None,
+        new_views: Mapping[str, np.ndarray],
+        labels: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    ) -> dict[str, np.ndarray]:
+        """Quality, checks and the codec's arrays of each label set."""
+        if not labels:
+            return {}
+        of_images = self.checks.block(block) if new_checks is None else new_checks
+        arrays: dict[str, np.ndarray] = {}
+        for name, (values, quality) in labels.items():
+            label_set = self._label_set(name)
+            if values.shape[:2] != (len(ids), label_set.num_views):
+                raise UsageError(
+                    f"Block {block} of {label_set.node} takes {len(ids)} images of {label_set.num_views} views, "
+                    f"not {values.shape[:2]}; nothing was written."
+                )
+            quality = self._checked(f"{label_set.node}/{layout.QUALITY}", quality, len(ids), "float32")
+            encoded = label_set.coder.encode(values)
+            for part, node in label_set.array_nodes.items():
+                self._checked(node, encoded[part], len(ids), str(self._tree.dtype(node)))
+            views = new_views.get(label_set.views_node)
+            if views is None:
+                views = self._read_small(label_set.views_node, ids)
+            arrays[f"{label_set.node}/{layout.QUALITY}"] = quality
+            arrays[label_set.checks_node] = label_checks(ids, of_images, views, quality, encoded)
+            arrays |= {node: encoded[part] for part, node in label_set.array_nodes.items()}
+        return arrays
+
+    def _retire(
+        self,
+        block: int,
+        ids: np.ndarray,
+        new_checks: np.ndarray | None,
+        new_views: Mapping[str, np.ndarray],
+        new_labels: Mapping[str, np.ndarray],
+    ) -> None:
+        """Delete the markers of what will not hold once the new rows are written: from here on, whatever happens, it counts
+        as missing. What is written anew as it was keeps its marker, so that a block can be made twice."""
+        if new_checks is not None and self._tree.has_block(layout.IMAGES, block):
+            if not self._holds(layout.CHECKS, block, new_checks):
+                self._delete_marker(layout.IMAGES, block)
+        for label_set in self.labels.values():
+            if not label_set.fitted or not self._tree.has_block(label_set.marker, block):
+                continue
+            views = new_views.get(label_set.views_node)
+            if label_set.checks_node in new_labels:
+                holds = self._holds(label_set.checks_node, block, new_labels[label_set.checks_node])
+            else:
+                holds = views is None or self._holds(label_set.views_node, block, views)
+                if holds and new_checks is not None:
+                    # Not the stored image checks are compared: they may be missing, or damaged.
+                    quality = self._stored(f"{label_set.node}/{layout.QUALITY}", block)
+                    stored = self._stored(label_set.checks_node, block)
+                    holds = (
+                        quality is not None
+                        and stored is not None
+                        and np.array_equal(quality_checks(ids, new_checks, quality), stored[:, 0])
+                    )
+            if not holds:
+                self._delete_marker(label_set.marker, block)
+
+    def _holds(self, node: str, block: int, rows: np.ndarray) -> bool:
+        """Whether a block's chunk is there and holds these rows."""
+        stored = self._stored(node, block)
+        return stored is not None and np.array_equal(stored, rows)
+
+    def _stored(self, node: str, block: int) -> np.ndarray | None:
+        """A block's rows as they are, or None if there are none or they can't be read."""
+        try:
+            return self._tree.read_block(node, block) if self._tree.has_block(node, block) else None
+        except (ValueError, RuntimeError):
+            return None
+
+    def _delete_marker(self, node: str, block: int) -> None:
+        self._tree.delete_block(node, block)
+        self._present.get(node, set()).discard(block)
+
     # Below: one array, one block
 
     def _array_nodes(self) -> list[str]:
-        """All arrays, images first."""
-        nodes = [layout.IMAGES, layout.CLASS_IDS]
+        """All arrays, images first, and of each label set the marker first."""
+        nodes = [layout.IMAGES, layout.CHECKS, layout.CLASS_IDS]
         for label_set in filter(lambda label_set: label_set.fitted, self.labels.values()):
-            nodes += [f"{label_set.node}/{layout.QUALITY}", *label_set.array_nodes.values()]
+            nodes += reversed(label_set.array_nodes.values())
+            nodes += [label_set.checks_node, f"{label_set.node}/{layout.QUALITY}"]
         return nodes + [view_set.node for view_set in self.views.values()]
 
     def _missing(self, node: str) -> list[int]:
         self._present[node] = self._tree.present_blocks(node)
         return [block for block in range(self.num_blocks) if block not in self._present[node]]
 
-    def _require_blocks(self, node: str, blocks: np.ndarray) -> None:
+    def _require_blocks(self, node: str, blocks: Iterable[int]) -> None:
         for _ in range(2):  # a block may have been made since the last listing
-            if absent := sorted(set(blocks.tolist()) - self._present.get(node, set())):
+            if absent := sorted(set(blocks) - self._present.get(node, set())):
                 self._missing(node)
         if absent:
             raise MissingBlockError(
                 f"Block {absent[0]} of {node} in {self.path} has not been made yet ({len(absent)} of the blocks asked "
-                "for are missing): run the command that makes it (dmkd generate, import or label) again."
+                "for are missing): run the command that makes it (dmkd generate, import or label) again; "
+                "if that finds nothing to do, run `dmkd verify --repair` first."
             )
 
     def _read(self, node: str, ids: np.ndarray) -> np.ndarray:
+        """Rows as they are stored, not yet proved to be those of these ids, (n,)."""
+        return self._gather(node, ids, self._decoded)
+
+    def _read_small(self, node: str, ids: np.ndarray) -> np.ndarray:
+        """As :meth:`_read`, of an array whose chunks are worth keeping in memory."""
+        return self._gather(node, ids, self._kept_block)
+
+    def _gather(self, node: str, ids: np.ndarray, read: Callable[[str, int], np.ndarray]) -> np.ndarray:
         if ids.size and (ids.min() < 0 or ids.max() >= self.num_images):
             bad = ids[(ids < 0) | (ids >= self.num_images)][0]
             raise UsageError(f"{self.path} has image ids 0 to {self.num_images - 1}, there is no {bad}.")
-        blocks = ids // self.block_size
-        self._require_blocks(node, np.unique(blocks))
+        places = dict(by_block(ids, self.block_size))
+        self._require_blocks(node, places)
         rows = np.empty((len(ids), *self._tree.shape(node)[1:]), self._tree.dtype(node))
 
-        def read(block: int) -> None:
-            wanted = blocks == block
-            rows[wanted] = self._decoded(node, block)[ids[wanted] - block * self.block_size]
+        def take(block: int) -> None:
+            wanted = places[block]
+            rows[wanted] = read(node, block)[ids[wanted] - block * self.block_size]
 
-        self._tree.for_each(read, np.unique(blocks).tolist())
+        self._tree.for_each(take, places)
         return rows
 
     def _read_block(self, node: str, block: int) -> np.ndarray:
-        self._require_blocks(node, np.array([block]))
+        self._require_blocks(node, [block])
         return self._decoded(node, block)
+
+    def _kept_block(self, node: str, block: int) -> np.ndarray:
+        rows = self._kept.get(node, block)
+        if rows is None:
+            rows = self._decoded(node, block)
+            self._kept.put(node, block, rows)
+        return rows
 
     def _decoded(self, node: str, block: int) -> np.ndarray:
         try:
@@ -352,9 +470,12 @@ class Store:
                 "is broken, so that the command that made it makes it again."
             ) from error
 
-    def _checked(self, node: str, rows: np.ndarray, count: int, dtype: str) -> np.ndarray:
-        """``rows`` if it is exactly what the array takes. Neither zarr nor h5py checks: both broadcast or truncate."""
-        expected = (count, *self._tree.shape(node)[1:])
+    def _checked(
+        self, node: str, rows: np.ndarray, count: int, dtype: str, shape: tuple[int, ...] | None = None
+    ) -> np.ndarray:
+        """``rows`` if they are exactly what the array takes, or each of them ``shape``. Neither zarr nor h5py checks: both
+        broadcast or truncate."""
+        expected = (count, *(self._tree.shape(node)[1:] if shape is None else shape))
         if rows.shape != expected or rows.dtype != np.dtype(dtype):
             raise UsageError(
                 f"{node} takes {dtype} of shape {expected} here, not {rows.dtype} of shape {rows.shape}; "
@@ -413,6 +534,7 @@ def create_store(
         tree.set_attributes({"dmkd_format": layout.FORMAT_VERSION, "state": "creating"})
         for node, spec in {
             layout.CLASS_IDS: layout.class_ids_spec(),
+            layout.CHECKS: layout.checks_spec(),
             layout.IMAGES: layout.images_spec(image_shape),
         }.items():
             tree.create_array(node, spec, num_images, block_size)

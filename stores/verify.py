@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import layout
+from .checks import class_checks, encoded_checks, image_checks, quality_checks, views_bound
 from .codecs import Coder
 from .errors import DmkdError, StoreUnreachableError
 from .identity import fingerprint
@@ -71,6 +72,9 @@ class Verifier:
         self.label_sets: list[LabelSet] = []  # those that are readable and have arrays
         self.coders: dict[str, Coder] = {}  # label set -> its coder, if its constants and arrays are sound
         self.parts: dict[str, list[str]] = {}  # label set -> its arrays of blocks, the marker last
+        # Views (node, block) that some labels were made from, and those that some labels were not made from.
+        self.confirmed_views: set[tuple[str, int]] = set()
+        self.doubted_views: set[tuple[str, int]] = set()
         self._tree = ZarrTree(store.path)
         self._present: dict[str, set[int]] = {}
         self._view_sets: list[ViewSet] = []
@@ -100,6 +104,7 @@ class Verifier:
             )
         yield from self._array(layout.IMAGES, layout.images_spec((*image_shape[:2], 3)))
         yield from self._array(layout.CLASS_IDS, layout.class_ids_spec())
+        yield from self._array(layout.CHECKS, layout.checks_spec())
         for name in tree.children(layout.VIEWS):
             yield from self._guarded(f"{layout.VIEWS}/{name}", self._view_set, name)
         for name in tree.children(layout.LABELS):
@@ -175,7 +180,7 @@ class Verifier:
         if len(constants) < len(label_set.codec.constants):
             return
         coder = label_set.codec.bind(label_set.num_classes, constants)
-        specs = {layout.QUALITY: layout.quality_spec(), **coder.arrays(label_set.num_views)}
+        specs = layout.label_specs(coder.arrays(label_set.num_views))
         self.parts[name] = [f"{node}/{part}" for part in specs]
         found: list[Finding] = []
         for part, spec in specs.items():
@@ -224,30 +229,55 @@ class Verifier:
 
     def block(self, block: int) -> Iterator[Finding]:
         """What is wrong with one block, in every array."""
-        count = len(self.store.block_ids(block))
-        yield from self._images(block, count)
+        ids = np.array(self.store.block_ids(block))
+        checks = yield from self._images(block, ids)
+        views: dict[str, np.ndarray | None] = {}
         for view_set in self._view_sets:
-            yield from self._views(view_set, block, count)
+            views[view_set.name] = yield from self._views(view_set, block, ids)
         for label_set in self.label_sets:
-            yield from self._labels(label_set, block, count)
+            yield from self._labels(label_set, block, ids, checks, views.get(label_set.view_set))
 
-    def _images(self, block: int, count: int) -> Iterator[Finding]:
+    def _images(self, block: int, ids: np.ndarray) -> Generator[Finding, None, np.ndarray | None]:
+        """Returns the image checks, if they can be relied on."""
         done = self.has(layout.IMAGES, block)
-        if done and not self.has(layout.CLASS_IDS, block):
-            yield Finding(
-                ERROR, layout.CLASS_IDS, "There are images and no class ids of this block.", block, repairable=True
-            )
+        class_ids, checks = None, None
         if self.has(layout.CLASS_IDS, block):
-            class_ids = yield from self._read(layout.CLASS_IDS, block, count)
+            class_ids = yield from self._read(layout.CLASS_IDS, block, len(ids))
             if class_ids is not None and (class_ids.min() < 0 or class_ids.max() >= self.store.num_classes):
                 wrong = (class_ids < 0) | (class_ids >= self.store.num_classes)
                 yield self._rows(
                     layout.CLASS_IDS, block, wrong, f"are out of range (the store has {self.store.num_classes} classes)"
                 )
-        if done:
-            images = yield from self._read(layout.IMAGES, block, count)
-            if images is not None:
-                self._look_at(images, block)
+                class_ids = None
+        elif done:
+            yield Finding(
+                ERROR, layout.CLASS_IDS, "There are images and no class ids of this block.", block, repairable=True
+            )
+        if self.has(layout.CHECKS, block):
+            checks = yield from self._read(layout.CHECKS, block, len(ids))
+        elif done:
+            yield Finding(ERROR, layout.CHECKS, "There are images and no checks of this block.", block, repairable=True)
+        images = (yield from self._read(layout.IMAGES, block, len(ids))) if done else None
+        if images is not None:
+            self._look_at(images, block)
+        if class_ids is None or checks is None:
+            return None
+        wrong = class_checks(ids, class_ids) != checks[:, 0]
+        if wrong.any():
+            if done:  # else they are what an interrupted run left, and are written anew
+                yield self._rows(
+                    layout.CLASS_IDS,
+                    block,
+                    wrong,
+                    "and the checks do not fit together: one of the two chunks is that of another block or store",
+                )
+            return None
+        if images is not None:
+            wrong = image_checks(ids, class_ids, images)[:, 1] != checks[:, 1]
+            if wrong.any():
+                what = "are other pixels than were written: those of another block or store, or overwritten"
+                yield self._rows(layout.IMAGES, block, wrong, what)
+        return checks
 
     def _look_at(self, images: np.ndarray, block: int) -> None:
         """Remember images of one colour, and images that are alike."""
@@ -269,20 +299,36 @@ class Verifier:
         if (twin := self._blocks_seen.setdefault(hash(tuple(keys)), block)) != block and len(one_colour) < len(images):
             self._blocks_alike.append((twin, block))
 
-    def _views(self, view_set: ViewSet, block: int, count: int) -> Iterator[Finding]:
+    def _views(self, view_set: ViewSet, block: int, ids: np.ndarray) -> Generator[Finding, None, np.ndarray | None]:
+        """Returns the views as stored, if they are sound."""
         if not self.has(view_set.node, block):
-            return
-        views = yield from self._read(view_set.node, block, count)
-        if views is None:
-            return
-        for wrong, what in _wrong_views(views, view_set.components, count):
+            return None
+        stored = yield from self._read(view_set.node, block, len(ids))
+        if stored is None:
+            return None
+        sound = True
+        bound = views_bound(ids, stored)
+        if not bound.all():
+            yield self._rows(view_set.node, block, ~bound, "are the views of other images: those of another block")
+            sound = False
+        for wrong, what in _wrong_views(stored[:, :, :-1], view_set.components, len(ids)):
             if wrong.any():
                 yield self._rows(view_set.node, block, np.any(wrong, axis=1), what)
+                sound = False
+        return stored if sound else None
 
-    def _labels(self, label_set: LabelSet, block: int, count: int) -> Iterator[Finding]:
+    def _labels(
+        self,
+        label_set: LabelSet,
+        block: int,
+        ids: np.ndarray,
+        image_checks: np.ndarray | None,
+        views: np.ndarray | None,
+    ) -> Iterator[Finding]:
+        """``image_checks`` and ``views``: what the labels were made from, None where that can't be relied on."""
         nodes = self.parts[label_set.name]
         marked = self.has(nodes[-1], block) if label_set.name in self.coders else False
-        if marked and not self.has(f"{layout.VIEWS}/{label_set.view_set}", block):
+        if marked and not self.has(label_set.views_node, block):
             yield Finding(ERROR, label_set.node, "There are labels and no views of this block.", block, repairable=True)
         arrays: dict[str, np.ndarray] = {}
         for node in nodes:
@@ -290,24 +336,26 @@ class Verifier:
                 if marked:
                     yield Finding(ERROR, node, "The chunk is missing and the block counts as labelled.", block, True)
                 continue
-            rows = yield from self._read(node, block, count)
+            rows = yield from self._read(node, block, len(ids))
             if rows is None:
                 continue
-            wrong: np.ndarray = np.any(~np.isfinite(rows.reshape(count, -1)), axis=1)
+            wrong: np.ndarray = np.any(~np.isfinite(rows.reshape(len(ids), -1)), axis=1)
             if wrong.any():
                 yield self._rows(node, block, wrong, "are NaN or infinite")
-            elif node.endswith(f"/{layout.QUALITY}"):
-                for wrong, what in _wrong_quality(rows, label_set.num_classes):
-                    if wrong.any():
-                        yield self._rows(node, block, wrong, what)
-                arrays[layout.QUALITY] = rows
-            else:
-                arrays[node.rsplit("/", 1)[-1]] = rows
-        if label_set.name not in self.coders or len(arrays) < len(nodes):
+                continue
+            if node.endswith(f"/{layout.QUALITY}"):
+                odd = [found for found in _wrong_quality(rows, label_set.num_classes) if found[0].any()]
+                for wrong, what in odd:
+                    yield self._rows(node, block, wrong, what)
+                if odd:
+                    continue
+            arrays[node.rsplit("/", 1)[-1]] = rows
+        if not marked or len(arrays) < len(nodes):
             return
-        arrays.pop(layout.QUALITY)
+        quality, checks = arrays.pop(layout.QUALITY), arrays.pop(layout.CHECKS)
         try:
-            finite = _decodes(self.coders[label_set.name], arrays, count, label_set.num_views * label_set.num_classes)
+            logits_each = label_set.num_views * label_set.num_classes
+            finite = _decodes(self.coders[label_set.name], arrays, len(ids), logits_each)
         except (ValueError, IndexError, DmkdError) as error:
             yield Finding(
                 ERROR, label_set.node, f"The labels can't be decoded ({_first_line(error)}).", block, repairable=True
@@ -315,6 +363,38 @@ class Verifier:
             return
         if not finite.all():
             yield self._rows(label_set.node, block, ~finite, "decode to NaN or infinite logits")
+            return
+        if image_checks is not None:
+            yield from self._unbound_labels(label_set, ids, image_checks, views, quality, checks, arrays)
+
+    def _unbound_labels(
+        self,
+        label_set: LabelSet,
+        ids: np.ndarray,
+        image_checks: np.ndarray,
+        views: np.ndarray | None,
+        quality: np.ndarray,
+        checks: np.ndarray,
+        arrays: Mapping[str, np.ndarray],
+    ) -> Iterator[Finding]:
+        """Whether a block's labels were made from its images and views; which chunk is to blame if not."""
+        block = int(ids[0]) // self.store.block_size
+        wrong_quality = quality_checks(ids, image_checks, quality) != checks[:, 0]
+        wrong_labels = np.zeros(len(ids), bool)
+        if views is not None:
+            wrong_labels = encoded_checks(ids, image_checks, views, arrays) != checks[:, 1]
+            of_views = self.doubted_views if wrong_labels.any() else self.confirmed_views
+            of_views.add((label_set.views_node, block))
+        if wrong_quality.any() and wrong_labels.any():
+            what = "are those of other images: its chunks, or this one alone, belong to another block or store"
+            yield self._rows(label_set.checks_node, block, wrong_quality | wrong_labels, what)
+        elif wrong_quality.any():
+            what = "are not those that were written for these images: that of another block or store, or overwritten"
+            yield self._rows(f"{label_set.node}/{layout.QUALITY}", block, wrong_quality, what)
+        elif wrong_labels.any():
+            node = label_set.marker if len(arrays) == 1 else label_set.node
+            what = "were not made from these images and views: those of another block or store, or overwritten"
+            yield self._rows(node, block, wrong_labels, what)
 
     def has(self, node: str, block: int) -> bool:
         """Whether the chunk was there when the store was listed."""
@@ -381,8 +461,10 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
 
     Each block is looked at once more before anything of it is deleted. Wherever a chunk goes, the marker of its block goes
     first, so that an interruption leaves a block that counts as missing. Labels of a block stay if only its images are
-    damaged: the same pixels come back. Images that no generator made can't come back and are never deleted, and nothing is
-    while attributes are wrong: what would be made by them is not what was there.
+    damaged: the same pixels come back (should others come, ``Store.write_block`` deletes what was made from the old
+    ones). Views that no labels fit go too, since they may be what is wrong; they are drawn again. Images that no generator
+    made can't come back and are never deleted, and nothing is while attributes are wrong: what would be made by them is
+    not what was there.
     """
     done = Repair()
     tree = ZarrTree(store.path)
@@ -410,6 +492,12 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
         for node in reversed(again.parts[name]):
             delete(node, block)
 
+    def delete_views(node: str, block: int) -> None:
+        for name, label_set in label_sets.items():
+            if label_set.views_node == node:
+                delete_labels(name, block)
+        delete(node, block)
+
     for finding in broken:
         if not finding.repairable:
             done.refused.append(
@@ -419,7 +507,7 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
             done.refused.append(f"{finding.where}: it could be read the second time; nothing was deleted.")
         elif finding.block is not None and finding.block >= again.num_blocks:
             delete(finding.node, finding.block)
-        elif finding.node in (layout.IMAGES, layout.CLASS_IDS):
+        elif finding.node in (layout.IMAGES, layout.CLASS_IDS, layout.CHECKS):
             assert finding.block is not None
             if store.source is None:
                 done.refused.append(
@@ -429,15 +517,13 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
                 )
                 continue
             delete(layout.IMAGES, finding.block)
-            if finding.node == layout.CLASS_IDS:
+            if finding.node != layout.IMAGES:  # one of the two, and which can't be told
+                delete(layout.CHECKS, finding.block)
                 delete(layout.CLASS_IDS, finding.block)
             done.images = True
         elif finding.node.startswith(f"{layout.VIEWS}/"):
             assert finding.block is not None
-            for name, label_set in label_sets.items():
-                if f"{layout.VIEWS}/{label_set.view_set}" == finding.node:
-                    delete_labels(name, finding.block)
-            delete(finding.node, finding.block)
+            delete_views(finding.node, finding.block)
             done.labels = True
         else:
             name = finding.node.split("/")[1]
@@ -450,6 +536,9 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
             elif name not in done.refitted:
                 assert finding.block is not None
                 delete_labels(name, finding.block)
+                of_views = (label_sets[name].views_node, finding.block)
+                if of_views in again.doubted_views - again.confirmed_views:
+                    delete_views(*of_views)
     return done
 
 

@@ -99,9 +99,9 @@ def test_missing_blocks_are_those_without_images(place):
     store = new_store(place.path)
     assert store.missing_blocks() == list(range(7))
     arrays = block_arrays(store, 3)
-    store.write_block(3, views=arrays["views"], labels=arrays["labels"], class_ids=arrays["class_ids"])
+    store.write_block(3, views=arrays["views"])
     assert store.missing_blocks() == list(range(7)), "a block without its images is not done"
-    store.write_block(3, images=arrays["images"])
+    store.write_block(3, **arrays)
     assert store.missing_blocks() == [0, 1, 2, 4, 5, 6]
     assert store.labels["teacher"].missing_blocks() == [0, 1, 2, 4, 5, 6]
     with pytest.raises(MissingBlockError, match="Block 0 of images"):
@@ -110,7 +110,7 @@ def test_missing_blocks_are_those_without_images(place):
 
 def test_an_all_black_block_is_done_not_missing(place):
     store = new_store(place.path)
-    store.write_block(0, images=np.zeros((16, 8, 8, 3), np.uint8))
+    store.write_block(0, images=np.zeros((16, 8, 8, 3), np.uint8), class_ids=np.zeros(16, np.int32))
     assert 0 not in open_store(store.path).missing_blocks()
     assert store.images[[0]].sum() == 0
 
@@ -148,14 +148,16 @@ def test_a_damaged_chunk_is_an_error_and_names_the_file(place):
     place.write("images/c.1.0.0.0", bytes(content[:50]))
     with pytest.raises(DamagedChunkError):
         store.images[[16]]
-    store.write_block(1, images=block_arrays(store, 1)["images"])  # writing does not read the damaged chunk
+    arrays = block_arrays(store, 1)
+    store.write_block(1, images=arrays["images"], class_ids=arrays["class_ids"])  # the damaged chunk is not in the way
     assert store.images[[16]].shape == (1, 8, 8, 3)
 
 
 def test_a_damaged_last_block_that_is_partly_used_can_be_rewritten(place):
     store = filled_store(place.path)
     place.write("images/c.6.0.0.0", b"broken")
-    store.write_block(6, images=block_arrays(store, 6)["images"])
+    arrays = block_arrays(store, 6)
+    store.write_block(6, images=arrays["images"], class_ids=arrays["class_ids"])
     np.testing.assert_array_equal(store.images[96:], block_arrays(store, 6)["images"])
 
 

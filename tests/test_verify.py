@@ -63,10 +63,12 @@ LABELS = "labels/tiny-resnet"
 CHUNKS = {
     "images": "images/c.1.0.0.0",
     "class_ids": "class_ids/c.1",
+    "checks": "checks/c.1.0",
     "views/rrc2-cutmix": "views/rrc2-cutmix/c.1.0.0",
     f"{LABELS}/features": f"{LABELS}/features/c.1.0.0",
     f"{LABELS}/affine": f"{LABELS}/affine/c.1.0.0",
     f"{LABELS}/quality": f"{LABELS}/quality/c.1.0",
+    f"{LABELS}/checks": f"{LABELS}/checks/c.1.0",
 }
 
 
@@ -111,9 +113,10 @@ def test_damaged_chunks_are_named_and_come_back_to_the_bit(node, damage, path):
     assert report.repair.refused == [] and not chunk.exists()
     left = tree_bytes(path)
     assert left.items() <= before.items(), "what is left is as it was"
-    if node in ("images", "class_ids"):
+    if node in ("images", "class_ids", "checks"):
         assert report.advice == f"dmkd generate --store {path}"
-        assert before.keys() - left.keys() <= {CHUNKS["images"], CHUNKS["class_ids"]}, "sound labels stay"
+        gone = {CHUNKS["images"]} if node == "images" else {CHUNKS[name] for name in ("images", "class_ids", "checks")}
+        assert before.keys() - left.keys() == gone, "sound labels stay"
         generate(str(path), ImageOptions(), LabelOptions(), HERE, Silent())
     else:
         assert report.advice == f"dmkd label --store {path}"
@@ -241,8 +244,9 @@ def test_images_of_one_colour_and_twice_the_same_are_warnings(tmp_path):
         if block == 1:
             arrays["images"][2] = (9, 8, 7)
             arrays["images"][5] = arrays["images"][4]
+        if block == 3:
+            arrays["images"] = block_arrays(store, 2)["images"]
         store.write_block(block, **arrays)
-    shutil.copy(tmp_path / "s.zarr/images/c.2.0.0.0", tmp_path / "s.zarr/images/c.3.0.0.0")
     report = check(store.path)
     assert report.sound and report.counts["warning"] == 3
     assert "One colour all over: 1 image (18)" in sentences(report, "warning")
@@ -323,14 +327,21 @@ def test_a_chunk_that_can_be_read_the_second_time_is_not_deleted(path, monkeypat
 
 
 def test_labels_and_pixels_of_others_are_reported(path):
-    group = zarr.open(str(path), mode="r+")
-    group[f"{LABELS}/affine"][:] = group[f"{LABELS}/affine"][:] * np.float32(100)
-    group["images"][7, 0, 0, 0] ^= 128
+    store = open_store(path)
+    for block in range(store.num_blocks):
+        ids = np.array(store.block_ids(block))
+        rng = np.random.default_rng(block)
+        images = rng.integers(0, 256, (len(ids), *store.image_shape)).astype(np.uint8)
+        width = store.labels["tiny-resnet"].encoded(ids)["features"].shape[-1]
+        features = rng.normal(size=(len(ids), 3, width)).astype(np.float32) * 100
+        labels = {"tiny-resnet": (features, store.labels["tiny-resnet"].quality[ids])}
+        store.write_block(block, images=images, class_ids=store.class_ids[ids], labels=labels)
+    assert check(path).sound
     before = tree_bytes(path)
     report = check(path, rerun_teacher=1.0, regenerate=1.0, device="cpu", mend=True)
     assert "The teacher says something else" in errors(report)[LABELS]
     assert "The generator makes other images" in errors(report)["images"]
-    assert "by up to 128 grey levels" in errors(report)["images"]
+    assert "grey levels" in errors(report)["images"] and not report.repaired
     assert report.rerun_teacher["tiny-resnet"]["max_logit_difference"] > 0
     assert tree_bytes(path) == before, "models that disagree delete nothing"
 
@@ -400,8 +411,20 @@ def test_exit_codes_and_json(path):
     assert done.exit_code == 1 and "NOT SOUND" in done.stdout and "images, block 1: The chunk is damaged" in done.stdout
     assert "--repair" in done.stdout
     done = dmkd(path, "--repair")
-    assert done.exit_code == 1 and f"Now run `dmkd generate --store {path}`" in done.stdout
+    assert done.exit_code == 0 and f"Now run `dmkd generate --store {path}`" in done.stdout
     assert dmkd(path).exit_code == 0
+
+
+def test_the_exit_code_of_a_repair_says_whether_errors_are_left(path, tmp_path):
+    flip_byte(path / CHUNKS["images"])
+    done = dmkd(path, "--repair", "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout)["repaired"] is True
+    imported = filled_store(tmp_path / "imported.zarr")
+    flip_byte(tmp_path / "imported.zarr" / "checks/c.1.0")
+    done = dmkd(imported.path, "--repair", "--json")
+    assert done.exit_code == 1 and json.loads(done.stdout)["repaired"] is False
+    change_attributes(path, "", identity="0" * 64)
+    assert dmkd(path, "--repair").exit_code == 1
 
 
 @pytest.mark.parametrize(
