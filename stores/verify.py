@@ -238,7 +238,7 @@ class Verifier:
             yield from self._labels(label_set, block, ids, checks, views.get(label_set.view_set))
 
     def _images(self, block: int, ids: np.ndarray) -> Generator[Finding, None, np.ndarray | None]:
-        """Returns the image checks, if they can be relied on."""
+        """Returns the image checks, if there are images and the checks can be relied on."""
         done = self.has(layout.IMAGES, block)
         class_ids, checks = None, None
         if self.has(layout.CLASS_IDS, block):
@@ -260,17 +260,13 @@ class Verifier:
         images = (yield from self._read(layout.IMAGES, block, len(ids))) if done else None
         if images is not None:
             self._look_at(images, block)
-        if class_ids is None or checks is None:
+        # Without images the rest is what an interrupted run left, and is written anew: some of it may be older.
+        if not done or class_ids is None or checks is None:
             return None
         wrong = class_checks(ids, class_ids) != checks[:, 0]
         if wrong.any():
-            if done:  # else they are what an interrupted run left, and are written anew
-                yield self._rows(
-                    layout.CLASS_IDS,
-                    block,
-                    wrong,
-                    "and the checks do not fit together: one of the two chunks is that of another block or store",
-                )
+            what = "and the checks do not fit together: one of the two chunks is that of another block or store"
+            yield self._rows(layout.CLASS_IDS, block, wrong, what)
             return None
         if images is not None:
             wrong = image_checks(ids, class_ids, images)[:, 1] != checks[:, 1]
@@ -302,6 +298,13 @@ class Verifier:
     def _views(self, view_set: ViewSet, block: int, ids: np.ndarray) -> Generator[Finding, None, np.ndarray | None]:
         """Returns the views as stored, if they are sound."""
         if not self.has(view_set.node, block):
+            if any(
+                self._labelled(label_set, block)
+                for label_set in self.label_sets
+                if label_set.views_node == view_set.node
+            ):
+                what = "The chunk is missing, and there are labels of these views."
+                yield Finding(ERROR, view_set.node, what, block, repairable=True)
             return None
         stored = yield from self._read(view_set.node, block, len(ids))
         if stored is None:
@@ -327,9 +330,7 @@ class Verifier:
     ) -> Iterator[Finding]:
         """``image_checks`` and ``views``: what the labels were made from, None where that can't be relied on."""
         nodes = self.parts[label_set.name]
-        marked = self.has(nodes[-1], block) if label_set.name in self.coders else False
-        if marked and not self.has(label_set.views_node, block):
-            yield Finding(ERROR, label_set.node, "There are labels and no views of this block.", block, repairable=True)
+        marked = self._labelled(label_set, block)
         arrays: dict[str, np.ndarray] = {}
         for node in nodes:
             if not self.has(node, block):
@@ -396,6 +397,10 @@ class Verifier:
             what = "were not made from these images and views: those of another block or store, or overwritten"
             yield self._rows(node, block, wrong_labels, what)
 
+    def _labelled(self, label_set: LabelSet, block: int) -> bool:
+        """Whether the block counts as labelled. Without a coder it is not known which array says so."""
+        return label_set.name in self.coders and self.has(self.parts[label_set.name][-1], block)
+
     def has(self, node: str, block: int) -> bool:
         """Whether the chunk was there when the store was listed."""
         if node not in self._present:
@@ -441,7 +446,7 @@ class Verifier:
         for label_set in self.label_sets:
             if label_set.name not in self.coders:
                 continue
-            labelled = {block for block in range(self.num_blocks) if self.has(self.parts[label_set.name][-1], block)}
+            labelled = {block for block in range(self.num_blocks) if self._labelled(label_set, block)}
             if missing := len(with_images - labelled):
                 yield Finding(NOTE, label_set.node, f"{missing:,} blocks with images have no labels yet.")
             if early := sorted(labelled - with_images):

@@ -110,11 +110,11 @@ def new_store(path: Path | str, num_images: int = 100, block_size: int = 16, num
     return store
 
 
-def block_arrays(store: Store, block: int, num_views: int = 2) -> dict:
-    """Random contents of a block, a function of its number: what ``write_block`` takes."""
-    rng, count = np.random.default_rng(block), len(store.block_ids(block))
+def block_arrays(store: Store, block: int, num_views: int = 2, seed: int | None = None) -> dict:
+    """Random contents of a block, a function of ``seed``, which is its number if not given: what ``write_block`` takes."""
+    rng, count = np.random.default_rng(block if seed is None else seed), len(store.block_ids(block))
     views = np.tile(np.array([0, 0, 1, 1, 0], np.float32), (count, num_views, 1))
-    return {
+    arrays = {
         "images": rng.integers(0, 256, (count, *store.image_shape)).astype(np.uint8),
         "class_ids": rng.integers(0, 10, count).astype(np.int32),
         "views": {"views": views},
@@ -125,6 +125,8 @@ def block_arrays(store: Store, block: int, num_views: int = 2) -> dict:
             )
         },
     }
+    arrays["labels"]["teacher"][1][:, 0] = rng.integers(0, 10, count)  # the teacher's top-1
+    return arrays
 
 
 def filled_store(path: Path | str, **options) -> Store:
