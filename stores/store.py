@@ -363,33 +363,34 @@ class Store:
     ) -> None:
         """Delete the markers of what will not hold once the new rows are written: from here on, whatever happens, it counts
         as missing. What is written anew as it was keeps its marker, so that a block can be made twice."""
-        if new_checks is not None and self._tree.has_block(layout.IMAGES, block):
-            if not self._holds(layout.CHECKS, block, new_checks):
-                self._delete_marker(layout.IMAGES, block)
+        made = new_checks is not None and self._tree.has_block(layout.IMAGES, block)
+        if made and not self._holds(layout.CHECKS, block, new_checks):
+            self._delete_marker(layout.IMAGES, block)
         for label_set in self.labels.values():
             if not label_set.fitted or not self._tree.has_block(label_set.marker, block):
                 continue
-            views = new_views.get(label_set.views_node)
             if label_set.checks_node in new_labels:
                 holds = self._holds(label_set.checks_node, block, new_labels[label_set.checks_node])
             else:
+                views = new_views.get(label_set.views_node)
                 holds = views is None or self._holds(label_set.views_node, block, views)
-                if holds and new_checks is not None:
-                    # Not the stored image checks are compared: they may be missing, or damaged.
-                    quality = self._stored(f"{label_set.node}/{layout.QUALITY}", block)
-                    stored = self._stored(label_set.checks_node, block)
-                    holds = (
-                        quality is not None
-                        and stored is not None
-                        and np.array_equal(quality_checks(ids, new_checks, quality), stored[:, 0])
-                    )
+                holds = holds and (new_checks is None or self._labels_hold(label_set, block, ids, new_checks))
             if not holds:
                 self._delete_marker(label_set.marker, block)
 
-    def _holds(self, node: str, block: int, rows: np.ndarray) -> bool:
+    def _labels_hold(self, label_set: LabelSet, block: int, ids: np.ndarray, new_checks: np.ndarray) -> bool:
+        """Whether a block's labels were made from images of these checks: told by their own checks, since the image checks
+        that are stored may be missing or damaged."""
+        quality = self._stored(f"{label_set.node}/{layout.QUALITY}", block)
+        stored = self._stored(label_set.checks_node, block)
+        if quality is None or stored is None:
+            return False
+        return np.array_equal(quality_checks(ids, new_checks, quality), stored[:, 0])
+
+    def _holds(self, node: str, block: int, rows: np.ndarray | None) -> bool:
         """Whether a block's chunk is there and holds these rows."""
         stored = self._stored(node, block)
-        return stored is not None and np.array_equal(stored, rows)
+        return stored is not None and rows is not None and np.array_equal(stored, rows)
 
     def _stored(self, node: str, block: int) -> np.ndarray | None:
         """A block's rows as they are, or None if there are none or they can't be read."""
