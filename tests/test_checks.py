@@ -146,6 +146,33 @@ def test_chunks_of_another_store_are_found(chunks, blamed, unreadable, path, tmp
         assert open_store(path).labels["teacher"].missing_blocks() == [1] and errors(path) == {}
 
 
+@pytest.mark.parametrize(
+    "arrays", [["images", "class_ids", "checks"], ["labels"], ["views", "labels"], ["views"], [""]]
+)
+def test_whole_blocks_that_changed_places_are_found(arrays, path):
+    """Images with their class ids and checks, labels with theirs, or all of it: only the ids tell."""
+    for array in arrays:
+        for first in sorted((path / array).rglob("c.1*")):
+            second = first.with_name(first.name.replace("c.1", "c.2"))
+            content = first.read_bytes(), second.read_bytes()
+            first.write_bytes(content[1])
+            second.write_bytes(content[0])
+    assert {where.split(", ")[1] for where in errors(path)} == {"block 1", "block 2"}
+    store = open_store(path)
+    labels = store.labels["teacher"]
+    readers = {
+        "images": [lambda ids: store.images[ids], lambda ids: store.class_ids[ids]],
+        "labels": [labels.logits, lambda ids: labels.quality[ids]],
+        "views": [lambda ids: store.views["views"][ids]],
+    }
+    for name in readers if arrays == [""] else readers.keys() & set(arrays):
+        for read in readers[name]:
+            assert len(read([3, 50])) == 2
+            for image in (20, 40):
+                with pytest.raises(DamagedChunkError):
+                    read([image])
+
+
 def test_views_that_other_labels_fit_are_not_deleted(path, tmp_path):
     """Labels and views do not fit together: which is wrong can be told only where a second label set uses the views."""
     another = another_store(tmp_path / "another.zarr", path)
