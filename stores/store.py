@@ -38,6 +38,7 @@ class Store:
         self._present: dict[str, set[int]] = {}
         self._kept = KeptChunks()
         self._label_sets: dict[str, LabelSet] = {}
+        self._fitted: list[LabelSet] | None = None
         self._attributes: dict[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -257,6 +258,7 @@ class Store:
             self._tree.create_array(f"{label_set.node}/{part}", spec, self.num_images, self.block_size)
         # The mark comes last: what was interrupted before it is done again.
         self._tree.set_attributes({"fitted": True}, label_set.node)
+        self._fitted = None
 
     def grow(self, num_images: int) -> None:
         """Make room for more images of the same recipe. What is there stays as it is.
@@ -366,8 +368,10 @@ class Store:
         made = new_checks is not None and self._tree.has_block(layout.IMAGES, block)
         if made and not self._holds(layout.CHECKS, block, new_checks):
             self._delete_marker(layout.IMAGES, block)
-        for label_set in self.labels.values():
-            if not label_set.fitted or not self._tree.has_block(label_set.marker, block):
+        if self._fitted is None:  # listed once: in a bucket every attribute that is read is a request
+            self._fitted = [label_set for label_set in self.labels.values() if label_set.fitted]
+        for label_set in self._fitted:
+            if not self._tree.has_block(label_set.marker, block):
                 continue
             if label_set.checks_node in new_labels:
                 holds = self._holds(label_set.checks_node, block, new_labels[label_set.checks_node])

@@ -278,7 +278,7 @@ def test_a_damaged_chunk_in_a_bucket_is_found_deleted_and_made_again(place, tiny
     content = before["images/c.1.0.0.0"]
     place.write("images/c.1.0.0.0", content[:100] + bytes([content[100] ^ 1]) + content[101:])
     found = dmkd("verify", place.path, "--repair")
-    assert found.exit_code == 1 and "images, block 1" in found.stdout and f"--store {place.path}" in found.stdout
+    assert found.exit_code == 0 and "images, block 1" in found.stdout and f"--store {place.path}" in found.stdout
     assert "images/c.1.0.0.0" not in place.names()
     assert dmkd("generate", "--store", place.path, "--device", "cpu").exit_code == 0
     assert place.chunks() == before
@@ -340,7 +340,8 @@ def test_a_block_costs_one_put_a_chunk_and_a_listing_no_request_a_chunk(place, r
     store.write_block(0, **block_arrays(store, 0))
     requests.clear()
     store.write_block(1, **block_arrays(store, 1))  # 12.6 MB of images
-    assert [method for method, _ in requests] == ["PUT"] * 5
+    # Two ask for what would be written over: images, and labels that other images may have had.
+    assert [method for method, _ in requests] == ["HEAD"] * 2 + ["PUT"] * 7
     assert "images/c.1" in requests[-1][1], "the marker comes last"
     requests.clear()
     assert store.missing_blocks() == [2]
