@@ -118,7 +118,9 @@ def _connect(path: str, patience: timedelta) -> Any:
         },
     }
     try:
-        return from_url(path, client_options=client_options, retry_config=retry_config, **credentials)
+        return from_url(  # type: ignore[call-overload]  # each overload is for one scheme
+            path, client_options=client_options, retry_config=retry_config, **credentials
+        )
     except Exception as error:
         if _no_credentials(str(error)):
             raise _told(error, path, "", writing=False) from error

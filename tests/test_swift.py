@@ -98,15 +98,10 @@ def test_every_command_on_a_server_named_by_its_endpoint(
         # fmt: on
 
 
-@pytest.mark.parametrize(
-    ("environment", "told"),
-    [
-        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "access is refused (SignatureDoesNotMatch); check AWS_ACCESS_KEY_ID"),
-        ({"AWS_ACCESS_KEY_ID": "test:nobody"}, "access is refused (InvalidAccessKeyId); check AWS_ACCESS_KEY_ID"),
-    ],
-)
-def test_wrong_credentials_are_refused_in_one_sentence(server, environment, told):
+@pytest.mark.parametrize("environment", [{"AWS_SECRET_ACCESS_KEY": "wrong"}, {"AWS_ACCESS_KEY_ID": "test:nobody"}])
+def test_wrong_credentials_are_refused_in_one_sentence(server, environment):
     before = time.monotonic()
     code, output, errors = dmkd("inspect", "s3://dmkd/s.zarr", **environment)
-    assert (code, output) == (1, "") and told in errors and len(errors.splitlines()) == 1, errors
+    assert (code, output) == (1, "") and len(errors.splitlines()) == 1, errors
+    assert "access is refused (SignatureDoesNotMatch); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in errors
     assert time.monotonic() - before < 20
