@@ -142,7 +142,7 @@ def drive(blocks: int, workers: int) -> None:
         if workers:
             import ray
 
-            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+            ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
         seconds = run(store, Sleeping(store.path, images=1), range(blocks), workers)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"blocks": blocks, "workers": workers, "seconds": seconds, "peak_mb": peak}))
@@ -176,7 +176,7 @@ def two_workers(folder: Path, blocks: int, seconds: float) -> float:
     """Blocks a second of two actors over those of one, from when all of them work."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     rates = []
     for workers in (1, 2):
         (folder / str(workers)).mkdir()

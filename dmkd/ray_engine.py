@@ -80,7 +80,9 @@ def ray_session(workers: int, device: str, address: str | None) -> Iterator[None
         yield
         return
     gpus = workers if device.startswith("cuda") else 0
-    options: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "num_gpus": gpus}
+    # Without "local", Ray would join a cluster that someone else has started on this machine.
+    local = {"address": "local", "num_cpus": workers, "num_gpus": gpus}
+    options: dict[str, Any] = {"address": address} if address else local
     try:
         ray.init(**options, include_dashboard=None if address else False, log_to_driver=False, configure_logging=False)
     except ConnectionError as error:

@@ -82,7 +82,9 @@ def run_on_ray_gpu(function: Callable[..., int], *arguments: object, address: st
 
     started_here = not ray.is_initialized()
     if started_here:
-        options: dict[str, Any] = {"address": address} if address else {"num_cpus": 1, "num_gpus": gpus}
+        options: dict[str, Any] = (
+            {"address": address} if address else {"address": "local", "num_cpus": 1, "num_gpus": gpus}
+        )
         ray.init(**options, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         remote = ray.remote(num_gpus=gpus, num_cpus=1, max_calls=1, max_retries=0)(function)

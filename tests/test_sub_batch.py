@@ -146,7 +146,9 @@ def ray_with_a_gpu():
     """Ray that believes in a GPU: it hands one out, and there is none."""
     import ray
 
-    ray.init(num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    ray.init(
+        "local", num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20
+    )
     yield ray
     ray.shutdown()
 
