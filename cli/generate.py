@@ -5,61 +5,22 @@ from typing import Any
 
 import click
 
-from .options import find_store, json_option, label_options, run_options, store_option
+from .options import find_store, json_option
+from .recipe_options import read_recipe_options, recipe_options
 
 
 @click.command("generate", short_help="Make images and their first labels.")
-@store_option
-@click.option("--generator", metavar="NAME", help="Hub id, pipeline folder, or digits. Default: facebook/DiT-XL-2-256.")
-@click.option(
-    "--images", type=int, metavar="N", help="Images in the store; more than it has: it grows. Default: 200000."
-)
-@click.option("--classes", metavar="LIST", help="Class ids, ranges or names, such as 0-9,207. Default: all.")
-@click.option("--sampler", metavar="NAME", help="ddpm (DM-KD's), ddim, dpm++ or unipc. Default: ddpm.")
-@click.option("--steps", type=int, metavar="N", help="Denoising steps. Default: 100.")
-@click.option(
-    "--guidance",
-    metavar="X",
-    help="Guidance scale; 1: none, and twice as fast; 1.5:3: each image draws its own. Default: 2.",
-)
-@click.option(
-    "--guidance-interval",
-    metavar="LOW:HIGH",
-    help="Guide only while the noise is in this range, 1 being pure noise; the other steps cost half. Default: always.",
-)
-@click.option(
-    "--guided-channels",
-    type=int,
-    metavar="N",
-    help="Latent channels guided. Default: 3 for ddpm, as DiT does, else all.",
-)
-@click.option("--seed", type=int, metavar="N", help="Seed of all noise and of the class order. Default: 0.")
-@click.option("--dtype", metavar="TYPE", help="Of the weights: bfloat16 (default on a GPU), float16 or float32.")
-@click.option("--sub-batch", type=int, metavar="N", help="Images sampled at once; part of the recipe. Default: 64.")
-@click.option(
-    "--block-size", type=int, metavar="N", help="Images a block, the unit of work. Default: chunks up to 16 MB."
-)
-@click.option(
-    "--teacher",
-    "teachers",
-    multiple=True,
-    metavar="NAME",
-    help="Label in the same pass; may be repeated. none: images only. Default: resnet18.tv_in1k, as DM-KD.",
-)
-@label_options
-@run_options
+@recipe_options
+@click.option("--dry-run", is_flag=True, help="Tell what would be made, as dmkd plan does, and write nothing.")
 @json_option
 def command(
     store: str | None,
-    teachers: tuple[str, ...],
-    views: str | None,
-    view_seed: int | None,
-    codec: str,
     workers: int | None,
     device: str | None,
     ray_address: str | None,
+    dry_run: bool,
     as_json: bool,
-    **image_options: Any,
+    **recipe: Any,
 ) -> None:
     """Make a store of class-labelled images, and in the same pass their first labels.
 
@@ -71,23 +32,26 @@ def command(
       dmkd generate --store imnet.zarr                                  200,000 images as DM-KD made them
       dmkd generate --store imnet.zarr --images 1280000                 let it grow
       dmkd generate --store imnet.zarr --teacher resnet34 --teacher resnet18
+      dmkd generate --store imnet.zarr --dry-run                        what would be made, and what it costs
       dmkd generate --store digits.zarr --generator digits --images 3000
       dmkd generate --store dogs.zarr --classes 151-268 --images 20000 --sampler dpm++ --steps 20
       dmkd generate --store mixed.zarr --guidance 1.5:3 --sampler ddim --steps 50 --guidance-interval 0.1:0.5
     """
-    from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
+    from dmkd.generate import RunOptions, generate
 
     from .display import make_display
     from .summary import print_store, store_facts
 
     path = find_store(store)
-    made, _ = generate(
-        path,
-        ImageOptions(**image_options),
-        LabelOptions(teachers or None, views, view_seed, codec),
-        RunOptions(workers, device, ray_address),
-        make_display(),
-    )
+    if dry_run:
+        from dmkd.devices import choose_device
+        from dmkd.plan import CostOptions
+
+        from .plan import show_plan
+
+        show_plan(path, recipe, CostOptions(gpus=workers or None), choose_device(device), as_json)
+        return
+    made, _ = generate(path, *read_recipe_options(recipe), RunOptions(workers, device, ray_address), make_display())
     if as_json:
         click.echo(json.dumps(store_facts(made)))
     else:

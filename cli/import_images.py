@@ -40,7 +40,7 @@ def command(
     teachers: tuple[str, ...],
     views: str | None,
     view_seed: int | None,
-    codec: str,
+    codec: str | None,
     device: str | None,
     as_json: bool,
     **import_options: Any,

@@ -1,12 +1,12 @@
 """`dmkd generate` and `dmkd label`: from what was asked for to a finished store."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmkd.blocks import WorkOrder
-from dmkd.classifiers import load_classifier
+from dmkd.classifiers import Classifier, load_classifier
 from dmkd.devices import choose_device, default_cpu_threads
 from dmkd.engine import BlockDone, run_here
 from dmkd.fitting import fit_label_sets, pilot_blocks
@@ -19,6 +19,9 @@ from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.layout import choose_block_size
 from dmkd.versions import library_versions
+
+if TYPE_CHECKING:
+    from dmkd.generator import GeneratorInfo
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class LabelOptions:
     teachers: tuple[str, ...] | None = None
     views: str | None = None
     view_seed: int | None = None
-    codec: str = "float16"
+    codec: str | None = None  # None: float16
     name: str | None = None
 
 
@@ -69,60 +72,33 @@ def generate(
     """
     from dmkd.generator import describe_generator
 
-    exists = store_exists(path)
-    store = open_store(path) if exists else None
-    source = images.generator or (store.source if store else DEFAULT_GENERATOR)
-    if not source or (store is not None and store.recipe.get("source") == "import"):
-        raise UsageError(f"{path} was not made by a generator, so no images can be added to it by one.")
-    info = describe_generator(generator_source(source))
-    name = "digits" if source == "digits" else info.name
-    defaults = generator_defaults(name)
     device = choose_device(run.device)
-    if store is not None:
-        recipe = _recipe_to_go_on(store, images, info)
-    else:
-        num_images = images.images if images.images is not None else defaults["images"]
-        image_shape = (info.image_size, info.image_size, 3)
-        _check_at_least_one(images)
-        block_size = images.block_size or choose_block_size(num_images, image_shape)
-        recipe = _new_recipe(name, images, info, defaults, device, block_size)
-    teachers = [load_classifier(teacher) for teacher in _teachers(labels, store, defaults)]
-    for teacher in teachers:
-        if teacher.num_classes != info.num_classes:
-            raise UsageError(
-                f"Teacher {teacher.source} tells {teacher.num_classes} classes apart and generator {name} makes "
-                f"{info.num_classes}: use a teacher of the same classes, or --teacher none."
-            )
-    request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
+    wanted = resolve_images(path, images, device, describe_generator)
+    store, recipe = wanted.store, wanted.recipe
+    request = resolve_labels(labels, wanted, load_classifier)
     workers = _workers(run, device)
 
     if store is None:
-        check_request(request, image_shape[:2], defaults["views"])
+        check_request(request, wanted.image_shape[:2], wanted.defaults["views"])
         store = create_store(
             path,
             recipe=recipe.to_json(),
-            num_images=num_images,
-            image_shape=image_shape,
-            class_names=info.class_names,
-            block_size=block_size,
+            num_images=wanted.num_images,
+            image_shape=wanted.image_shape,
+            class_names=wanted.info.class_names,
+            block_size=wanted.block_size,
             versions=library_versions(),
-            source="digits" if source == "digits" else generator_source(source),
+            source=wanted.source,
         )
     else:
-        if images.block_size not in (None, store.block_size):
-            refuse_mismatch(
-                path, {"block_size": store.block_size}, {"block_size": images.block_size}, "Leave --block-size out."
-            )
         _tell_versions(store, display)
         if swept := store.sweep_partials():
             display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
-        if images.images is not None:
-            store.check_growth(images.images)
     add_label_sets(store, request)
     if images.images is not None:
         store.grow(images.images)
     label_sets = () if labels.teachers == ("none",) else tuple(store.labels)
-    generator = generator_source(source)
+    generator = generator_source(wanted.source)
     order = WorkOrder(store.path, label_sets, device, recipe.cpu_threads, generator)
     # A codec that is fitted on logits needs some images before its first label: those get their labels at the end.
     missing = set(store.missing_blocks())
@@ -133,6 +109,68 @@ def generate(
     _label_blocks(store, label_sets, workers, run.ray_address, device, display)
     store.touch(library_versions())
     return store, list(label_sets)
+
+
+@dataclass(frozen=True)
+class WantedImages:
+    """What the images of a run are, before anything is made or changed."""
+
+    store: Store | None  # None: there is none yet
+    source: str  # of the generator: digits, a folder's whole path or a hub id
+    info: "GeneratorInfo"
+    defaults: dict[str, Any]  # of this generator
+    recipe: Recipe
+    num_images: int
+    block_size: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.info.image_size, self.info.image_size, 3
+
+
+def resolve_images(
+    path: str, images: ImageOptions, device: str, describe: Callable[[str], "GeneratorInfo"]
+) -> WantedImages:
+    """From what was asked for to the images wanted, on a new store or on the one at ``path``, which is left as it is.
+
+    ``describe`` tells of a generator's source what it is. Raises ``UsageError`` for what can't be done, ``MismatchError``
+    for what differs from the store.
+    """
+    store = open_store(path) if store_exists(path) else None
+    source = images.generator or (store.source if store else DEFAULT_GENERATOR)
+    if not source or (store is not None and store.recipe.get("source") == "import"):
+        raise UsageError(f"{path} was not made by a generator, so no images can be added to it by one.")
+    info = describe(generator_source(source))
+    name = "digits" if source == "digits" else info.name
+    source, defaults = name if name == "digits" else generator_source(source), generator_defaults(name)
+    if store is not None:
+        recipe = _recipe_to_go_on(store, images, info)
+        if images.block_size not in (None, store.block_size):
+            refuse_mismatch(
+                path, {"block_size": store.block_size}, {"block_size": images.block_size}, "Leave --block-size out."
+            )
+        if images.images is not None:
+            store.check_growth(images.images)
+        num_images = images.images if images.images is not None else store.num_images
+        return WantedImages(store, source, info, defaults, recipe, num_images, store.block_size)
+    num_images = images.images if images.images is not None else defaults["images"]
+    _check_at_least_one(images)
+    block_size = images.block_size or choose_block_size(num_images, (info.image_size, info.image_size, 3))
+    recipe = _new_recipe(name, images, info, defaults, device, block_size)
+    return WantedImages(None, source, info, defaults, recipe, num_images, block_size)
+
+
+def resolve_labels(labels: LabelOptions, wanted: WantedImages, load: Callable[[str], Classifier]) -> LabelRequest:
+    """The labels asked for with their teachers, by ``load``. Raises ``UsageError`` if a teacher knows other classes."""
+    teachers = [load(teacher) for teacher in _teachers(labels, wanted.store, wanted.defaults)]
+    for teacher in teachers:
+        if teacher.num_classes != wanted.info.num_classes:
+            raise UsageError(
+                f"Teacher {teacher.source} tells {teacher.num_classes} classes apart and generator "
+                f"{wanted.recipe.generator} makes {wanted.info.num_classes}: use a teacher of the same classes, or "
+                "--teacher none."
+            )
+    return LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
 
 
 def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) -> tuple[Store, list[str]]:
@@ -231,7 +269,7 @@ def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
         asked[option] = stored[option] if value is None else value
     if images.classes is not None:
         asked["classes"] = list(parse_classes(images.classes, list(info.class_names)))
-    asked["generator_sha256"] = info.sha256
+    asked["generator_sha256"] = info.sha256 or stored["generator_sha256"]  # empty: the weights were not read
     refuse_mismatch(
         f"The recipe of {store.path}",
         stored,

@@ -115,6 +115,13 @@ def make_scheduler(sampler: str, scheduler_config: Mapping[str, Any], learned_si
     raise UsageError(f"There is no sampler {sampler!r}; the samplers are {', '.join(SAMPLERS)}.")
 
 
+def sampling_timesteps(sampler: str, scheduler_config: Mapping[str, Any], learned_sigma: bool, steps: int) -> list[int]:
+    """The training timesteps at which the model is asked, descending."""
+    scheduler = make_scheduler(sampler, scheduler_config, learned_sigma)
+    _set_timesteps(scheduler, steps)
+    return scheduler.timesteps.tolist()
+
+
 def image_generators(seeds: torch.Tensor | Sequence[int]) -> list[torch.Generator]:
     """One CPU generator for each image, from seeds int64 (n,) in [0, 2^32).
 

@@ -1,0 +1,66 @@
+"""The options that say which store is to be made: shared by ``dmkd generate`` and ``dmkd plan``."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import label_options, run_options, store_option
+
+if TYPE_CHECKING:
+    from dmkd.generate import ImageOptions, LabelOptions
+
+_IMAGE_OPTIONS = (
+    click.option(
+        "--generator", metavar="NAME", help="Hub id, pipeline folder, or digits. Default: facebook/DiT-XL-2-256."
+    ),
+    click.option(
+        "--images", type=int, metavar="N", help="Images in the store; more than it has: it grows. Default: 200000."
+    ),
+    click.option("--classes", metavar="LIST", help="Class ids, ranges or names, such as 0-9,207. Default: all."),
+    click.option("--sampler", metavar="NAME", help="ddpm (DM-KD's), ddim, dpm++ or unipc. Default: ddpm."),
+    click.option("--steps", type=int, metavar="N", help="Denoising steps. Default: 100."),
+    click.option(
+        "--guidance",
+        metavar="X",
+        help="Guidance scale; 1: none, and twice as fast; 1.5:3: each image draws its own. Default: 2.",
+    ),
+    click.option(
+        "--guidance-interval",
+        metavar="LOW:HIGH",
+        help="Guide only while the noise is in this range, 1 being pure noise; the other steps cost half. Default: always.",
+    ),
+    click.option(
+        "--guided-channels",
+        type=int,
+        metavar="N",
+        help="Latent channels guided. Default: 3 for ddpm, as DiT does, else all.",
+    ),
+    click.option("--seed", type=int, metavar="N", help="Seed of all noise and of the class order. Default: 0."),
+    click.option("--dtype", metavar="TYPE", help="Of the weights: bfloat16 (default on a GPU), float16 or float32."),
+    click.option("--sub-batch", type=int, metavar="N", help="Images sampled at once; part of the recipe. Default: 64."),
+    click.option(
+        "--block-size", type=int, metavar="N", help="Images a block, the unit of work. Default: chunks up to 16 MB."
+    ),
+    click.option(
+        "--teacher",
+        multiple=True,
+        metavar="NAME",
+        help="Label in the same pass; may be repeated. none: images only. Default: resnet18.tv_in1k, as DM-KD.",
+    ),
+)
+
+
+def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Which store, which images, which labels, and where they are made. :func:`read_recipe_options` makes sense of them."""
+    for option in reversed((store_option, *_IMAGE_OPTIONS, label_options, run_options)):
+        function = option(function)
+    return function
+
+
+def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOptions"]:
+    """What was asked for, from the options of :func:`recipe_options` but those of the store and the run."""
+    from dmkd.generate import ImageOptions, LabelOptions
+
+    labels = LabelOptions(given.pop("teacher") or None, given.pop("views"), given.pop("view_seed"), given.pop("codec"))
+    return ImageOptions(**given), labels

@@ -1,0 +1,150 @@
+"""Recipes as files: what `dmkd generate` was asked for, by the names of its options, in TOML or JSON."""
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dmkd.stores import Store, UsageError
+from dmkd.stores.codecs import Codec
+from dmkd.views import ViewPolicy
+
+WHOLE, NUMBER, TEXT, TEXTS = "a whole number", "a number or a text", "a text", "a text or a list of texts"
+
+# Every key, in the order in which recipes are written: the option of the same name, and what it takes.
+KEYS = {
+    "generator": TEXT,
+    "images": WHOLE,
+    "classes": TEXT,
+    "sampler": TEXT,
+    "steps": WHOLE,
+    "guidance": NUMBER,
+    "guidance-interval": TEXT,
+    "guided-channels": WHOLE,
+    "seed": WHOLE,
+    "dtype": TEXT,
+    "sub-batch": WHOLE,
+    "block-size": WHOLE,
+    "teacher": TEXTS,
+    "views": TEXT,
+    "view-seed": WHOLE,
+    "codec": TEXT,
+}
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """The options that a TOML or JSON file sets: key -> value, ``teacher`` always a list.
+
+    Raises ``UsageError`` for a file that can't be read, an unknown key or a value of another type.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"The recipe {path} can't be read: {reason}.") from error
+    try:
+        values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except ValueError as error:
+        raise UsageError(f"The recipe {path} is neither TOML nor JSON: {str(error).rstrip('.')}.") from error
+    for key, value in values.items():
+        if key not in KEYS:
+            raise UsageError(f"The recipe {path} has the unknown key {key!r}; known are {', '.join(KEYS)}.")
+        if not _fits(value, KEYS[key]):
+            raise UsageError(f"The recipe {path}: {key} must be {KEYS[key]}, not {json.dumps(value, default=str)}.")
+    if isinstance(values.get("teacher"), str):
+        values["teacher"] = [values["teacher"]]
+    return values
+
+
+def recipe_of(store: Store) -> dict[str, Any]:
+    """The options that would make a store like this one: its images' recipe, number and block size, and the teachers,
+    views and codec of its first label set, with the teachers of those that share views and codec with it.
+
+    Raises ``UsageError`` if no generator made it.
+    """
+    if not store.source:
+        raise UsageError(f"{store.path} was not made by a generator, so it gives no recipe for one.")
+    recipe = store.recipe
+    options: dict[str, Any] = {
+        "generator": store.source,
+        "images": store.num_images,
+        "block-size": store.block_size,
+    }
+    for key in KEYS:
+        value = recipe.get(key.replace("-", "_"))
+        if key not in options and value is not None:
+            options[key] = value
+    options |= written_ranges(recipe)
+    label_sets = list(store.labels.values())
+    # The first view set holds the teacher's own view: sets of labels begin there.
+    label_sets.sort(key=lambda label_set: not store.views[label_set.view_set].attributes["first"])
+    options["teacher"] = ["none"]
+    if label_sets:
+        views, codec = store.views[label_sets[0].view_set], label_sets[0].codec
+        alike = [one for one in label_sets if one.view_set == views.name and one.codec == codec]
+        options["teacher"] = [label_set.source for label_set in alike]
+        options["views"] = str(ViewPolicy.from_json(views.attributes["policy"]))
+        if views.attributes["seed"] != recipe.get("seed"):
+            options["view-seed"] = views.attributes["seed"]
+        options["codec"] = codec_text(codec)
+    return in_order(options)
+
+
+def written_ranges(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe holds as lists, as its options are written: ``classes``, ``guidance``, ``guidance-interval``."""
+    options: dict[str, Any] = {}
+    if recipe.get("classes") is not None:
+        options["classes"] = id_ranges(recipe["classes"])
+    for field, key in (("guidance", "guidance"), ("guidance_interval", "guidance-interval")):
+        if isinstance(value := recipe.get(field), list | tuple):
+            options[key] = ":".join(repr(end) for end in value)
+    return options
+
+
+def in_order(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are set, in the order in which recipes are written."""
+    return {key: options[key] for key in KEYS if options.get(key) is not None}
+
+
+def codec_text(codec: Codec) -> str:
+    """A label codec as users write it: ``float16``, ``klt:0.5``."""
+    description = codec.to_json()
+    parameters = [value for key, value in description.items() if key != "name"]
+    return ":".join([description["name"], *(f"{value:g}" for value in parameters)])
+
+
+def id_ranges(ids: Sequence[int]) -> str:
+    """Ascending class ids as text: [0, 1, 2, 7] -> ``"0-2,7"``."""
+    runs: list[list[int]] = []
+    for class_id in ids:
+        if runs and class_id == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], class_id]
+        else:
+            runs.append([class_id])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def to_toml(options: Mapping[str, Any]) -> str:
+    """Options as TOML, a line each, to be pasted into a file."""
+    return "\n".join(f"{key} = {_toml(value)}" for key, value in options.items())
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        # TOML's basic strings escape as JSON's do, but for DEL, which JSON leaves as it is.
+        return re.sub("\x7f", r"\\u007f", json.dumps(value, ensure_ascii=False))
+    return repr(value)
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return False
+    if kind == TEXTS:
+        return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+    types = {WHOLE: int, NUMBER: (int, float, str), TEXT: str}[kind]
+    return isinstance(value, types) and not (isinstance(value, float) and math.isnan(value))
