@@ -25,7 +25,8 @@ def command(
     """Make a store of class-labelled images, and in the same pass their first labels.
 
     Stopped at any moment, the same command goes on. On a store that is there, options that are left out are the store's.
-    With --generator digits the defaults are those of the bundled pipeline (20 DDIM steps, 3000 images).
+    With --generator digits the defaults are those of the bundled pipeline (20 DDIM steps, 3000 images). A new store's
+    recipe is told on stderr, as TOML for --recipe.
 
     \b
     Examples:
@@ -33,6 +34,8 @@ def command(
       dmkd generate --store imnet.zarr --images 1280000                 let it grow
       dmkd generate --store imnet.zarr --teacher resnet34 --teacher resnet18
       dmkd generate --store imnet.zarr --dry-run                        what would be made, and what it costs
+      dmkd generate --store guided.zarr --like imnet.zarr --guidance 4  the same but for one thing
+      dmkd generate --store again.zarr --recipe recipe.toml
       dmkd generate --store digits.zarr --generator digits --images 3000
       dmkd generate --store dogs.zarr --classes 151-268 --images 20000 --sampler dpm++ --steps 20
       dmkd generate --store mixed.zarr --guidance 1.5:3 --sampler ddim --steps 50 --guidance-interval 0.1:0.5
@@ -51,7 +54,9 @@ def command(
 
         show_plan(path, recipe, CostOptions(gpus=workers or None), choose_device(device), as_json)
         return
-    made, _ = generate(path, *read_recipe_options(recipe), RunOptions(workers, device, ray_address), make_display())
+    images, labels = read_recipe_options(recipe)
+    run = RunOptions(workers, device, ray_address)
+    made, _ = generate(path, images, labels, run, make_display(), lambda toml: click.echo(toml, err=True))
     if as_json:
         click.echo(json.dumps(store_facts(made)))
     else:

@@ -10,6 +10,15 @@ from .options import label_options, run_options, store_option
 if TYPE_CHECKING:
     from dmkd.generate import ImageOptions, LabelOptions
 
+_START_OPTIONS = (
+    click.option("--recipe", metavar="FILE", help="TOML or JSON with options by their names; those given here win."),
+    click.option(
+        "--like",
+        metavar="STORE",
+        help="Take the options of another store: images, teachers, views, codec; those given here win.",
+    ),
+)
+
 _IMAGE_OPTIONS = (
     click.option(
         "--generator", metavar="NAME", help="Hub id, pipeline folder, or digits. Default: facebook/DiT-XL-2-256."
@@ -53,7 +62,7 @@ _IMAGE_OPTIONS = (
 
 def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Which store, which images, which labels, and where they are made. :func:`read_recipe_options` makes sense of them."""
-    for option in reversed((store_option, *_IMAGE_OPTIONS, label_options, run_options)):
+    for option in reversed((store_option, *_START_OPTIONS, *_IMAGE_OPTIONS, label_options, run_options)):
         function = option(function)
     return function
 
@@ -61,6 +70,15 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOptions"]:
     """What was asked for, from the options of :func:`recipe_options` but those of the store and the run."""
     from dmkd.generate import ImageOptions, LabelOptions
+    from dmkd.recipe_file import start_from
 
-    labels = LabelOptions(given.pop("teacher") or None, given.pop("views"), given.pop("view_seed"), given.pop("codec"))
+    given = {name: None if value == () else value for name, value in given.items()}
+    recipe, like = given.pop("recipe"), given.pop("like")
+    for key, value in start_from(recipe, like).items():
+        name = key.replace("-", "_")
+        given[name] = value if given[name] is None else given[name]
+    teachers = given.pop("teacher")
+    labels = LabelOptions(
+        tuple(teachers) if teachers else None, given.pop("views"), given.pop("view_seed"), given.pop("codec")
+    )
     return ImageOptions(**given), labels

@@ -14,6 +14,7 @@ from dmkd.guidance import parse_guidance, parse_interval
 from dmkd.label_sets import LabelRequest, add_label_sets, check_request
 from dmkd.progress import Display
 from dmkd.recipe import DTYPES, Recipe, parse_classes
+from dmkd.recipe_file import resolved_options, to_toml
 from dmkd.sources import DEFAULT_GENERATOR, generator_defaults, generator_source
 from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec, store_exists
 from dmkd.stores.identity import refuse_mismatch
@@ -63,12 +64,17 @@ class ImageOptions:
 
 
 def generate(
-    path: str, images: ImageOptions, labels: LabelOptions, run: RunOptions, display: Display
+    path: str,
+    images: ImageOptions,
+    labels: LabelOptions,
+    run: RunOptions,
+    display: Display,
+    tell_recipe: Callable[[str], None] | None = None,
 ) -> tuple[Store, list[str]]:
     """Make a store, or go on with one: images, and in the same pass their labels -> the store, its label sets.
 
-    Everything is checked before the first file is written. Raises ``MismatchError`` if the store was made with another
-    recipe, and leaves it as it is.
+    ``tell_recipe`` is given a new store's resolved recipe, as TOML. Everything is checked before the first file is
+    written. Raises ``MismatchError`` if the store was made with another recipe, and leaves it as it is.
     """
     from dmkd.generator import describe_generator
 
@@ -90,6 +96,8 @@ def generate(
             versions=library_versions(),
             source=wanted.source,
         )
+        if tell_recipe is not None:
+            tell_recipe(to_toml(resolved_options(wanted, request, labels)))
     else:
         _tell_versions(store, display)
         if swept := store.sweep_partials():

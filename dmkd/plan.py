@@ -16,7 +16,7 @@ from dmkd.flops import classifier_flops, decoder_flops, model_calls, transformer
 from dmkd.generate import ImageOptions, LabelOptions, WantedImages, resolve_images, resolve_labels
 from dmkd.generator import configured_generator
 from dmkd.label_sets import LabelRequest, ViewPlan, check_request, label_set_name, new_view_set, view_set_for
-from dmkd.recipe_file import codec_text, in_order, recipe_of, written_ranges
+from dmkd.recipe_file import resolved_options
 from dmkd.stores import Codec, LabelSet, UsageError, ViewSet
 from dmkd.stores.codecs import Coder
 from dmkd.stores.codecs.features import Features
@@ -135,32 +135,6 @@ def plan(
         "flops": sampled * made + sum(label_flops.values()),
     }
     return result | _time(result, wanted, cost, sampled * made, label_flops)
-
-
-def resolved_options(wanted: WantedImages, request: LabelRequest, labels: LabelOptions) -> dict[str, Any]:
-    """Every option of `dmkd generate` as it comes out, by name: what a recipe file may hold."""
-    if wanted.store is not None:
-        options = recipe_of(wanted.store) | {"images": wanted.num_images}
-        new = [teacher.source for teacher in request.teachers if teacher.source not in options["teacher"]]
-        if new:
-            options["teacher"] = [name for name in options["teacher"] if name != "none"] + new
-            first = {"views": wanted.defaults["views"], "codec": codec_text(request.codec)}
-            asked = {"views": labels.views, "view-seed": labels.view_seed, "codec": labels.codec}
-            options = first | options | {key: value for key, value in asked.items() if value is not None}
-        return in_order(options)
-    recipe = wanted.recipe.to_json()
-    options = {
-        "generator": wanted.source,
-        "images": wanted.num_images,
-        "block-size": wanted.block_size,
-        "teacher": [teacher.source for teacher in request.teachers] or ["none"],
-    }
-    for key in ("sampler", "steps", "guidance", "guided-channels", "seed", "dtype", "sub-batch"):
-        options[key] = recipe[key.replace("-", "_")]
-    if request.teachers:
-        options["views"] = str(parse_policy(labels.views or wanted.defaults["views"]))
-        options |= {"view-seed": labels.view_seed, "codec": codec_text(request.codec)}
-    return in_order(options | written_ranges(recipe))
 
 
 def _label_sets(request: LabelRequest, wanted: WantedImages, labels: LabelOptions) -> list[_Labels]:

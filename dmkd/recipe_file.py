@@ -6,11 +6,15 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dmkd.stores import Store, UsageError
+from dmkd.stores import LabelSet, Store, UsageError, ViewSet, open_store
 from dmkd.stores.codecs import Codec
-from dmkd.views import ViewPolicy
+from dmkd.views import ViewPolicy, parse_policy
+
+if TYPE_CHECKING:
+    from dmkd.generate import LabelOptions, WantedImages
+    from dmkd.label_sets import LabelRequest
 
 WHOLE, NUMBER, TEXT, TEXTS = "a whole number", "a number or a text", "a text", "a text or a list of texts"
 
@@ -33,6 +37,12 @@ KEYS = {
     "view-seed": WHOLE,
     "codec": TEXT,
 }
+
+
+def start_from(recipe: str | None, like: str | None) -> dict[str, Any]:
+    """The options that a recipe file and another store give, key -> value; the file's win. Raises what reading them does."""
+    options = {} if like is None else recipe_of(open_store(like))
+    return options if recipe is None else options | read_recipe(recipe)
 
 
 def read_recipe(path: str) -> dict[str, Any]:
@@ -85,12 +95,46 @@ def recipe_of(store: Store) -> dict[str, Any]:
     if label_sets:
         views, codec = store.views[label_sets[0].view_set], label_sets[0].codec
         alike = [one for one in label_sets if one.view_set == views.name and one.codec == codec]
+        alike.sort(key=lambda label_set: not _made_views(label_set, views))
         options["teacher"] = [label_set.source for label_set in alike]
         options["views"] = str(ViewPolicy.from_json(views.attributes["policy"]))
         if views.attributes["seed"] != recipe.get("seed"):
             options["view-seed"] = views.attributes["seed"]
         options["codec"] = codec_text(codec)
     return in_order(options)
+
+
+def _made_views(label_set: LabelSet, views: ViewSet) -> bool:
+    """Whether the views may be this teacher's: the first teacher of a run sets their size and its own view."""
+    preprocessing = label_set.teacher.get("preprocessing", {})
+    own = {"size" if key == "input_size" else key: value for key, value in preprocessing.items()}
+    return all(own[key] == views.attributes[key] for key in own.keys() & views.attributes.keys())
+
+
+def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "LabelOptions") -> dict[str, Any]:
+    """Every option of `dmkd generate` as it comes out, by name: what a recipe file may hold."""
+    if wanted.store is not None:
+        options = recipe_of(wanted.store) | {"images": wanted.num_images}
+        new = [teacher.source for teacher in request.teachers if teacher.source not in options["teacher"]]
+        if new:
+            options["teacher"] = [name for name in options["teacher"] if name != "none"] + new
+            first = {"views": wanted.defaults["views"], "codec": codec_text(request.codec)}
+            asked = {"views": labels.views, "view-seed": labels.view_seed, "codec": labels.codec}
+            options = first | options | {key: value for key, value in asked.items() if value is not None}
+        return in_order(options)
+    recipe = wanted.recipe.to_json()
+    options = {
+        "generator": wanted.source,
+        "images": wanted.num_images,
+        "block-size": wanted.block_size,
+        "teacher": [teacher.source for teacher in request.teachers] or ["none"],
+    }
+    for key in ("sampler", "steps", "guidance", "guided-channels", "seed", "dtype", "sub-batch"):
+        options[key] = recipe[key.replace("-", "_")]
+    if request.teachers:
+        options["views"] = str(parse_policy(labels.views or wanted.defaults["views"]))
+        options |= {"view-seed": labels.view_seed, "codec": codec_text(request.codec)}
+    return in_order(options | written_ranges(recipe))
 
 
 def written_ranges(recipe: Mapping[str, Any]) -> dict[str, Any]:
