@@ -43,6 +43,14 @@ device_option = click.option(
 )
 
 
+image_codec_option = click.option(
+    "--image-codec",
+    metavar="CODEC",
+    help="How pixels are written: raw, webp (lossless, half the bytes), or jpeg:95 (a sixth; labels are of what it "
+    "decodes to). Default: raw.",
+)
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Where blocks are made."""
     for option in (

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import label_options, run_options, store_option
+from .options import image_codec_option, label_options, run_options, store_option
 
 if TYPE_CHECKING:
     from dmkd.generate import ImageOptions, LabelOptions
@@ -51,6 +51,7 @@ _IMAGE_OPTIONS = (
     click.option(
         "--block-size", type=int, metavar="N", help="Images a block, the unit of work. Default: chunks up to 16 MB."
     ),
+    image_codec_option,
     click.option(
         "--teacher",
         multiple=True,

@@ -51,13 +51,16 @@ class BlockWorker:
         ids = np.array(self.store.block_ids(block))
         if self.generator is not None:
             images, class_ids = make_images(self.generator, self.recipe, ids)
+            pixels = images.cpu().numpy()
+            if self.store.image_codec.lossy:  # the teacher labels what a reader will decode
+                images = torch.from_numpy(self.store.as_stored(pixels)).to(images.device)
             views = {name: views_of_block(view_set, ids) for name, view_set in self.store.views.items()}
             self.store.write_block(
                 block,
                 views=views,
                 labels=self._label(images, class_ids, views),
                 class_ids=class_ids,
-                images=images.cpu().numpy(),
+                images=pixels,
             )
         else:
             images = torch.from_numpy(self.store.images[ids]).to(self.order.device)

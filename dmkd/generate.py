@@ -18,6 +18,7 @@ from dmkd.recipe_file import resolved_options, to_toml
 from dmkd.sources import DEFAULT_GENERATOR, generator_defaults, generator_source
 from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec, store_exists
 from dmkd.stores.identity import refuse_mismatch
+from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import choose_block_size
 from dmkd.versions import library_versions
 
@@ -61,6 +62,7 @@ class ImageOptions:
     seed: int | None = None
     sub_batch: int | None = None
     block_size: int | None = None
+    image_codec: str | None = None
 
 
 def generate(
@@ -95,6 +97,7 @@ def generate(
             block_size=wanted.block_size,
             versions=library_versions(),
             source=wanted.source,
+            image_codec=recipe.image_codec,
         )
         if tell_recipe is not None:
             tell_recipe(to_toml(resolved_options(wanted, request, labels)))
@@ -254,6 +257,7 @@ def _new_recipe(
             images.sub_batch, min(block_size, 64 if device.startswith("cuda") or info.image_size <= 64 else 8)
         ),
         cpu_threads=default_cpu_threads() if device == "cpu" else None,
+        image_codec=str(parse_image_codec(images.image_codec)),
     )
 
 
@@ -272,6 +276,8 @@ def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
         if (value := getattr(images, option)) is not None:
             parsed = parse(value)
             asked[option] = list(parsed) if isinstance(parsed, tuple) else parsed
+    if images.image_codec is not None:
+        asked["image_codec"] = str(parse_image_codec(images.image_codec))
     for option in ("sampler", "steps", "guided_channels", "dtype", "seed", "sub_batch"):
         value = getattr(images, option)
         asked[option] = stored[option] if value is None else value

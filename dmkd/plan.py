@@ -21,6 +21,7 @@ from dmkd.stores import Codec, LabelSet, UsageError, ViewSet
 from dmkd.stores.codecs import Coder
 from dmkd.stores.codecs.features import Features
 from dmkd.stores.codecs.klt import Klt
+from dmkd.stores.image_codecs import RAW, ImageCodec, parse_image_codec
 from dmkd.stores.layout import (
     CLASS_IDS,
     CONSTANTS,
@@ -47,6 +48,11 @@ CHECKSUM_BYTES = 4  # of each chunk
 # klt: bits a coefficient at step 0.5, and one fewer whenever the step doubles, as at high rate a uniform quantiser's entropy
 # falls. Measured on 512 coefficients of teacher-like logits (benchmarks/codecs.py): 197 bytes a view at step 0.5, 261 at 0.25.
 KLT_BITS, KLT_STEP, KLT_FEWEST_BITS = 3.1, 0.5, 0.5
+
+
+# Share of the raw bytes, of 256 x 256 photographs (benchmarks/image_codecs.py); jpeg by quality.
+WEBP_SHARE = 0.44
+JPEG_SHARES = ((50, 0.047), (75, 0.070), (85, 0.095), (90, 0.12), (95, 0.18), (98, 0.27), (100, 0.43))
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,7 @@ def _missing(wanted: WantedImages, blocks: list[int], num_blocks: int) -> set[in
 def _arrays(wanted: WantedImages, label_sets: list[_Labels]) -> dict[str, dict[str, Any]]:
     """What each array takes on disk: node -> ``bytes``, ``bytes_are`` and ``files``, its metadata's file among them."""
     specs: dict[str, tuple[ArraySpec, str, float]] = {
-        IMAGES: (images_spec(wanted.image_shape), EXACT, 1.0),
+        IMAGES: (images_spec(wanted.image_shape), *_image_bytes(parse_image_codec(wanted.recipe.image_codec))),
         CLASS_IDS: (class_ids_spec(), EXACT, 1.0),
     }
     view_sets = {one.view_set.name: one.view_set for one in label_sets}
@@ -248,6 +254,16 @@ def _num_features(teacher: Classifier, required: bool) -> int:
             "choose another codec, such as uint8 or klt."
         )
     return teacher.num_classes
+
+
+def _image_bytes(codec: ImageCodec) -> tuple[str, float]:
+    """How exact the bytes of images are known, and what share of the raw ones they are: photographs' shares."""
+    if codec.kind == RAW:
+        return EXACT, 1.0
+    if codec.quality is None:
+        return ABOUT, WEBP_SHARE
+    qualities, shares = zip(*JPEG_SHARES, strict=True)
+    return ABOUT, float(np.interp(codec.quality, qualities, shares))
 
 
 def _compressed(codec: Codec, part: str, spec: ArraySpec) -> tuple[str, float]:

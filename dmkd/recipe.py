@@ -33,6 +33,7 @@ class Recipe:
     seed: int
     sub_batch: int  # images sampled at once; a block is cut into sub-batches of just this size
     cpu_threads: int | None  # torch threads, if made on a CPU: they change one pixel value in 25,000
+    image_codec: str = "raw"  # how pixels are written; a lossy one changes them
 
     def to_json(self) -> dict[str, Any]:
         description = dataclasses.asdict(self)

@@ -32,6 +32,7 @@ KEYS = {
     "dtype": TEXT,
     "sub-batch": WHOLE,
     "block-size": WHOLE,
+    "image-codec": TEXT,
     "teacher": TEXTS,
     "views": TEXT,
     "view-seed": WHOLE,
@@ -129,7 +130,7 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
         "block-size": wanted.block_size,
         "teacher": [teacher.source for teacher in request.teachers] or ["none"],
     }
-    for key in ("sampler", "steps", "guidance", "guided-channels", "seed", "dtype", "sub-batch"):
+    for key in ("sampler", "steps", "guidance", "guided-channels", "seed", "dtype", "sub-batch", "image-codec"):
         options[key] = recipe[key.replace("-", "_")]
     if request.teachers:
         options["views"] = str(parse_policy(labels.views or wanted.defaults["views"]))
