@@ -158,7 +158,7 @@ def views_of_block(view_set: ViewSet | ViewPlan, ids: np.ndarray) -> np.ndarray:
     )
 
 
-def has_canonical_view(view_set: ViewSet) -> bool:
+def has_canonical_view(view_set: ViewSet | ViewPlan) -> bool:
     """Whether view 0 is the evaluation view: in a store's first view set, and in sets of kind center."""
     return view_set.num_views > ViewPolicy.from_json(view_set.attributes["policy"]).num_random
 

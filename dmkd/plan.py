@@ -148,8 +148,8 @@ def _label_sets(request: LabelRequest, wanted: WantedImages, labels: LabelOption
     found: dict[str, _Labels] = {}
     if wanted.store is not None and labels.teachers != ("none",):
         for name, stored in wanted.store.labels.items():
-            view_set = wanted.store.views[stored.view_set]
-            found[name] = _Labels(name, view_set, stored.codec, configured_classifier(stored.source), stored)
+            seen = wanted.store.views[stored.view_set]
+            found[name] = _Labels(name, seen, stored.codec, configured_classifier(stored.source), stored)
     if wanted.store is None:
         check_request(request, wanted.image_shape[:2], wanted.defaults["views"], weights=False)
     planned: ViewSet | ViewPlan | None = None

@@ -191,5 +191,5 @@ def _fits(value: Any, kind: str) -> bool:
         return False
     if kind == TEXTS:
         return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
-    types = {WHOLE: int, NUMBER: (int, float, str), TEXT: str}[kind]
+    types: Any = {WHOLE: int, NUMBER: (int, float, str), TEXT: str}[kind]
     return isinstance(value, types) and not (isinstance(value, float) and math.isnan(value))

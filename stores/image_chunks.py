@@ -70,7 +70,7 @@ class ImageFilesCodec(ArrayBytesCodec):
         return chunk_spec.prototype.buffer.from_bytes(chunk)
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        chunk = memoryview(chunk_bytes.as_numpy_array()).cast("B")
+        chunk = memoryview(chunk_bytes.to_bytes())
         images = await asyncio.to_thread(self.decode_images, chunk, chunk_spec.shape)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(images)
 
