@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .options import device_option, find_store, json_option, label_options, store_option
+from .options import device_option, find_store, image_codec_option, json_option, label_options, store_option
 
 
 @click.command("import", short_help="Make a store of images that exist already.")
@@ -21,6 +21,7 @@ from .options import device_option, find_store, json_option, label_options, stor
 @click.option(
     "--block-size", type=int, metavar="N", help="Images a block, the unit of work. Default: chunks up to 16 MB."
 )
+@image_codec_option
 @click.option("--workers", type=int, metavar="N", help="Threads that decode. Default: one a core.")
 @click.option("--skip-broken", is_flag=True, help="Decode every file first, and leave out those that can't be.")
 @click.option("--seed", type=int, metavar="N", help="Seed of the order of images, and of their views. Default: 0.")
@@ -40,7 +41,7 @@ def command(
     teachers: tuple[str, ...],
     views: str | None,
     view_seed: int | None,
-    codec: str,
+    codec: str | None,
     device: str | None,
     as_json: bool,
     **import_options: Any,

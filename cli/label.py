@@ -26,7 +26,7 @@ def command(
     name: str | None,
     views: str | None,
     view_seed: int | None,
-    codec: str,
+    codec: str | None,
     workers: int | None,
     device: str | None,
     ray_address: str | None,

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # none of them imports torch before its work begins.
 COMMANDS = {
     "demo": "dmkd.cli.demo",
+    "plan": "dmkd.cli.plan",
     "generate": "dmkd.cli.generate",
     "import": "dmkd.cli.import_images",
     "label": "dmkd.cli.label",

@@ -43,6 +43,14 @@ device_option = click.option(
 )
 
 
+image_codec_option = click.option(
+    "--image-codec",
+    metavar="CODEC",
+    help="How pixels are written: raw, webp (lossless, half the bytes), or jpeg:95 (a sixth; labels are of what it "
+    "decodes to). Default: raw.",
+)
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Where blocks are made."""
     for option in (
@@ -64,9 +72,7 @@ def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--codec",
-            default="float16",
-            show_default=True,
-            help="How logits are written: float16, uint8, features, klt:0.5 (the step) or topk:50.",
+            help="How logits are written: float16, uint8, features, klt:0.5 (the step) or topk:50. Default: float16.",
         ),
         click.option("--view-seed", type=int, metavar="N", help="Seed of the views. Default: the store's seed."),
         click.option(

@@ -96,7 +96,7 @@ class BlockWorker:
     def make(self, block: int, inputs: StoredInputs | None) -> MadeBlock:
         """Pixels (if there is a generator), views and labels of one block.
 
-        Pixels are copied to the host when their labels are done: 12 MB, a millisecond of a block's many seconds.
+        Copying pixels to the host makes the GPU wait: 12 MB, a millisecond of a block's many seconds.
         """
         ids = np.array(self.store.block_ids(block))
         if inputs is not None:
@@ -105,9 +105,12 @@ class BlockWorker:
             return MadeBlock(block, len(ids), {"views": inputs.new_views, "labels": labels})
         assert self.generator is not None
         images, class_ids = make_images(self.generator, self.recipe, ids)
+        pixels = images.cpu().numpy()
+        if self.store.image_codec.lossy:  # the teacher labels what a reader will decode
+            images = torch.from_numpy(self.store.as_stored(pixels)).to(images.device)
         views = {name: views_of_block(view_set, ids) for name, view_set in self.views.items()}
         labels = self._label(images, class_ids, views)
-        arrays = {"views": views, "labels": labels, "class_ids": class_ids, "images": images.cpu().numpy()}
+        arrays = {"views": views, "labels": labels, "class_ids": class_ids, "images": pixels}
         return MadeBlock(block, len(ids), arrays)
 
     def write(self, made: MadeBlock) -> int:
@@ -211,7 +214,7 @@ def views_of_block(view_set: ViewSet | ViewPlan, ids: np.ndarray) -> np.ndarray:
     )
 
 
-def has_canonical_view(view_set: ViewSet) -> bool:
+def has_canonical_view(view_set: ViewSet | ViewPlan) -> bool:
     """Whether view 0 is the evaluation view: in a store's first view set, and in sets of kind center."""
     return view_set.num_views > ViewPolicy.from_json(view_set.attributes["policy"]).num_random
 

@@ -102,10 +102,21 @@ class Classifier:
 def load_classifier(source: str, *, device: str = "cpu") -> Classifier:
     """Load a classifier by any of the names above. Raises ``UsageError`` for an unknown one, with the nearest names,
     and ``DmkdError`` if its weights can't be had."""
+    name, model = _create(source)
+    return _classifier(source, name, model.to(device), state_dict_sha256(model))
+
+
+def configured_classifier(source: str) -> Classifier:
+    """As :func:`load_classifier`, from the configuration alone: a model on the meta device, and an empty sha256."""
+    with torch.device("meta"):
+        name, model = _create(source, weights=False)
+    return _classifier(source, name, model, "")
+
+
+def _classifier(source: str, name: str, model: torch.nn.Module, sha256: str) -> Classifier:
     from timm.data import resolve_model_data_config
 
-    name, model = _create(source)
-    model.eval().requires_grad_(False).to(device)
+    model.eval().requires_grad_(False)
     pretrained: Any = model.pretrained_cfg
     config = resolve_model_data_config(model)
     _, height, width = config["input_size"]
@@ -118,7 +129,7 @@ def load_classifier(source: str, *, device: str = "cpu") -> Classifier:
         source=source,
         architecture=f"{architecture}.{tag}" if tag else architecture,
         model=model,
-        num_classes=pretrained["num_classes"],
+        num_classes=_num_classes(model),
         class_names=pretrained.get("label_names"),
         input_size=height,
         fixed_input_size=bool(pretrained.get("fixed_input_size")),
@@ -127,8 +138,13 @@ def load_classifier(source: str, *, device: str = "cpu") -> Classifier:
         crop_mode=config.get("crop_mode", "center"),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        sha256=state_dict_sha256(model),
+        sha256=sha256,
     )
+
+
+def _num_classes(model: Any) -> int:
+    """Of the model as it is: its pretrained configuration tells those of the architecture's own weights."""
+    return model.num_classes
 
 
 def state_dict_sha256(model: torch.nn.Module) -> str:
@@ -172,26 +188,26 @@ def nearest_names(name: str, known: list[str], count: int = 5) -> str:
     return f"; did you mean {', '.join(near)}?" if near else ""
 
 
-def _create(source: str) -> tuple[str, torch.nn.Module]:
-    """Short name and model of a source."""
+def _create(source: str, weights: bool = True) -> tuple[str, torch.nn.Module]:
+    """Short name and model of a source; without its weights, the shapes alone are right."""
     if source in digits.TEACHERS:
-        return source, _from_folder(digits.TEACHERS[source], source)
+        return source, _from_folder(digits.TEACHERS[source], source, weights)
     architecture, equals, file = source.partition("=")
     if equals:
-        return Path(file).stem, _from_file(architecture, Path(file), source)
+        return Path(file).stem, _from_file(architecture, Path(file), source, weights)
     if source.startswith("hf-hub:"):
-        return source.rsplit("/", 1)[-1], _pretrained(source, source)
+        return source.rsplit("/", 1)[-1], _pretrained(source, source, weights)
     path = Path(source).expanduser()
     if path.is_dir():
-        return path.resolve().name, _from_folder(path, source)
+        return path.resolve().name, _from_folder(path, source, weights)
     if path.is_file():
         raise UsageError(f"Which architecture has {source}? Write it in front, as in resnet18={source}.")
     if "/" in source or source.endswith((".safetensors", ".pth", ".pt")):
         raise UsageError(f"There is no model at {source}.")
-    return source, _pretrained(source, source)
+    return source, _pretrained(source, source, weights)
 
 
-def _pretrained(name: str, source: str) -> torch.nn.Module:
+def _pretrained(name: str, source: str, weights: bool) -> torch.nn.Module:
     import timm
 
     if not name.startswith("hf-hub:"):
@@ -205,7 +221,7 @@ def _pretrained(name: str, source: str) -> torch.nn.Module:
         if "." in name and name not in tags:
             raise UsageError(f"timm has no pretrained weights {name!r}; there are {', '.join(tags)}.")
     try:
-        return timm.create_model(name, pretrained=True)
+        return timm.create_model(name, pretrained=weights)
     except Exception as error:  # the hub raises a dozen classes, and which ones changes between its versions
         repository = name.removeprefix("hf-hub:")
         raise DmkdError(
@@ -215,7 +231,7 @@ def _pretrained(name: str, source: str) -> torch.nn.Module:
         ) from error
 
 
-def _from_folder(folder: Path, source: str) -> torch.nn.Module:
+def _from_folder(folder: Path, source: str, weights: bool) -> torch.nn.Module:
     import timm
 
     try:
@@ -223,12 +239,12 @@ def _from_folder(folder: Path, source: str) -> torch.nn.Module:
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{folder} is no timm model folder (config.json with an architecture, weights).") from error
     try:
-        return timm.create_model(f"local-dir:{folder}", pretrained=True)
+        return timm.create_model(f"local-dir:{folder}", pretrained=weights)
     except Exception as error:
         raise DmkdError(f"The model in {source} could not be loaded: {_first_line(error)}.") from error
 
 
-def _from_file(architecture: str, file: Path, source: str) -> torch.nn.Module:
+def _from_file(architecture: str, file: Path, source: str, weights: bool) -> torch.nn.Module:
     import timm
 
     if not file.is_file():
@@ -241,14 +257,15 @@ def _from_file(architecture: str, file: Path, source: str) -> torch.nn.Module:
 
             state: dict[str, Any] = dict(load_file(file))
         else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu" if weights else "meta", weights_only=True)
         for key in ("state_dict", "model"):
             state = state.get(key, state) if isinstance(state.get(key), dict) else state
         state = {key.removeprefix("module."): value for key, value in state.items()}
         classifier = timm.get_pretrained_cfg_value(architecture, "classifier") or "fc"
         classes = state[f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"].shape[0]
         model = timm.create_model(architecture, num_classes=classes)
-        model.load_state_dict(state)
+        if weights:
+            model.load_state_dict(state)
     except Exception as error:
         raise DmkdError(f"{file} could not be loaded as {architecture}: {_first_line(error)}.") from error
     return model

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dmkd import dit_xl_2_256
 from dmkd.guidance import parse_guidance
 from dmkd.hub import resolve_folder, weights_sha256
 from dmkd.pipeline_files import load_model, read_json
@@ -32,12 +33,12 @@ def _weights(component: str) -> str:
 
 
 _COMPONENTS = ("transformer", "vae")
-_NEEDS = (
+_CONFIGS = (
     "model_index.json",
     "scheduler/scheduler_config.json",
     *(f"{component}/*.json" for component in _COMPONENTS),
-    *(_weights(component) for component in _COMPONENTS),
 )
+_NEEDS = (*_CONFIGS, *(_weights(component) for component in _COMPONENTS))
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -58,7 +59,7 @@ class GeneratorInfo:
     latent_shape: tuple[int, int, int]  # channels, height, width
     learned_sigma: bool  # predicts variances beside the noise
     num_train_timesteps: int
-    sha256: str  # of the weights and of the configurations that pixels depend on
+    sha256: str  # of the weights and of the configurations that pixels depend on; empty if only those were read
 
 
 def describe_generator(
@@ -92,8 +93,32 @@ def describe_generator(
 def _describe_dit(source: str, found: dict[str, Any]) -> GeneratorInfo:
     _check_index(source, found)
     folder = resolve_folder(source, needs=_NEEDS)
-    index, transformer, vae, scheduler = _configs(folder)
+    return _info(source, folder, _configs(folder), weights_sha256(_files(folder)))
 
+
+def configured_generator(source: str) -> tuple[GeneratorInfo, list[dict[str, Any]]]:
+    """As :func:`describe_generator`, from the configuration alone: weights are neither read nor downloaded, and the sha256
+    is empty. And the configurations themselves: index, transformer, VAE, scheduler. Enough to plan by.
+
+    That of DiT-XL/2 at 256 x 256 is bundled, so the default generator can be planned for without a network."""
+    if source == dit_xl_2_256.SOURCE and not Path(source).is_dir():
+        configs = dit_xl_2_256.configs()
+        return _info(source, None, configs, ""), configs
+    folder = resolve_folder(source, needs=("model_index.json",), wanted=_CONFIGS)
+    found = read_json(folder / "model_index.json")
+    if _reads_text(found):
+        raise UsageError(
+            f"{source} is a text-to-image pipeline, whose arithmetic dmkd can't count yet: it plans for DiT pipelines only."
+        )
+    _check_index(source, found)
+    folder = resolve_folder(source, needs=_CONFIGS)
+    configs = _configs(folder)
+    return _info(source, folder, configs, ""), configs
+
+
+def _info(source: str, folder: Path | None, configs: list[dict[str, Any]], sha256: str) -> GeneratorInfo:
+    """What configurations say. ``folder`` is None if they are bundled. Raises ``UsageError`` for what is no DiT."""
+    index, transformer, vae, scheduler = configs
     num_classes = transformer.get("num_embeds_ada_norm", 1000)
     channels, latent_size = transformer.get("in_channels", 4), transformer.get("sample_size", 32)
     out_channels = transformer.get("out_channels") or channels
@@ -110,16 +135,16 @@ def _describe_dit(source: str, found: dict[str, Any]) -> GeneratorInfo:
         )
     labels = index.get("id2label") or {}
     return GeneratorInfo(
-        name=source if not Path(source).expanduser().is_dir() else folder.resolve().name,
+        name=folder.resolve().name if folder and Path(source).expanduser().is_dir() else source,
         source=source,
-        folder=folder,
+        folder=folder or Path(),
         image_size=latent_size * 2 ** (len(vae.get("block_out_channels", (64,))) - 1),
         num_classes=num_classes,
         class_names=tuple(str(labels.get(str(i), f"class {i}")) for i in range(num_classes)),
         latent_shape=(channels, latent_size, latent_size),
         learned_sigma=out_channels == 2 * channels,
         num_train_timesteps=scheduler.get("num_train_timesteps", 1000),
-        sha256=weights_sha256(_files(folder)),
+        sha256=sha256,
     )
 
 

@@ -30,6 +30,7 @@ from dmkd.randomness import key64, mix64
 from dmkd.sources import DM_KD_DEFAULTS
 from dmkd.stores import Store, UsageError, create_store, open_store, store_exists
 from dmkd.stores.identity import refuse_mismatch
+from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import choose_block_size
 from dmkd.versions import library_versions
 
@@ -51,6 +52,7 @@ class ImportOptions:
     workers: int | None = None  # threads that decode; Pillow lets them run side by side
     skip_broken: bool = False
     seed: int | None = None
+    image_codec: str | None = None
 
 
 def import_images(
@@ -70,6 +72,7 @@ def import_images(
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+    parse_image_codec(options.image_codec)
     store = open_store(path) if store_exists(path) else None
     if store is not None and store.recipe.get("source") != "import":
         raise UsageError(f"{path} was not made by an import, so none can go on there: give another --store.")
@@ -82,7 +85,8 @@ def import_images(
     with ThreadPoolExecutor(options.workers or default_cpu_threads()) as threads:
         if store is None:
             files, size, skipped = _check_files(found, options, threads, display)
-            recipe = _recipe(found, files, size, skipped, options.seed or 0)
+            codec = str(parse_image_codec(options.image_codec))
+            recipe = _recipe(found, files, size, skipped, options.seed or 0, codec)
             if labels is not None:
                 _check_labels(labels, found.class_names, size, path)
             shape = (size, size, 3)
@@ -94,6 +98,7 @@ def import_images(
                 class_names=found.class_names,
                 block_size=options.block_size or choose_block_size(len(files), shape),
                 versions=library_versions(),
+                image_codec=codec,
             )
         else:
             files = _files_to_go_on(store, found, options)
@@ -131,7 +136,7 @@ def import_order(class_ids: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _recipe(
-    found: ImageSource, files: Sequence[ImageFile], size: int, skipped: Sequence[str], seed: int
+    found: ImageSource, files: Sequence[ImageFile], size: int, skipped: Sequence[str], seed: int, image_codec: str
 ) -> dict[str, Any]:
     """Everything that determines the pixels and their order."""
     return {
@@ -145,6 +150,7 @@ def _recipe(
         "image_size": size,
         "resize": RESIZE,
         "seed": seed,
+        "image_codec": image_codec,
     }
 
 
@@ -155,11 +161,12 @@ def _files_to_go_on(store: Store, found: ImageSource, options: ImportOptions) ->
     files = [file for file in found.files if file.name not in skipped]
     size = stored["image_size"] if options.size is None else options.size
     seed = stored["seed"] if options.seed is None else options.seed
+    codec = str(parse_image_codec(options.image_codec)) if options.image_codec else stored["image_codec"]
     refuse_mismatch(
         f"The import in {store.path}",
         {**stored, "class_names": store.class_names, "block_size": store.block_size},
         {
-            **_recipe(found, files, size, stored["skipped"], seed),
+            **_recipe(found, files, size, stored["skipped"], seed, codec),
             "class_names": found.class_names,
             "block_size": options.block_size or store.block_size,
         },

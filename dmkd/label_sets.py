@@ -8,7 +8,7 @@ from dmkd.classifiers import Classifier, check_classes, linear_head
 from dmkd.sources import generator_defaults
 from dmkd.stores import Codec, Store, UsageError, ViewSet
 from dmkd.stores.identity import refuse_mismatch
-from dmkd.views import parse_policy
+from dmkd.views import ViewPolicy, parse_policy
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
     for teacher in request.teachers:
         view_set = _view_set(store, request, teacher)
         _check_size(teacher, view_set.attributes["size"])
-        name = request.name or (teacher.name if view_set.attributes["first"] else f"{teacher.name}-{view_set.name}")
+        name = label_set_name(request, teacher, view_set)
         store.add_label_set(
             name,
             teacher=teacher.to_json(),
@@ -49,13 +49,16 @@ def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
     return names
 
 
-def check_request(request: LabelRequest, image_size: tuple[int, int], default_views: str) -> None:
-    """Refuse, before a store is made, what :func:`add_label_sets` would refuse on the new store."""
+def check_request(request: LabelRequest, image_size: tuple[int, int], default_views: str, weights: bool = True) -> None:
+    """Refuse, before a store is made, what :func:`add_label_sets` would refuse on the new store.
+
+    ``weights`` False: the teachers have none, so whether logits are linear in their features is not tried."""
     parse_policy(request.views or default_views)
     for teacher in request.teachers:
         teacher.canonical_box(image_size)
         _check_size(teacher, request.teachers[0].input_size)
-        _check_codec(request.codec, teacher)
+        if weights or "weight" not in request.codec.needs:
+            _check_codec(request.codec, teacher)
     if request.name and len(request.teachers) > 1:
         raise UsageError("--name names one label set, and several teachers were given.")
 
@@ -111,24 +114,36 @@ def view_set_for(store: Store, request: LabelRequest, teacher: Classifier) -> Vi
             "Leave --views out to use the store's views, or ask for another number of views.",
         )
         return stored
-    image_size = store.image_shape[:2]
+    return new_view_set(policy, seed, first is None, teacher, store.image_shape[:2], store.block_size)
+
+
+def new_view_set(
+    policy: ViewPolicy, seed: int, first: bool, teacher: Classifier, image_size: tuple[int, int], block_size: int
+) -> ViewPlan:
+    """The plan of a view set as this teacher wants it; ``first``: of a store that has none yet."""
     return ViewPlan(
         policy.name,
-        policy.num_views(first is None),
+        policy.num_views(first),
         policy.components,
         {
             "policy": policy.to_json(),
             "seed": seed,
-            "first": first is None,
+            "first": first,
             "size": teacher.input_size,
             "interpolation": teacher.interpolation,
             "crop_pct": teacher.crop_pct,
             "crop_mode": teacher.crop_mode,
             "canonical": list(teacher.canonical_box(image_size)),
             "image_size": list(image_size),
-            "block_size": store.block_size,
+            "block_size": block_size,
         },
     )
+
+
+def label_set_name(request: LabelRequest, teacher: Classifier, view_set: ViewSet | ViewPlan) -> str:
+    """The name asked for, or the teacher's; labels of later views are told apart by those."""
+    own = teacher.name if view_set.attributes["first"] else f"{teacher.name}-{view_set.name}"
+    return request.name or own
 
 
 def _view_set(store: Store, request: LabelRequest, teacher: Classifier) -> ViewSet:

@@ -43,11 +43,13 @@ def first_synonym(class_name: str) -> str:
     return class_name.split(",")[0].strip()
 
 
-def class_names_from(source: str) -> tuple[str, ...]:
-    """The names of ``imagenet``'s 1000 classes, as timm lists them, or those in a text file, one a line.
+def class_names_from(source: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of ``imagenet``'s 1000 classes, as timm lists them, or those in a text file, one a line, or those listed.
 
     Raises ``UsageError`` if the file can't be read, or if a name begins with a comma.
     """
+    if not isinstance(source, str):
+        return tuple(source)
     if source.lower() == IMAGENET:
         from timm.data import ImageNetInfo
 

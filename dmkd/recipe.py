@@ -36,6 +36,7 @@ class Recipe:
     sub_batch: int  # images sampled at once; a block is cut into sub-batches of just this size
     compile: bool  # whether transformer and decoder went through torch.compile, which rounds in other places
     cpu_threads: int | None  # torch threads, if made on a CPU: they change one pixel value in 25,000
+    image_codec: str = "raw"  # how pixels are written; a lossy one changes them
     # What a text-to-image generator is told; a class-conditional one knows its classes, and has None.
     prompts: tuple[str, ...] | None = None  # templates, of which each image draws one; {} is its class name
     negative_prompt: str | None = None

@@ -228,7 +228,7 @@ def regenerate_images(
         for block in chosen:
             ids = np.array(store.block_ids(block))
             images, class_ids = make_images(worker.generator, worker.recipe, ids)
-            difference = np.abs(images.cpu().numpy().astype(np.int16) - store.images[ids])
+            difference = np.abs(store.as_stored(images.cpu().numpy()).astype(np.int16) - store.images[ids])
             largest = max(largest, int(difference.max()))
             differing += int((difference > 0).sum())
             values += difference.size

@@ -14,8 +14,8 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     labels/<label set>/constants/...   what a codec needs to decode all blocks alike, such as a basis: written once, one chunk
     runs/<time>-<host>-<process>/...   who made which block, when and on what: groups with attributes, no arrays (run_log.py)
 
-Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``,
-``block_size``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,
+Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``, ``block_size``,
+``image_codec``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,
 ``size``, ``interpolation``, ``canonical``, ``identity`` ... Of a label set: ``teacher``, ``source``, ``view_set``,
 ``num_views``, ``codec``, ``num_classes``, ``identity``, and ``fitted`` once its constants and arrays are there.
 
@@ -30,6 +30,8 @@ Rules:
   within a label set it is quality, checks, then the codec's arrays. The last one written is the marker (``images``, or
   the codec's last array), so a block that is half-written counts as missing and is made again. Where a block is
   written anew with other contents, the markers of what no longer holds are deleted before all else.
+- Pixels are raw, or image files in a chunk: ``image_codec`` is ``raw``, ``webp`` or ``jpeg:<quality>`` (see image_chunks.py).
+  Teachers look at the pixels as a reader gets them, and checks are over those.
 - Chunk keys are ``c.<block>.0...``: one flat folder for an array.
 - All arrays are created at their final shape by one process; workers write whole chunks and never touch metadata.
 """
@@ -68,13 +70,14 @@ class ArraySpec:
     fill_value: float | int
     compression: str | None = None
     order: tuple[int, ...] | None = None
+    image_codec: str = "raw"  # of images: how their pixels are written
 
     def __post_init__(self) -> None:
         assert len(self.shape) == len(self.dims), (self.shape, self.dims)
 
 
-def images_spec(image_shape: tuple[int, int, int]) -> ArraySpec:
-    return ArraySpec(image_shape, "uint8", ("y", "x", "channel"), 0)
+def images_spec(image_shape: tuple[int, int, int], image_codec: str = "raw") -> ArraySpec:
+    return ArraySpec(image_shape, "uint8", ("y", "x", "channel"), 0, image_codec=image_codec)
 
 
 def class_ids_spec() -> ArraySpec:

@@ -19,6 +19,7 @@ from .errors import (
     UsageError,
 )
 from .identity import fingerprint, refuse_mismatch
+from .image_codecs import ImageCodec, parse_image_codec, stored_image_codec
 from .rows import CheckRows, ClassRows, Ids, ImageRows, KeptChunks, Rows, by_block
 from .run_log import RunLog, read_runs
 from .sets import LabelSet, ViewSet
@@ -86,6 +87,15 @@ class Store:
     @property
     def block_size(self) -> int:
         return self.attributes["block_size"]
+
+    @property
+    def image_codec(self) -> ImageCodec:
+        """How pixels are written: raw, webp or jpeg."""
+        return stored_image_codec(self.attributes.get("image_codec", "raw"))
+
+    def as_stored(self, images: np.ndarray) -> np.ndarray:
+        """Images uint8 (n, H, W, 3) as a reader will get them when they have been written: what a teacher is to look at."""
+        return self.image_codec.as_stored(images)
 
     @property
     def num_images(self) -> int:
@@ -321,7 +331,7 @@ class Store:
                 f"Class ids of block {ids[0] // self.block_size} reach {class_ids.max()}; the store has {self.num_classes}."
             )
         images = self._checked(layout.IMAGES, images, len(ids), "uint8")
-        checks = image_checks(ids, class_ids, images)
+        checks = image_checks(ids, class_ids, self.as_stored(images))
         return {layout.CLASS_IDS: class_ids, layout.CHECKS: checks, layout.IMAGES: images}, checks
 
     def _view_arrays(self, ids: np.ndarray, views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -526,16 +536,19 @@ def create_store(
     block_size: int | None = None,
     versions: Mapping[str, str] | None = None,
     source: str | None = None,
+    image_codec: str = "raw",
 ) -> Store:
     """Make an empty store for ``num_images`` images of one recipe. ``block_size`` None: chosen by image size and count.
 
-    ``source`` is where the generator was found: kept for later runs, no part of the identity.
+    ``source`` is where the generator was found: kept for later runs, no part of the identity. ``image_codec`` (raw, webp,
+    jpeg:95) should be in the recipe too, as it may determine pixels.
 
     Raises ``UsageError`` if the path is taken by something else. A creation that was interrupted is done again.
     """
     if num_images < 1:
         raise UsageError(f"A store needs at least one image, not {num_images}.")
     block_size = block_size or layout.choose_block_size(num_images, image_shape)
+    image_codec = str(parse_image_codec(image_codec))
     store = Store(path)
     tree = store._tree
     if tree.exists():
@@ -549,7 +562,7 @@ def create_store(
         for node, spec in {
             layout.CLASS_IDS: layout.class_ids_spec(),
             layout.CHECKS: layout.checks_spec(),
-            layout.IMAGES: layout.images_spec(image_shape),
+            layout.IMAGES: layout.images_spec(image_shape, image_codec),
         }.items():
             tree.create_array(node, spec, num_images, block_size)
         tree.set_attributes(
@@ -560,6 +573,7 @@ def create_store(
                 "source": source,
                 "class_names": list(class_names),
                 "block_size": block_size,
+                "image_codec": image_codec,
                 "created": _now(),
                 "updated": _now(),
                 "versions": dict(versions or {}),

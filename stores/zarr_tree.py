@@ -15,7 +15,8 @@ import zarr.errors
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 from zarr.core.sync import sync
 
-from . import locations
+from . import image_chunks, locations  # noqa: F401  # image_chunks registers its codecs with zarr
+from .image_codecs import parse_image_codec
 from .layout import ArraySpec
 
 READS_AT_ONCE = 16  # from a bucket
@@ -95,7 +96,8 @@ class ZarrTree:
             dtype=spec.dtype,
             fill_value=spec.fill_value,
             filters=[TransposeCodec(order=spec.order)] if spec.order else [],
-            serializer=BytesCodec(endian="little" if itemsize > 1 else None),
+            serializer=parse_image_codec(spec.image_codec).serializer()
+            or BytesCodec(endian="little" if itemsize > 1 else None),
             compressors=[*by_name[spec.compression], Crc32cCodec()],
             dimension_names=("image", *spec.dims),
             chunk_key_encoding={"name": "default", "separator": "."},

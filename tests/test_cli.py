@@ -186,7 +186,7 @@ def test_a_log_gets_plain_lines(here, tiny_generator, tiny_teacher):
         [*command, "--store", "s.zarr"], capture_output=True, text=True, check=True, env={**os.environ, "TERM": "dumb"}
     )
     lines = done.stderr.splitlines()
-    assert lines[0] == "generate: 32 of 32 images to do"
+    assert 'sampler = "ddim"' in lines and "generate: 32 of 32 images to do" in lines
     assert "32/32 images in 0:00:" in lines[-1] and "\x1b" not in done.stderr
 
 

@@ -32,8 +32,12 @@ _PARAMETERS: dict[str, tuple[str, type, str]] = {
 }
 
 
-def parse_codec(text: str) -> Codec:
-    """The codec that a user's string such as ``float16`` or ``klt:0.5`` names. Raises ``UsageError`` otherwise."""
+DEFAULT_CODEC = "float16"
+
+
+def parse_codec(text: str | None) -> Codec:
+    """The codec that a user's string such as ``float16`` or ``klt:0.5`` names; None: float16. Else ``UsageError``."""
+    text = text or DEFAULT_CODEC
     name, colon, value = text.partition(":")
     if name not in CODECS:
         raise UsageError(f"There is no label codec {text!r}; known: {', '.join(CODECS)}.")

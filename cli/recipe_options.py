@@ -1,0 +1,122 @@
+"""The options that say which store is to be made: shared by ``dmkd generate`` and ``dmkd plan``."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import image_codec_option, label_options, run_options, store_option
+
+if TYPE_CHECKING:
+    from dmkd.generate import ImageOptions, LabelOptions
+
+_START_OPTIONS = (
+    click.option("--recipe", metavar="FILE", help="TOML or JSON with options by their names; those given here win."),
+    click.option(
+        "--like",
+        metavar="STORE",
+        help="Take the options of another store: images, teachers, views, codec; those given here win.",
+    ),
+)
+
+_IMAGE_OPTIONS = (
+    click.option(
+        "--generator",
+        metavar="NAME",
+        help="Hub id or folder of a DiT or text-to-image pipeline, or digits. Default: facebook/DiT-XL-2-256.",
+    ),
+    click.option(
+        "--images",
+        type=int,
+        metavar="N",
+        help="Images in the store; more than it has: it grows. Default: 200000; text-to-image: 200 a class.",
+    ),
+    click.option("--classes", metavar="LIST", help="Class ids, ranges or names, such as 0-9,207. Default: all."),
+    click.option(
+        "--class-names",
+        metavar="FILE",
+        help="Text-to-image: the classes, one name a line (of synonyms, a, b, the first is used), or imagenet.",
+    ),
+    click.option(
+        "--prompt",
+        multiple=True,
+        metavar="TEXT",
+        help="Text-to-image: {} is the class name; may be repeated, each image draws one; @FILE: one a line. "
+        'Default: "a photo of a {}".',
+    ),
+    click.option(
+        "--negative-prompt", metavar="TEXT", help="Text-to-image: what guidance leads away from. Default: nothing."
+    ),
+    click.option("--image-size", type=int, metavar="N", help="Text-to-image: pixels. Default: the pipeline's."),
+    click.option(
+        "--sampler",
+        metavar="NAME",
+        help="ddpm (DM-KD's), ddim, dpm++ or unipc; text-to-image: pipeline (its own), ddim, dpm++ or unipc. "
+        "Default: ddpm or pipeline.",
+    ),
+    click.option("--steps", type=int, metavar="N", help="Denoising steps. Default: 100, or the pipeline's."),
+    click.option(
+        "--guidance",
+        metavar="X",
+        help="Guidance scale; 1: none, and twice as fast; 1.5:3: each image draws its own. Default: 2, or the pipeline's.",
+    ),
+    click.option(
+        "--guidance-interval",
+        metavar="LOW:HIGH",
+        help="Guide only while the noise is in this range, 1 being pure noise; the other steps cost half. Default: always.",
+    ),
+    click.option(
+        "--guided-channels",
+        type=int,
+        metavar="N",
+        help="Latent channels guided. Default: 3 for ddpm, as DiT does, else all.",
+    ),
+    click.option("--seed", type=int, metavar="N", help="Seed of all noise and of the class order. Default: 0."),
+    click.option("--dtype", metavar="TYPE", help="Of the weights: bfloat16 (default on a GPU), float16 or float32."),
+    click.option(
+        "--sub-batch",
+        type=int,
+        metavar="N",
+        help="Images sampled at once; part of the recipe. Default: as many of a block as fit on the GPU.",
+    ),
+    click.option(
+        "--compile/--no-compile",
+        default=None,
+        help="Run the models through torch.compile: minutes to start, then faster; part of the recipe. Default: no.",
+    ),
+    click.option(
+        "--block-size", type=int, metavar="N", help="Images a block, the unit of work. Default: chunks up to 16 MB."
+    ),
+    image_codec_option,
+    click.option(
+        "--teacher",
+        multiple=True,
+        metavar="NAME",
+        help="Label in the same pass; may be repeated. none: images only. Default: resnet18.tv_in1k, as DM-KD; none "
+        "for classes of --class-names FILE.",
+    ),
+)
+
+
+def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Which store, which images, which labels, and where they are made. :func:`read_recipe_options` makes sense of them."""
+    for option in reversed((store_option, *_START_OPTIONS, *_IMAGE_OPTIONS, label_options, run_options)):
+        function = option(function)
+    return function
+
+
+def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOptions"]:
+    """What was asked for, from the options of :func:`recipe_options` but those of the store and the run."""
+    from dmkd.generate import ImageOptions, LabelOptions
+    from dmkd.recipe_file import start_from
+
+    given = {name: None if value == () else value for name, value in given.items()}
+    recipe, like = given.pop("recipe"), given.pop("like")
+    for key, value in start_from(recipe, like).items():
+        name = key.replace("-", "_")
+        given[name] = value if given[name] is None else given[name]
+    teachers, prompts = given.pop("teacher"), given.pop("prompt")
+    labels = LabelOptions(
+        tuple(teachers) if teachers else None, given.pop("views"), given.pop("view_seed"), given.pop("codec")
+    )
+    return ImageOptions(**given, prompts=tuple(prompts) if prompts else None), labels

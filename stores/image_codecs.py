@@ -1,0 +1,68 @@
+"""How a store writes its pixels: ``raw``, ``webp`` (lossless) or ``jpeg:95``, by the name that users give."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import NotAStoreError, UsageError
+
+if TYPE_CHECKING:
+    from .image_chunks import ImageFilesCodec
+
+RAW, WEBP, JPEG = "raw", "webp", "jpeg"
+DEFAULT_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class ImageCodec:
+    """An image codec. ``str(codec)`` is its name, as users and stores write it."""
+
+    kind: str = RAW
+    quality: int | None = None  # of jpeg, 1 to 100
+
+    def __str__(self) -> str:
+        return self.kind if self.quality is None else f"{self.kind}:{self.quality}"
+
+    @property
+    def lossy(self) -> bool:
+        """Whether a reader gets other pixels than were written."""
+        return self.kind == JPEG
+
+    def serializer(self) -> "ImageFilesCodec | None":
+        """What writes chunks in Zarr; None: pixels as they are."""
+        from .image_chunks import JpegCodec, WebpCodec
+
+        if self.kind == RAW:
+            return None
+        return WebpCodec() if self.quality is None else JpegCodec(self.quality)
+
+    def as_stored(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (n, H, W, 3) as a reader will get them: the same array if the codec is lossless."""
+        if not self.lossy:
+            return images
+        serializer = self.serializer()
+        assert serializer is not None
+        return serializer.as_stored(images)
+
+
+def parse_image_codec(text: str | None) -> ImageCodec:
+    """The image codec that ``raw``, ``webp``, ``jpeg`` or ``jpeg:95`` names; None: raw. Else ``UsageError``."""
+    kind, colon, value = (text or RAW).partition(":")
+    if kind in (RAW, WEBP) and not colon:
+        return ImageCodec(kind)
+    if kind == JPEG and (not colon or (value.isascii() and value.isdigit() and 1 <= int(value) <= 100)):
+        return ImageCodec(JPEG, int(value) if colon else DEFAULT_QUALITY)
+    raise UsageError(
+        f"There is no image codec {text!r}; known: raw, webp (lossless), and jpeg:95 with a quality from 1 to 100."
+    )
+
+
+def stored_image_codec(text: str) -> ImageCodec:
+    """The image codec that a store's attributes name. Raises ``NotAStoreError`` if this version does not know it."""
+    try:
+        return parse_image_codec(text)
+    except UsageError as error:
+        raise NotAStoreError(
+            f"The images are written with codec {text!r}, which this version of dmkd does not know."
+        ) from error
