@@ -13,7 +13,7 @@ import numpy as np
 from dmkd.blocks import has_canonical_view
 from dmkd.classifiers import Classifier, configured_classifier
 from dmkd.flops import classifier_flops, decoder_flops, model_calls, transformer_flops
-from dmkd.generator import configured_generator
+from dmkd.generator import GeneratorInfo, configured_generator
 from dmkd.label_sets import LabelRequest, ViewPlan, check_request, label_set_name, new_view_set, view_set_for
 from dmkd.recipe_file import resolved_options
 from dmkd.resolve import ImageOptions, LabelOptions, WantedImages, resolve_images, resolve_labels
@@ -99,19 +99,21 @@ def plan(
     configs: list[dict[str, Any]] = []
 
     def describe(source: str, **text_to_image: Any) -> Any:
-        info, found = configured_generator(source)
+        described, found = configured_generator(source)
         configs.extend(found)
-        return info
+        return described
 
     wanted = resolve_images(path, images, device or "cuda", describe)
     request = resolve_labels(labels, wanted, configured_classifier)
     label_sets = _label_sets(request, wanted, labels)
     _, transformer, vae, scheduler = configs
+    info = wanted.info
+    assert isinstance(info, GeneratorInfo)
 
-    calls = model_calls(wanted.recipe, wanted.info, scheduler)
+    calls = model_calls(wanted.recipe, info, scheduler)
     per_image: dict[str, Any] = {
-        "sampling": calls * transformer_flops(transformer, wanted.info),
-        "decoding": decoder_flops(vae, wanted.info),
+        "sampling": calls * transformer_flops(transformer, info),
+        "decoding": decoder_flops(vae, info),
         "labels": {
             one.name: one.views * classifier_flops(one.teacher, one.view_set.attributes["size"]) for one in label_sets
         },

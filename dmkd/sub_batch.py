@@ -52,12 +52,12 @@ def find_sub_batch(trial: Trial, device: str) -> int:
     on_gpu, index = device.startswith("cuda"), torch.device(device).index  # None: the current GPU
     if on_gpu:
         torch.cuda.set_per_process_memory_fraction(1 - HEADROOM, index)
-    models: list[Any] = []  # loaded within the first attempt: they too may not fit
+    models: dict[str, Any] = {}  # loaded within the first attempt: they too may not fit
 
     def attempt(count: int) -> None:
         if not models:
-            models.extend(_load(trial, device))
-        _sample_and_label(trial, *models, count)
+            models["generator"], models["teachers"] = _load(trial, device)
+        _sample_and_label(trial, models["generator"], models["teachers"], count)
 
     try:
         return largest_that_fits(attempt, trial.block_size)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dmkd.cli.main import main
 from dmkd.recipe import parse_classes
-from dmkd.recipe_file import KEYS, NUMBER, TEXT, TEXTS, WHOLE, id_ranges, read_recipe, recipe_of, to_toml
+from dmkd.recipe_file import FLAG, KEYS, NUMBER, TEXT, TEXTS, WHOLE, id_ranges, read_recipe, recipe_of, to_toml
 from dmkd.stores import UsageError, open_store
 
 TEXTS_WITHOUT_SURROGATES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -20,6 +20,7 @@ VALUES = {
     WHOLE: st.integers(-(2**63), 2**63 - 1),
     NUMBER: st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 99) | st.just("1.5:3"),
     TEXT: TEXTS_WITHOUT_SURROGATES,
+    FLAG: st.booleans(),
     TEXTS: st.lists(TEXTS_WITHOUT_SURROGATES, max_size=3),
 }
 
@@ -56,7 +57,7 @@ def test_any_text_is_a_recipe_or_one_sentence(tmp_path_factory, text):
     [
         (
             'stepps = 3\nsampler = "ddim"',
-            "has the unknown key 'stepps'; known are generator, images, classes, sampler, steps",
+            "has the unknown key 'stepps'; known are generator, images, classes, class-names, prompt",
         ),
         ("steps = '3'", 'steps must be a whole number, not "3"'),
         ("steps = 3.5", "steps must be a whole number, not 3.5"),
