@@ -124,6 +124,7 @@ def test_a_store_grows_and_keeps_what_it_has(tiny_generator, tiny_teacher, tmp_p
         ({"sampler": "dpm++"}, "sampler: the store has ddim, you asked for dpm"),
         ({"classes": "0-3"}, "classes: the store has nothing, you asked for"),
         ({"sub_batch": 8}, "sub_batch: the store has 16, you asked for 8"),
+        ({"compile": True}, "compile: the store has false, you asked for true"),
         ({"block_size": 8}, "block_size: the store has 16, you asked for 8"),
     ],
 )
@@ -200,6 +201,18 @@ def test_a_refused_run_does_not_grow_the_store(tiny_generator, tiny_teacher, tmp
     with pytest.raises(MismatchError):
         generate(store.path, ImageOptions(images=80), options, HERE, Silent())
     assert open_store(store.path).num_images == 40
+
+
+def test_whoever_makes_a_block_compiles_the_models_if_the_recipe_says_so(tiny_generator, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("dmkd.generator.compile_for_fixed_shapes", lambda part: compiled.append(type(part).__name__))
+    store = make(tmp_path / "s.zarr", tiny_generator, images=16, compile=True)
+    assert store.recipe["compile"] is True and compiled == ["DiTTransformer2DModel", "Decoder"]
+    (tmp_path / "s.zarr/images/c.0.0.0.0").unlink()
+    generate(store.path, ImageOptions(), LabelOptions(), HERE, Silent())
+    assert len(compiled) == 4
+    with pytest.raises(MismatchError, match="compile: the store has true, you asked for false"):
+        generate(store.path, ImageOptions(compile=False), LabelOptions(), HERE, Silent())
 
 
 def test_only_chosen_classes_are_made(tiny_generator, tmp_path):

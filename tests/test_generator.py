@@ -152,6 +152,16 @@ def test_half_precision_weights_make_nearly_the_same_images(ten, generator, dtyp
     assert 0 < difference.mean() < 3
 
 
+@pytest.mark.slow  # the C++ compiler takes a minute
+def test_compiled_models_make_the_same_images_to_a_grey_level(ten, generator):
+    compiled = load_generator(str(ten), device="cpu", dtype="float32", compile=True)
+    images = sample(compiled, steps=2)
+    difference = (images.int() - sample(generator, steps=2).int()).abs()
+    assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-2
+    assert torch.equal(sample(compiled, steps=2), images)
+    assert compiled.transformer._compiled_call_impl is not None and compiled.vae.decoder._compiled_call_impl is not None
+
+
 def test_a_model_without_learned_variances_works(tmp_path):
     generator = load_generator(str(save_tiny_dit(tmp_path, learned_sigma=False)), device="cpu", dtype="float32")
     assert not generator.info.learned_sigma

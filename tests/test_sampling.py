@@ -146,6 +146,27 @@ def test_multistep_solvers_are_diffusers_as_their_documentation_sets_them_up_for
     torch.testing.assert_close(run(model, seeds, class_ids, sampler=sampler, steps=12), x.float(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 40])
+def test_unipc_is_diffusers_in_float64_for_every_prediction_type(steps, prediction_type):
+    from diffusers import UniPCMultistepScheduler
+
+    # With outputs that don't depend on the latents a step is linear, and no model blows rounding errors up.
+    outputs = torch.randn(steps, 2, *SHAPE, generator=torch.Generator().manual_seed(1))
+    solver = make_solver("unipc", {**DIT_SCHEDULER, "prediction_type": prediction_type}, True)
+    reference = UniPCMultistepScheduler(beta_start=1e-4, beta_end=0.02, prediction_type=prediction_type)
+    reference.set_timesteps(steps)
+    reference.sigmas = reference.sigmas.double()
+    x = draw_noise(image_generators([1, 2]), SHAPE)
+    expected = x.double()
+    assert solver.start(steps) == reference.timesteps.tolist()
+    for step, t in enumerate(reference.timesteps):
+        x = solver.step(step, outputs[step], x)
+        expected = reference.step(outputs[step].double(), t, expected).prev_sample
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x.double(), expected, rtol=1e-6, atol=2e-6 * expected.abs().max().item())
+
+
 def test_dpmpp_does_not_take_the_spacing_of_a_saved_ddim_scheduler():
     plain = run(ToyDiT(), [1], [2], sampler="dpm++")
     assert torch.equal(run(ToyDiT(), [1], [2], sampler="dpm++", timestep_spacing="leading"), plain)
