@@ -320,7 +320,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="dmkd's sub-batch; default: 64 on a GPU, 16 without one")
     parser.add_argument("--repeats", type=int, help="timed runs of each, the fastest counts; default: 2")
     parser.add_argument("--device", help="default: cuda if there is a GPU")
-    parser.add_argument("--no-compile", action="store_true", help="leave dmkd --compile out")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave dmkd --compile out, as --quick does without a GPU"
+    )
     parser.add_argument("--no-profile", dest="profile", action="store_false", help="leave the profiler's tables out")
     options = parser.parse_args()
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -329,6 +331,7 @@ def main() -> None:
     options.model = options.model or ("tiny" if small else "XL/2")
     options.steps = options.steps or (4 if options.quick else 100 if on_gpu else 10)
     options.batch = options.batch or (8 if options.quick else 64 if on_gpu else 16)
+    options.no_compile = options.no_compile or (options.quick and not on_gpu)
     options.repeats = options.repeats or (1 if options.quick else 2)
     if not on_gpu:
         print("no GPU: this shows that the benchmark runs; its figures are a CPU's and say nothing of a GPU.\n")

@@ -215,8 +215,9 @@ class Generator:
         weight = next(transformer.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         if compile:
-            compile_for_fixed_shapes(self.transformer)
-            compile_for_fixed_shapes(self.vae.decoder)
+            part: Any
+            for part in (self.transformer, self.vae.decoder):
+                compile_for_fixed_shapes(part)
 
     def sample(
         self,

@@ -52,12 +52,12 @@ def find_sub_batch(trial: Trial, device: str) -> int:
     on_gpu, index = device.startswith("cuda"), torch.device(device).index  # None: the current GPU
     if on_gpu:
         torch.cuda.set_per_process_memory_fraction(1 - HEADROOM, index)
-    models: dict[str, Any] = {}  # loaded within the first attempt: they too may not fit
+    models: list[tuple[Any, list[Any]]] = []  # loaded within the first attempt: they too may not fit
 
     def attempt(count: int) -> None:
         if not models:
-            models["generator"], models["teachers"] = _load(trial, device)
-        _sample_and_label(trial, models["generator"], models["teachers"], count)
+            models.append(_load(trial, device))
+        _sample_and_label(trial, *models[0], count)
 
     try:
         return largest_that_fits(attempt, trial.block_size)
@@ -82,9 +82,9 @@ def run_on_ray_gpu(function: Callable[..., int], *arguments: object, address: st
 
     started_here = not ray.is_initialized()
     if started_here:
-        options: dict[str, Any] = (
-            {"address": address} if address else {"address": "local", "num_cpus": 1, "num_gpus": gpus}
-        )
+        # "local": Ray would else join a cluster that happens to run on this machine, and refuse the numbers.
+        here = {"address": "local", "num_cpus": 1, "num_gpus": gpus}
+        options: dict[str, Any] = {"address": address} if address else here
         ray.init(**options, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         remote = ray.remote(num_gpus=gpus, num_cpus=1, max_calls=1, max_retries=0)(function)

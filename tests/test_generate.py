@@ -206,7 +206,7 @@ def test_a_refused_run_does_not_grow_the_store(tiny_generator, tiny_teacher, tmp
 def test_whoever_makes_a_block_compiles_the_models_if_the_recipe_says_so(tiny_generator, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr("dmkd.generator.compile_for_fixed_shapes", lambda part: compiled.append(type(part).__name__))
-    store = make(tmp_path / "s.zarr", tiny_generator, images=16, compile=True)
+    store = make(tmp_path / "s.zarr", tiny_generator, images=32, compile=True)
     assert store.recipe["compile"] is True and compiled == ["DiTTransformer2DModel", "Decoder"]
     (tmp_path / "s.zarr/images/c.0.0.0.0").unlink()
     generate(store.path, ImageOptions(), LabelOptions(), HERE, Silent())
