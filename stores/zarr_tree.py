@@ -4,6 +4,7 @@ Everything above this file speaks of nodes (``"labels/resnet34/logits"``), block
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import zarr
 import zarr.errors
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 from zarr.core.sync import sync
+from zarr.storage import LocalStore
 
 from . import locations
 from .layout import ArraySpec
@@ -171,6 +173,13 @@ class ZarrTree:
     def chunk_path(self, node: str, block: int) -> str:
         """Where a block's chunk lies, for messages."""
         return locations.join(self.path, node, self._chunk_name(node, block))
+
+    def has_plain_files(self, node: str) -> bool:
+        """Whether each chunk is a local file of the rows as they are in memory here, in C order, then their crc32c."""
+        array = self._array(node)
+        codecs = [codec.to_dict()["name"] for codec in array.metadata.codecs]
+        native = sys.byteorder == "little" or array.dtype.itemsize == 1
+        return isinstance(array.store, LocalStore) and codecs == ["bytes", "crc32c"] and native
 
     def sweep_partials(self) -> int:
         """Delete the temporary files that killed writers left behind; returns how many. Object stores leave none."""

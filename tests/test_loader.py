@@ -3,7 +3,7 @@ import pytest
 import torch
 from conftest import block_arrays, filled_store, new_store
 
-from dmkd.loader import Loader
+from dmkd.loading import Loader
 from dmkd.stores import MissingBlockError
 
 
@@ -17,8 +17,8 @@ def loader(store, **options):
 
 
 def test_an_epoch_holds_every_image_once(store):
-    for window_bytes in (1, 10_000, 10**9):
-        ids = np.concatenate([batch.ids for batch in loader(store, window_bytes=window_bytes).epoch(0)])
+    for memory in (1, 10_000, 10**9):
+        ids = np.concatenate([batch.ids for batch in loader(store, memory=memory).epoch(0)])
         assert sorted(ids.tolist()) == list(range(100))
 
 

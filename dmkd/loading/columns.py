@@ -1,0 +1,127 @@
+"""What a batch is made of, array by array, and where each array is kept while an epoch runs."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dmkd.stores import LabelSet, Rows, Store, UsageError, ViewSet, layout
+from dmkd.stores.mapped import can_be_mapped
+
+IMAGES, CLASS_IDS, VIEWS = "images", "class_ids", "views"
+
+# Rows longer than this are copied as fast out of mapped files as out of one array in memory: the copy outweighs finding them.
+SHORT_ROW_BYTES = 16 * 2**10
+# Of the GPU's free memory, the share that a store may take unasked.
+GPU_SHARE = 0.25
+
+Place = Literal["memory", "mapped", "window", "device"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array, of which a batch takes a row for each image, or the chosen view's part of that row."""
+
+    name: str  # in a batch: images, class_ids, views, or <label set>/<the codec's array>
+    node: str
+    rows: Rows
+    by_view: bool
+    shape: tuple[int, ...]  # (N, ...)
+    dtype: np.dtype
+    plain: bool  # local and uncompressed
+
+    @property
+    def taken_shape(self) -> tuple[int, ...]:
+        """What a batch gets of each image."""
+        return self.shape[1 + self.by_view :]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that an image takes."""
+        return int(np.prod(self.shape[1:])) * self.dtype.itemsize
+
+    @property
+    def taken_bytes(self) -> int:
+        return int(np.prod(self.taken_shape)) * self.dtype.itemsize
+
+
+def columns_of(store: Store, view_set: ViewSet, label_sets: Mapping[str, LabelSet]) -> list[Column]:
+    """Everything that batches of these views and labels are made of."""
+    nodes = {IMAGES: layout.IMAGES, CLASS_IDS: layout.CLASS_IDS, VIEWS: view_set.node}
+    for name, label_set in label_sets.items():
+        nodes |= {f"{name}/{part}": node for part, node in label_set.array_nodes.items()}
+    columns = []
+    for name, node in nodes.items():
+        rows = view_set.rows if name == VIEWS else Rows(store, node)
+        by_view = name not in (IMAGES, CLASS_IDS)
+        columns.append(Column(name, node, rows, by_view, rows.shape, rows.dtype, can_be_mapped(store, node)))
+    return columns
+
+
+def place_columns(columns: Sequence[Column], memory: int, resident: str | None) -> dict[str, Place]:
+    """Where each column is kept, by name: a function of the store and of these options, never of the machine.
+
+    ``memory`` bytes bound what the loader holds of the store: one half is for columns that are held whole, smallest first; the
+    other for the window. Columns of short rows, and those that can't be mapped, are held if they fit. What does not fit is
+    mapped if it can be, else read through the window.
+    """
+    if resident in ("ram", "gpu"):  # views are used on the host
+        return {c.name: "device" if resident == "gpu" and c.name != VIEWS else "memory" for c in columns}
+    places: dict[str, Place] = {c.name: "mapped" if c.plain else "window" for c in columns}
+    left = memory // 2
+    for column in sorted(columns, key=lambda column: column.row_bytes):
+        total = column.shape[0] * column.row_bytes
+        if total <= left and (not column.plain or column.taken_bytes <= SHORT_ROW_BYTES):
+            places[column.name] = "memory"
+            left -= total
+    return places
+
+
+def window_blocks(columns: Sequence[Column], places: Mapping[str, Place], block_size: int, memory: int) -> int | None:
+    """Blocks that are mixed at a time, or None if all images can be: when nothing is read through a window.
+
+    A quarter of ``memory``: the window that is being read ahead may take as much again.
+    """
+    block_bytes = block_size * sum(column.row_bytes for column in columns if places[column.name] == "window")
+    return max(2, memory // 4 // block_bytes) if block_bytes else None
+
+
+def total_bytes(columns: Sequence[Column]) -> int:
+    return sum(column.shape[0] * column.row_bytes for column in columns)
+
+
+def refuse_what_does_not_fit(columns: Sequence[Column], resident: str, device: str) -> None:
+    """Raise ``UsageError`` if the store can't be resident where it was asked to be."""
+    needed = total_bytes(columns)
+    if resident == "gpu":
+        if not device.startswith("cuda"):
+            raise UsageError(f"resident='gpu' needs a GPU, and the device is {device}.")
+        where, free = f"the memory of {device}", _free_gpu_memory(device)
+    else:
+        where, free = "the machine's memory", _available_memory()
+    if needed > free:
+        raise UsageError(
+            f"The store takes {needed / 2**30:.1f} GiB and {where} has {free / 2**30:.1f} GiB to spare: "
+            "leave resident out, and it is read as it is needed."
+        )
+
+
+def fits_on_gpu_unasked(columns: Sequence[Column], device: str) -> bool:
+    """Whether the store is small beside what the GPU has free."""
+    return device.startswith("cuda") and total_bytes(columns) <= GPU_SHARE * _free_gpu_memory(device)
+
+
+def _free_gpu_memory(device: str) -> int:
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def _available_memory() -> int:
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
