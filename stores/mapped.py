@@ -67,12 +67,13 @@ class MappedArray:
         if view is not None:
             rows = rows * self.shape[1] + view
         starts = np.flatnonzero(np.diff(blocks, prepend=-1))
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(ids)], strict=True):
-            source = self.block(int(blocks[start]))
+        stops = [*starts[1:].tolist(), len(ids)]
+        for start, stop, block in zip(starts.tolist(), stops, blocks[starts].tolist(), strict=True):
+            source = self.block(block)
             if view is not None:
                 source = source.reshape(-1, *source.shape[2:])
-            # mode="raise" would go through a buffer; the ids are known to exist.
-            np.take(source, rows[start:stop], axis=0, out=out[start:stop], mode="clip")
+            # "raise" would go through a buffer; the ids are known to exist. (np.take is this, three calls further down.)
+            source.take(rows[start:stop], 0, out[start:stop], "clip")
 
     def _map(self, block: int) -> np.ndarray:
         path = self._store._tree.chunk_path(self.node, block)

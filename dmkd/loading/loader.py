@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -273,19 +274,29 @@ class Loader:
 
     def _gathered(self, batches: list[np.ndarray], epoch: int) -> Generator[Batch, None, None]:
         """The batches, on the host, or on the device what is kept there."""
-        through_window = {c.name: self._readers[c.name] for c in self.columns if self.places[c.name] == "window"}
-        # Two executors: a batch is never copied behind blocks that are not needed yet.
-        with ThreadPoolExecutor(self.threads) as copying, ThreadPoolExecutor(self.threads) as reading:
-            try:
-                limit = 2 * (self.window or 0)
-                window = BlockWindow(through_window, batches, self.store.block_size, limit, reading)
-                sources = {**self._sources, **{name: window.source(name) for name in through_window}}
-                for ids in batches:
-                    self._load(ids, copying)
-                    window.load(np.unique(ids // self.store.block_size))
-                    batch = self._batch(ids, self.views_of_epoch(ids, epoch), self._taker(copying, sources))
+        with ThreadPoolExecutor(self.threads) as copying, self._window_of(batches) as window:
+            sources = self._sources if window is None else {**self._sources, **window.sources}
+            take = self._taker(copying, sources)
+            for ids in batches:
+                self._load(ids, copying)
+                if window:
+                    window.load(ids)
+                batch = self._batch(ids, self.views_of_epoch(ids, epoch), take)
+                if window:
                     window.release(ids)
-                    yield batch
+                yield batch
+
+    @contextmanager
+    def _window_of(self, batches: list[np.ndarray]) -> Iterator[BlockWindow | None]:
+        """The window through which an epoch's batches are read, with threads of its own: a batch is never copied behind the
+        reading of blocks that are not needed yet. None if nothing is read that way."""
+        readers = {c.name: self._readers[c.name] for c in self.columns if self.places[c.name] == "window"}
+        if self.window is None or not readers:
+            yield None
+            return
+        with ThreadPoolExecutor(self.threads) as reading:
+            try:
+                yield BlockWindow(readers, batches, self.store.block_size, 2 * self.window, reading)
             finally:
                 reading.shutdown(wait=False, cancel_futures=True)
 

@@ -8,6 +8,7 @@ What the machine is like (its memory, its threads, where images are kept) change
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class EpochOrder:
 
     def views(self, ids: np.ndarray, epoch: int, num_views: int) -> np.ndarray:
         """Which stored view of each image an epoch uses, int64 (n,): over V epochs each view once."""
-        start = mix64(ids.astype(np.uint64) ^ key64(self.seed, "view of epoch"))
+        start = mix64(ids.astype(np.uint64) ^ _view_key(self.seed))
         return ((start + np.uint64(epoch)) % np.uint64(num_views)).astype(np.int64)
 
     def _ids_of(self, blocks: np.ndarray) -> np.ndarray:
@@ -82,3 +83,8 @@ class EpochOrder:
 
     def _share(self, ids: np.ndarray) -> np.ndarray:
         return np.array_split(ids, self.world_size)[self.rank]
+
+
+@cache
+def _view_key(seed: int) -> np.uint64:
+    return key64(seed, "view of epoch")

@@ -8,11 +8,13 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from dmkd.loading.buffers import aligned_empty
 from dmkd.loading.columns import Column
 from dmkd.stores import Store
 from dmkd.stores.mapped import MappedArray
@@ -49,7 +51,7 @@ class MemoryRows:
     def __init__(self, store: Store, column: Column, read: ReadBlock) -> None:
         self._store, self._read = store, read
         # Not touched before it is filled, so blocks that are never asked for take no memory.
-        self._rows = np.empty(column.shape, column.dtype)
+        self._rows = aligned_empty(column.shape, column.dtype)
         self._loaded = np.zeros(store.num_blocks, bool)
         self._filling = threading.Lock()
 
@@ -62,11 +64,11 @@ class MemoryRows:
             list(executor.map(self._load, missing.tolist()))
 
     def take(self, ids: np.ndarray, view: np.ndarray | None, out: np.ndarray) -> None:
+        # "raise" would go through a buffer; the ids are known to exist.
         if view is None:
-            np.take(self._rows, ids, axis=0, out=out, mode="clip")
+            self._rows.take(ids, 0, out, "clip")
         else:
-            by_view = self._rows.reshape(-1, *self._rows.shape[2:])
-            np.take(by_view, ids * self._rows.shape[1] + view, axis=0, out=out, mode="clip")
+            self._rows.reshape(-1, *self._rows.shape[2:]).take(ids * self._rows.shape[1] + view, 0, out, "clip")
 
     def _load(self, block: int) -> None:
         ids = self._store.block_ids(block)
@@ -124,9 +126,9 @@ class BlockWindow:
         self._held: dict[int, Future[dict[str, np.ndarray]]] = {}
         self._read_ahead()
 
-    def load(self, blocks: np.ndarray) -> None:
-        """Wait until these blocks are there."""
-        for block in blocks.tolist():
+    def load(self, ids: np.ndarray) -> None:
+        """Wait until the blocks of these ids are there."""
+        for block in np.unique(ids // self.block_size).tolist():
             while block not in self._held:
                 self._submit()
             self._held[block].result()
@@ -139,9 +141,13 @@ class BlockWindow:
                 del self._held[block]
         self._read_ahead()
 
-    def source(self, name: str) -> Source:
-        """One column of the blocks that are there."""
-        return BlockRows(lambda block: self._held[block].result()[name], self.block_size)
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Each column of the blocks that are there."""
+        return {name: BlockRows(partial(self._column, name), self.block_size) for name in self._readers}
+
+    def _column(self, name: str, block: int) -> np.ndarray:
+        return self._held[block].result()[name]
 
     def _read_ahead(self) -> None:
         while self._to_read and len(self._held) < self.limit:
