@@ -151,12 +151,13 @@ class Loader:
         """Which stored view of each image an epoch uses, int64 (n,): over V epochs each view once."""
         return self.order_of.views(ids, epoch, self.view_set.num_views)
 
-    def epoch(self, epoch: int, first_batch: int = 0) -> Generator[Batch, None, None]:
-        """The batches of an epoch, from ``first_batch`` on: the very batches of the whole epoch, those before not being read.
+    def epoch(self, epoch: int, first_batch: int = 0, every: int = 1) -> Generator[Batch, None, None]:
+        """The batches of an epoch, from ``first_batch`` on (of these the first of ``every`` so many): the very batches of the
+        whole epoch; the others are not read.
 
         Its threads end with the last batch, or when the generator is closed, as ``break`` does.
         """
-        batches = self.order_of.batches(epoch)[first_batch:]
+        batches = self.order_of.batches(epoch)[first_batch::every]
         if not self.device.startswith("cuda"):
             yield from ahead(self._gathered(batches, epoch), self.depth)
             return

@@ -23,7 +23,8 @@ class EpochOrder:
     ``blocks`` int64 (number of blocks to read,); ``selected`` bool (N,), the images that are used. ``window``: blocks that are
     mixed at a time, None: all. Every image belongs to exactly one rank in each epoch; every rank has the same number of
     batches. All batches, of all ranks, differ in size by one image at most: none is dropped, none is tiny. A batch holds
-    ``batch_size`` images at most (one more only if there are fewer images than would fill each rank's last batch with one).
+    ``batch_size`` images at most (one more only where a rank would get an empty one otherwise: a ``batch_size`` of 1, or fewer
+    images than twice the ranks).
     """
 
     blocks: np.ndarray
