@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 
 PEERS = ["limit", "dmkd", "ffcv_raw", "ffcv_jpeg", "webdataset", "imagefolder", "zarr", "hdf5"]
+NEED_FILES = {"ffcv_raw", "ffcv_jpeg", "webdataset", "imagefolder", "hdf5"}  # of their own, made before the measurement
 THREADS = 2
 CLASSES = 1000
 FFCV_PYTHON = Path(__file__).resolve().parent.parent / "build" / "ffcv-venv" / "bin" / "python"
@@ -337,7 +338,7 @@ def forget(folder: Path) -> None:
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     rounds = options.rounds or ROUNDS["quick" if options.quick else "full"]
     wanted = [name for name in PEERS if not options.only or name in options.only.split(",")]
-    for name in wanted:
+    for name in filter(NEED_FILES.__contains__, wanted):
         preparing = Peer(name, folder, options.batch)
         preparing.ask("prepare")
         preparing.end()

@@ -21,6 +21,8 @@ Sample = dict[str, Any]
 class _Dataset:
     """What both have in common: a loader on the CPU, opened when it is first needed in each process."""
 
+    _process: int  # that opened the loader
+
     def __init__(
         self,
         store: Store | str,
@@ -61,7 +63,8 @@ class _Dataset:
     def loader(self) -> Loader:
         # A forked worker inherits the loader, but not the threads of the libraries below it.
         if self._loader is None or self._process != os.getpid():
-            self._loader, self._process = loader(self.path, **self.options), os.getpid()
+            self._loader = loader(self.path, **self.options)
+            self._process = os.getpid()
         return self._loader
 
     def _sample(self, batch: Batch) -> Sample:

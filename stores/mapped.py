@@ -6,6 +6,7 @@ chunks. What Zarr would have checked is checked here: a block's checksum at its 
 
 import mmap
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import google_crc32c
@@ -26,10 +27,18 @@ class MappedArray:
     At most ``max_maps`` blocks stay mapped: a process may hold 65,530 maps on Linux, and ImageNet takes 20,000 an array.
     """
 
-    def __init__(self, store: "Store", node: str, max_maps: int = 2**30) -> None:
+    def __init__(
+        self,
+        store: "Store",
+        node: str,
+        max_maps: int = 2**30,
+        prove: Callable[[np.ndarray, np.ndarray], object] | None = None,
+    ) -> None:
+        """``prove`` is given a block's ids int64 (n,) and rows (n, ...) at its first touch, instead of the chunk's checksum
+        being compared, and raises ``DamagedChunkError`` if the rows are not those of these ids."""
         if not can_be_mapped(store, node):
             raise ValueError(f"{node} of {store.path} is not a local array of uncompressed chunks")
-        self.node, self.max_maps = node, max_maps
+        self.node, self.max_maps, self._prove = node, max_maps, prove
         self.dtype = store._tree.dtype(node)
         self.shape = store._tree.shape(node)
         self.block_size = store.block_size
@@ -89,11 +98,15 @@ class MappedArray:
                 f"Block {block} of {self.node} in {self._store.path} has not been made yet: run the command that makes "
                 "it (dmkd generate, import or label) again."
             ) from error
+        rows = content[:count].view(self.dtype).reshape(self.block_size, *self.shape[1:])
         if not self._verified[block]:
-            if google_crc32c.value(content[:count]) != int.from_bytes(content[count:].tobytes(), "little"):
+            if self._prove:
+                ids = np.array(self._store.block_ids(block))
+                self._prove(ids, rows[: len(ids)])
+            elif google_crc32c.value(content[:count]) != int.from_bytes(content[count:].tobytes(), "little"):
                 raise self._damaged(path, "stored and computed checksum do not match")
             self._verified[block] = True
-        return content[:count].view(self.dtype).reshape(self.block_size, *self.shape[1:])
+        return rows
 
     def _damaged(self, path: str, problem: str) -> DamagedChunkError:
         return DamagedChunkError(

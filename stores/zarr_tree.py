@@ -14,6 +14,7 @@ import numpy as np
 import zarr
 import zarr.errors
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
@@ -177,6 +178,8 @@ class ZarrTree:
     def has_plain_files(self, node: str) -> bool:
         """Whether each chunk is a local file of the rows as they are in memory here, in C order, then their crc32c."""
         array = self._array(node)
+        if not isinstance(array.metadata, ArrayV3Metadata):
+            return False
         codecs = [codec.to_dict()["name"] for codec in array.metadata.codecs]
         native = sys.byteorder == "little" or array.dtype.itemsize == 1
         return isinstance(array.store, LocalStore) and codecs == ["bytes", "crc32c"] and native

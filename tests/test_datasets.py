@@ -51,7 +51,9 @@ def test_only_selected_images_are_counted(store):
         StoreDataset(store.path, "nobody")
 
 
-@pytest.mark.parametrize(("workers", "context"), [(0, None), (2, "fork"), pytest.param(1, "spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("workers", "context"), [(0, None), (2, "fork"), pytest.param(1, "spawn", marks=pytest.mark.slow)]
+)
 def test_data_loader_gives_each_image_once(store, workers, context):
     dataset = StoreDataset(store, "teacher", transform=pixels_and_class)
     batches = list(

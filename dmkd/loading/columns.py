@@ -1,13 +1,14 @@
 """What a batch is made of, array by array, and where each array is kept while an epoch runs."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Literal
 
 import numpy as np
 
-from dmkd.stores import LabelSet, Rows, Store, UsageError, ViewSet, layout
+from dmkd.stores import LabelSet, Store, UsageError, ViewSet, layout
 from dmkd.stores.mapped import can_be_mapped
 
 IMAGES, CLASS_IDS, VIEWS = "images", "class_ids", "views"
@@ -17,6 +18,10 @@ SHORT_ROW_BYTES = 16 * 2**10
 # Of the GPU's free memory, the share that a store may take unasked.
 GPU_SHARE = 0.25
 
+# Blocks of labels that are kept while their arrays are asked for one after the other.
+KEPT_LABEL_BLOCKS = 8
+
+ReadBlock = Callable[[int], np.ndarray]
 Place = Literal["memory", "mapped", "window", "device"]
 
 
@@ -26,11 +31,11 @@ class Column:
 
     name: str  # in a batch: images, class_ids, views, or <label set>/<the codec's array>
     node: str
-    rows: Rows
+    read: ReadBlock  # a block's rows, verified, by way of the store
     by_view: bool
     shape: tuple[int, ...]  # (N, ...)
     dtype: np.dtype
-    plain: bool  # local and uncompressed
+    plain: bool  # local, uncompressed, and stored as it is read
 
     @property
     def taken_shape(self) -> tuple[int, ...]:
@@ -49,15 +54,30 @@ class Column:
 
 def columns_of(store: Store, view_set: ViewSet, label_sets: Mapping[str, LabelSet]) -> list[Column]:
     """Everything that batches of these views and labels are made of."""
-    nodes = {IMAGES: layout.IMAGES, CLASS_IDS: layout.CLASS_IDS, VIEWS: view_set.node}
+    columns = [
+        _column(store, IMAGES, layout.IMAGES, store.images.block, store.images.shape),
+        _column(store, CLASS_IDS, layout.CLASS_IDS, store.class_ids.block, store.class_ids.shape),
+        _column(store, VIEWS, view_set.node, view_set.rows.block, view_set.rows.shape),
+    ]
     for name, label_set in label_sets.items():
-        nodes |= {f"{name}/{part}": node for part, node in label_set.array_nodes.items()}
-    columns = []
-    for name, node in nodes.items():
-        rows = view_set.rows if name == VIEWS else Rows(store, node)
-        by_view = name not in (IMAGES, CLASS_IDS)
-        columns.append(Column(name, node, rows, by_view, rows.shape, rows.dtype, can_be_mapped(store, node)))
+        # The arrays of a label set are read, and verified, together: asked for one after the other they are read once.
+        read = lru_cache(KEPT_LABEL_BLOCKS)(partial(_labels_of_block, store, label_set))
+        for part, node in label_set.array_nodes.items():
+            columns.append(_column(store, f"{name}/{part}", node, partial(_part, read, part), store._tree.shape(node)))
     return columns
+
+
+def _column(store: Store, name: str, node: str, read: ReadBlock, shape: tuple[int, ...]) -> Column:
+    plain = can_be_mapped(store, node) and store._tree.shape(node) == shape
+    return Column(name, node, read, name not in (IMAGES, CLASS_IDS), shape, store._tree.dtype(node), plain)
+
+
+def _labels_of_block(store: Store, label_set: LabelSet, block: int) -> dict[str, np.ndarray]:
+    return label_set.encoded(np.array(store.block_ids(block)))
+
+
+def _part(read: Callable[[int], dict[str, np.ndarray]], part: str, block: int) -> np.ndarray:
+    return read(block)[part]
 
 
 def place_columns(columns: Sequence[Column], memory: int, resident: str | None) -> dict[str, Place]:

@@ -6,7 +6,7 @@ part of ``view`` int64 (n,).
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Protocol
@@ -15,11 +15,9 @@ import numpy as np
 import torch
 
 from dmkd.loading.buffers import aligned_empty
-from dmkd.loading.columns import Column
+from dmkd.loading.columns import IMAGES, Column, ReadBlock
 from dmkd.stores import Store
 from dmkd.stores.mapped import MappedArray
-
-ReadBlock = Callable[[int], np.ndarray]
 
 
 class Source(Protocol):
@@ -27,19 +25,25 @@ class Source(Protocol):
 
 
 def reader_of(store: Store, column: Column) -> ReadBlock:
-    """Reads a block's rows (n, ...), verified: straight from the file where that can be done, a hundred times as fast as Zarr
-    for small chunks."""
+    """Reads a block's rows (n, ...), verified: straight from the file where that can be done, ten times as fast as Zarr for
+    small chunks."""
     if not column.plain:
-        return column.rows.block
-    mapped = MappedArray(store, column.node)
+        return column.read
+    mapped = _mapped(store, column)
     return lambda block: mapped.read(block)[: len(store.block_ids(block))]
+
+
+def _mapped(store: Store, column: Column, max_maps: int = 2**30) -> MappedArray:
+    # A store whose images carry checks of their own proves them by these: a chunk that was moved is found too.
+    prove = getattr(store.images, "_proved", None) if column.name == IMAGES else None
+    return MappedArray(store, column.node, max_maps, prove)
 
 
 class MappedRows:
     """A column whose chunk files are mapped."""
 
     def __init__(self, store: Store, column: Column, max_maps: int) -> None:
-        self._array = MappedArray(store, column.node, max_maps)
+        self._array = _mapped(store, column, max_maps)
 
     def take(self, ids: np.ndarray, view: np.ndarray | None, out: np.ndarray) -> None:
         self._array.take(ids, out, view)
