@@ -427,3 +427,11 @@ def test_on_a_gpu_batches_hold_the_same(store, resident):
     for _ in range(3):
         expected = contents(loader(store).epoch(1))
         assert contents(loader(store, device="cuda", resident=resident, memory=0).epoch(1)) == expected
+
+
+def test_a_store_in_a_bucket_comes_through_the_window(store, s3_bucket):
+    remote = filled_store(f"{s3_bucket}/loader.zarr", num_views=3)
+    found = loader(remote, memory=0)
+    assert set(found.places.values()) == {"window"} and found.window == 2
+    for batch in found.epoch(0):
+        np.testing.assert_array_equal(batch.images.numpy(), store.images[batch.ids])
