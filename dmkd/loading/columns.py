@@ -85,15 +85,16 @@ def place_columns(columns: Sequence[Column], memory: int, resident: str | None) 
 
     ``memory`` bytes bound what the loader holds of the store: one half is for columns that are held whole, smallest first; the
     other for the window. Columns of short rows, and those that can't be mapped, are held if they fit. What does not fit is
-    mapped if it can be, else read through the window.
+    mapped if it can be, else read through the window. Views are always held: 20 bytes each.
     """
     if resident in ("ram", "gpu"):  # views are used on the host
         return {c.name: "device" if resident == "gpu" and c.name != VIEWS else "memory" for c in columns}
     places: dict[str, Place] = {c.name: "mapped" if c.plain else "window" for c in columns}
     left = memory // 2
-    for column in sorted(columns, key=lambda column: column.row_bytes):
+    for column in sorted(columns, key=lambda column: (column.name != VIEWS, column.row_bytes)):
         total = column.shape[0] * column.row_bytes
-        if total <= left and (not column.plain or column.taken_bytes <= SHORT_ROW_BYTES):
+        fits = total <= left and (not column.plain or column.taken_bytes <= SHORT_ROW_BYTES)
+        if fits or column.name == VIEWS:
             places[column.name] = "memory"
             left -= total
     return places
