@@ -85,7 +85,7 @@ def make_data(folder: Path, size: int, images: int, views: int, codec: str) -> N
 
 
 def natural_images(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
-    """uint8 (n, S, S, 3) with a photograph's share of detail: JPEGs of 256 x 256 take about 20 kB."""
+    """uint8 (n, S, S, 3) with detail at all scales, so that JPEGs take about the room and time of photographs."""
     pixels = np.zeros((count, size, size, 3), np.float32)
     for scale in (2, 4, 8, 16, 32):
         if scale < size:
@@ -392,7 +392,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="epochs of each, after the first")
     parser.add_argument("--only", help="peers, with commas between")
     parser.add_argument("--cold", action="store_true", help="drop the data from the page cache before every epoch")
-    parser.add_argument("--quick", action="store_true", help="under a minute")
+    parser.add_argument("--quick", action="store_true", help="1,024 images, two rounds: a first impression")
     parser.add_argument("--json", action="store_true", help="print no table, one line of JSON")
     parser.add_argument("--data", type=Path, help="keep the data in this folder; default: a temporary one, deleted")
     parser.add_argument("--serve", help=argparse.SUPPRESS)

@@ -25,8 +25,8 @@ class Source(Protocol):
 
 
 def reader_of(store: Store, column: Column) -> ReadBlock:
-    """Reads a block's rows (n, ...), verified: straight from the file where that can be done, ten times as fast as Zarr for
-    small chunks."""
+    """Reads a block's rows (n, ...), verified: straight from the file where that can be done, without Zarr's work for each
+    chunk."""
     if not column.plain:
         return column.read
     mapped = _mapped(store, column)
