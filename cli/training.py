@@ -14,7 +14,7 @@ def train_with_progress(
     recipe: TrainingRecipe, store: Store, out: Path, device: str, val: str | None, display: Display, name: str = "train"
 ) -> dict[str, Any]:
     """Train with a bar that counts images over all epochs -> the summary."""
-    from dmkd.loader import open_loader
+    from dmkd.loading import open_loader
     from dmkd.train import Progress, train
 
     loader = open_loader(recipe, store, device)

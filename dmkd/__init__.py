@@ -9,15 +9,22 @@ The trip of one image, in reading order:
 5. ``dmkd.render``      pixels + view -> the square that teacher and student see
 6. ``dmkd.teachers``    view -> logits
 7. ``dmkd.blocks``      steps 1 to 6 for one block of consecutive ids, written by ``dmkd.stores``
-8. ``dmkd.loader``      store -> batches of images, views and logits
+8. ``dmkd.loading``     store -> batches of images, views and logits
 9. ``dmkd.train``       batches -> views (step 5 again) -> student -> ``dmkd.losses`` -> step
 
-Importing this package imports neither torch, diffusers, timm nor ray.
+Importing this package imports neither torch, diffusers, timm nor ray. For one's own code: ``dmkd.open_store(path)`` reads
+a store, ``dmkd.loader(store, labels=...)`` makes batches of one, :mod:`dmkd.datasets` wraps one for PyTorch's DataLoader.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmkd.loading import loader
+    from dmkd.stores import open_store
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "loader", "open_store"]
 
 # In the repository the packages dmkd, dmkd.stores and dmkd.cli are the sibling folders dmkd/, stores/ and cli/.
 # A Python that is started in the repository's root finds the folder dmkd/ here before any installed copy, so the
@@ -26,3 +33,16 @@ _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "setup.cfg").is_file() and (_checkout / "stores" / "layout.py").is_file():
     __path__.append(str(_checkout))
 del _checkout
+
+
+def __getattr__(name: str) -> Any:
+    """What the package offers by name is imported when it is asked for: torch takes seconds."""
+    if name == "loader":
+        from dmkd.loading import loader
+
+        return loader
+    if name == "open_store":
+        from dmkd.stores import open_store
+
+        return open_store
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

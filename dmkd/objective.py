@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from dmkd.loader import Batch, Loader
+from dmkd.loading import Batch, Loader
 from dmkd.losses import (
     anchored,
     decoupled_kd_loss,

@@ -15,7 +15,7 @@ from dmkd.classifiers import load_classifier
 from dmkd.devices import default_cpu_threads, make_deterministic
 from dmkd.evaluate import Evaluation, evaluate
 from dmkd.evaluation_data import evaluation_batches
-from dmkd.loader import open_loader
+from dmkd.loading import open_loader
 from dmkd.objective import Objective
 from dmkd.stores import DmkdError, Store
 from dmkd.stores.identity import refuse_mismatch

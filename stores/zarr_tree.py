@@ -4,6 +4,7 @@ Everything above this file speaks of nodes (``"labels/resnet34/logits"``), block
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 import zarr
 import zarr.errors
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.core.sync import sync
+from zarr.storage import LocalStore
 
 from . import image_chunks, locations  # noqa: F401  # image_chunks registers its codecs with zarr
 from .image_codecs import parse_image_codec
@@ -173,6 +176,15 @@ class ZarrTree:
     def chunk_path(self, node: str, block: int) -> str:
         """Where a block's chunk lies, for messages."""
         return locations.join(self.path, node, self._chunk_name(node, block))
+
+    def has_plain_files(self, node: str) -> bool:
+        """Whether each chunk is a local file of the rows as they are in memory here, in C order, then their crc32c."""
+        array = self._array(node)
+        if not isinstance(array.metadata, ArrayV3Metadata):
+            return False
+        codecs = [codec.to_dict()["name"] for codec in array.metadata.codecs]
+        native = sys.byteorder == "little" or array.dtype.itemsize == 1
+        return isinstance(array.store, LocalStore) and codecs == ["bytes", "crc32c"] and native
 
     def sweep_partials(self) -> int:
         """Delete the temporary files that killed writers left behind; returns how many. Object stores leave none."""

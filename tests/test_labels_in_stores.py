@@ -9,7 +9,7 @@ from conftest import tree_bytes
 
 from dmkd.classifiers import Classifier, load_classifier
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
-from dmkd.loader import Loader
+from dmkd.loading import Loader
 from dmkd.progress import Silent
 from dmkd.render import render_block
 from dmkd.stores import StoreError, UsageError, open_store

@@ -1,0 +1,148 @@
+"""What a batch is made of, array by array, and where each array is kept while an epoch runs."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Literal
+
+import numpy as np
+
+from dmkd.stores import LabelSet, Store, UsageError, ViewSet, layout
+from dmkd.stores.mapped import can_be_mapped
+
+IMAGES, CLASS_IDS, VIEWS = "images", "class_ids", "views"
+
+# Rows longer than this are copied as fast out of mapped files as out of one array in memory: the copy outweighs finding them.
+SHORT_ROW_BYTES = 16 * 2**10
+# Of the GPU's free memory, the share that a store may take unasked.
+GPU_SHARE = 0.25
+
+# Blocks of labels that are kept while their arrays are asked for one after the other.
+KEPT_LABEL_BLOCKS = 8
+
+ReadBlock = Callable[[int], np.ndarray]
+Place = Literal["memory", "mapped", "window", "device"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array, of which a batch takes a row for each image, or the chosen view's part of that row."""
+
+    name: str  # in a batch: images, class_ids, views, or <label set>/<the codec's array>
+    node: str
+    read: ReadBlock  # a block's rows, verified, by way of the store
+    by_view: bool
+    shape: tuple[int, ...]  # (N, ...)
+    dtype: np.dtype
+    plain: bool  # local, uncompressed, and stored as it is read
+
+    @property
+    def taken_shape(self) -> tuple[int, ...]:
+        """What a batch gets of each image."""
+        return self.shape[1 + self.by_view :]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that an image takes."""
+        return int(np.prod(self.shape[1:])) * self.dtype.itemsize
+
+    @property
+    def taken_bytes(self) -> int:
+        return int(np.prod(self.taken_shape)) * self.dtype.itemsize
+
+
+def columns_of(store: Store, view_set: ViewSet, label_sets: Mapping[str, LabelSet]) -> list[Column]:
+    """Everything that batches of these views and labels are made of."""
+    columns = [
+        _column(store, IMAGES, layout.IMAGES, store.images.block, store.images.shape),
+        _column(store, CLASS_IDS, layout.CLASS_IDS, store.class_ids.block, store.class_ids.shape),
+        _column(store, VIEWS, view_set.node, view_set.rows.block, view_set.rows.shape),
+    ]
+    for name, label_set in label_sets.items():
+        # The arrays of a label set are read, and verified, together: asked for one after the other they are read once.
+        read = lru_cache(KEPT_LABEL_BLOCKS)(partial(_labels_of_block, store, label_set))
+        for part, node in label_set.array_nodes.items():
+            columns.append(_column(store, f"{name}/{part}", node, partial(_part, read, part), store._tree.shape(node)))
+    return columns
+
+
+def _column(store: Store, name: str, node: str, read: ReadBlock, shape: tuple[int, ...]) -> Column:
+    plain = can_be_mapped(store, node) and store._tree.shape(node) == shape
+    return Column(name, node, read, name not in (IMAGES, CLASS_IDS), shape, store._tree.dtype(node), plain)
+
+
+def _labels_of_block(store: Store, label_set: LabelSet, block: int) -> dict[str, np.ndarray]:
+    return label_set.encoded(np.array(store.block_ids(block)))
+
+
+def _part(read: Callable[[int], dict[str, np.ndarray]], part: str, block: int) -> np.ndarray:
+    return read(block)[part]
+
+
+def place_columns(columns: Sequence[Column], memory: int, resident: str | None) -> dict[str, Place]:
+    """Where each column is kept, by name: a function of the store and of these options, never of the machine.
+
+    ``memory`` bytes bound what the loader holds of the store: one half is for columns that are held whole, smallest first; the
+    other for the window. Columns of short rows, and those that can't be mapped, are held if they fit. What does not fit is
+    mapped if it can be, else read through the window. Views are always held: 20 bytes each.
+    """
+    if resident in ("ram", "gpu"):  # views are used on the host
+        return {c.name: "device" if resident == "gpu" and c.name != VIEWS else "memory" for c in columns}
+    places: dict[str, Place] = {c.name: "mapped" if c.plain else "window" for c in columns}
+    left = memory // 2
+    for column in sorted(columns, key=lambda column: (column.name != VIEWS, column.row_bytes)):
+        total = column.shape[0] * column.row_bytes
+        fits = total <= left and (not column.plain or column.taken_bytes <= SHORT_ROW_BYTES)
+        if fits or column.name == VIEWS:
+            places[column.name] = "memory"
+            left -= total
+    return places
+
+
+def window_blocks(columns: Sequence[Column], places: Mapping[str, Place], block_size: int, memory: int) -> int | None:
+    """Blocks that are mixed at a time, or None if all images can be: when nothing is read through a window.
+
+    A quarter of ``memory``: the window that is being read ahead may take as much again.
+    """
+    block_bytes = block_size * sum(column.row_bytes for column in columns if places[column.name] == "window")
+    return max(2, memory // 4 // block_bytes) if block_bytes else None
+
+
+def total_bytes(columns: Sequence[Column]) -> int:
+    return sum(column.shape[0] * column.row_bytes for column in columns)
+
+
+def refuse_what_does_not_fit(columns: Sequence[Column], resident: str, device: str) -> None:
+    """Raise ``UsageError`` if the store can't be resident where it was asked to be."""
+    needed = total_bytes(columns)
+    if resident == "gpu":
+        if not device.startswith("cuda"):
+            raise UsageError(f"resident='gpu' needs a GPU, and the device is {device}.")
+        where, free = f"the memory of {device}", _free_gpu_memory(device)
+    else:
+        where, free = "the machine's memory", _available_memory()
+    if needed > free:
+        raise UsageError(
+            f"The store takes {needed / 2**30:.1f} GiB and {where} has {free / 2**30:.1f} GiB to spare: "
+            "leave resident out, and it is read as it is needed."
+        )
+
+
+def fits_on_gpu_unasked(columns: Sequence[Column], device: str) -> bool:
+    """Whether the store is small beside what the GPU has free."""
+    return device.startswith("cuda") and total_bytes(columns) <= GPU_SHARE * _free_gpu_memory(device)
+
+
+def _free_gpu_memory(device: str) -> int:
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def _available_memory() -> int:
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

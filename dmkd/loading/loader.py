@@ -1,0 +1,400 @@
+"""The loader: an epoch of a store as batches, gathered and copied to the device by a thread while the last one is in use."""
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from dmkd.devices import default_cpu_threads
+from dmkd.label_decoding import LabelDecoder
+from dmkd.loading.ahead import ahead
+from dmkd.loading.batch import Batch
+from dmkd.loading.buffers import BufferPool
+from dmkd.loading.columns import (
+    CLASS_IDS,
+    IMAGES,
+    VIEWS,
+    Column,
+    columns_of,
+    fits_on_gpu_unasked,
+    place_columns,
+    refuse_what_does_not_fit,
+    window_blocks,
+)
+from dmkd.loading.order import EpochOrder
+from dmkd.loading.sources import (
+    BlockCache,
+    BlockRows,
+    BlockWindow,
+    DeviceRows,
+    MappedRows,
+    MemoryRows,
+    ReadBlock,
+    Source,
+    reader_of,
+)
+from dmkd.loading.transfer import Transfer
+from dmkd.render import render
+from dmkd.selection import columns_of as quality_columns
+from dmkd.selection import parse_selection
+from dmkd.stores import MissingBlockError, Store, UsageError
+from dmkd.stores.mapped import map_limit
+from dmkd.training_recipe import TrainingRecipe, parse_labels
+
+MEMORY_BYTES = 4 * 2**30
+RESIDENT = ("auto", "ram", "gpu")
+MOST_THREADS = 4
+# A copy is split among the threads in parts of this size or larger: smaller ones are not worth a thread's waking up.
+PART_BYTES = 2**20
+
+Take = Callable[[Column, np.ndarray, np.ndarray | None], torch.Tensor]
+
+
+class Loader:
+    """Batches of a store, an epoch at a time: ``for batch in loader`` is the next epoch, :meth:`epoch` any.
+
+    ``labels`` maps label sets, all on one view set, to their weights; without any, ``view_set`` says which views to hand
+    out. Only blocks that are done (and labelled) are read; ``select`` picks images by the quality that the first label
+    set's teacher saw (see :mod:`dmkd.selection`). ``num_images`` counts what is left.
+
+    Order (see :class:`dmkd.loading.order.EpochOrder`): ``batch_size`` is the largest batch of one rank; batches differ
+    by one image at most and none is dropped. ``rank`` of ``world_size`` sees a part of its own. The same store, ``seed``,
+    epoch, ``memory`` and choice of ``resident`` ("auto" and None being alike) give the same batches on any machine;
+    :attr:`order_description` is what has to be equal.
+
+    Reading: local uncompressed arrays are mapped and shuffled fully; what can't be mapped is read block by block through
+    a window, a quarter of ``memory`` (bytes); small arrays are held in memory, up to half of it. ``resident``: "ram" or "gpu"
+    keep the whole store there (``UsageError`` if it does not fit); "auto" uses the GPU if the store takes a quarter of its
+    free memory at most. ``threads`` copy and read, ``depth`` batches are made in advance.
+
+    Raises ``DamagedChunkError`` naming the chunk when a block that fails its checksum is first touched.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        labels: Mapping[str, float] | None = None,
+        view_set: str | None = None,
+        batch_size: int,
+        seed: int = 0,
+        select: str | None = None,
+        device: str = "cpu",
+        memory: int = MEMORY_BYTES,
+        resident: str | None = "auto",
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int | None = None,
+        depth: int = 2,
+    ) -> None:
+        if resident not in (None, *RESIDENT):
+            raise UsageError(f"resident is one of {', '.join(RESIDENT)} or None, not {resident!r}.")
+        self.store, self.batch_size, self.seed, self.device = store, batch_size, seed, device
+        self.threads, self.depth = threads or min(MOST_THREADS, default_cpu_threads()), depth
+        self.label_sets = {name: store.labels[name] for name in labels or {}}
+        total = sum((labels or {}).values())
+        self.weights = {name: weight / total for name, weight in (labels or {}).items()}
+        first = next(iter(self.label_sets.values()), None)
+        self.view_set = store.views[first.view_set if first else str(view_set)]
+        self._refuse_labels_of_other_views()
+        self.decoders = {name: LabelDecoder(labelled.coder, device) for name, labelled in self.label_sets.items()}
+
+        self.blocks = self._finished_blocks()
+        self.columns = columns_of(store, self.view_set, self.label_sets)
+        self.places = place_columns(self.columns, memory, resident)
+        self.window = window_blocks(self.columns, self.places, store.block_size, memory)
+        self.order_of = EpochOrder(
+            self.blocks, self._select(select), store.block_size, batch_size, seed, self.window, rank, world_size
+        )
+        self.num_images = self.order_of.num_images
+        self.next_epoch = 0
+        if resident in ("ram", "gpu"):
+            refuse_what_does_not_fit(self.columns, resident, device)
+        elif resident == "auto" and fits_on_gpu_unasked(self.columns, device):
+            self.places = place_columns(self.columns, memory, "gpu")
+        self._pool = BufferPool(pinned=device.startswith("cuda"))
+        self._readers: dict[str, ReadBlock] = {c.name: reader_of(store, c) for c in self.columns}
+        self._sources: dict[str, Source | DeviceRows] = {}
+        self._open_sources()
+
+    # Epochs
+
+    def __len__(self) -> int:
+        """Batches an epoch, of this rank and of any other."""
+        return self.order_of.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The next epoch's batches; the first is epoch 0, or what :meth:`set_epoch` said."""
+        epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
+        return self.epoch(epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch ``for batch in loader`` is next."""
+        self.next_epoch = epoch
+
+    @property
+    def order_description(self) -> dict[str, Any]:
+        """What the order of the images is a function of, beside the store: a run that is resumed must find it unchanged."""
+        order = self.order_of
+        kind = "full" if order.window is None else f"window of {order.window} blocks"
+        return {"order": kind, "seed": self.seed, "batch_size": self.batch_size, "world_size": order.world_size}
+
+    def order(self, epoch: int) -> np.ndarray:
+        """This rank's image ids in the order of an epoch, int64 (n,): each once."""
+        return self.order_of.ids(epoch)
+
+    def views_of_epoch(self, ids: np.ndarray, epoch: int) -> np.ndarray:
+        """Which stored view of each image an epoch uses, int64 (n,): over V epochs each view once."""
+        return self.order_of.views(ids, epoch, self.view_set.num_views)
+
+    def epoch(self, epoch: int, first_batch: int = 0, every: int = 1) -> Generator[Batch, None, None]:
+        """The batches of an epoch, from ``first_batch`` on (of these the first of ``every`` so many): the very batches of the
+        whole epoch; the others are not read.
+
+        Its threads end with the last batch, or when the generator is closed, as ``break`` does.
+        """
+        batches = self.order_of.batches(epoch)[first_batch::every]
+        if not self.device.startswith("cuda"):
+            yield from ahead(self._gathered(batches, epoch), self.depth)
+            return
+        transfer = Transfer(self.device)
+        for batch, tensors, done in ahead(self._transferred(batches, epoch, transfer), self.depth):
+            transfer.finish(tensors, done)
+            yield batch
+
+    def at(self, ids: np.ndarray, epoch: int = 0) -> Batch:
+        """The batch of any ids, int64 (n,), in the order given, with the views of an epoch."""
+        if not self.order_of.selected[ids].all():
+            raise UsageError(
+                f"Not all of the images asked for are finished, labelled and selected in {self.store.path}."
+            )
+        with ThreadPoolExecutor(self.threads) as executor:
+            self._load(ids, executor)
+            return self._batch(ids, self.views_of_epoch(ids, epoch), self._taker(executor, self._sources))
+
+    # What a batch is used for
+
+    def pixels(self, batch: Batch, *, size: int | None = None, interpolation: str | None = None) -> torch.Tensor:
+        """The views of a batch, mixed if they mix: uint8 (n, 3, S, S), the very pixels that the teachers saw.
+
+        ``size`` S and ``interpolation`` None: those of the view set.
+        """
+        options: dict[str, Any] = {
+            "size": size or self.view_set.attributes["size"],
+            "interpolation": interpolation or self.view_set.attributes["interpolation"],
+            "components": self.view_set.components,
+        }
+        if batch.partners is None:
+            return render(batch.images, batch.views, **options)
+        images = torch.cat([batch.images, batch.partners.images])
+        views = np.concatenate([batch.views, batch.partners.views])
+        return render(images, views, partners=np.arange(len(batch.ids), 2 * len(batch.ids)), **options)
+
+    def logits(self, batch: Batch, temperature: float = 1.0) -> torch.Tensor:
+        """The teachers' logits, float32 (n, C), for softmax(logits / temperature), decoded on the device.
+
+        Of several label sets: the logits whose softmax at this temperature is the weighted mean of theirs.
+        """
+        if not batch.labels:
+            raise UsageError("There are no logits: the loader was made without labels.")
+        decoded = [self.decoders[name].decode(arrays, temperature) for name, arrays in batch.labels.items()]
+        if len(decoded) == 1:
+            return decoded[0]
+        log_weights = torch.log(torch.tensor([self.weights[name] for name in batch.labels]))
+        each = [w + torch.log_softmax(z / temperature, 1) for w, z in zip(log_weights.tolist(), decoded, strict=True)]
+        return temperature * torch.logsumexp(torch.stack(each), 0)
+
+    def own_share(self, batch: Batch) -> torch.Tensor:
+        """How much of each view shows the image itself and not its partner: float32 (n,), 1 where nothing is mixed."""
+        component = {name: batch.views[:, place] for place, name in enumerate(self.view_set.components)}
+        if "weight" in component:
+            share = component["weight"]
+        elif "mix_height" in component:
+            share = 1 - component["mix_height"] * component["mix_width"]
+        else:
+            share = np.ones(len(batch.ids), np.float32)
+        return torch.from_numpy(share.copy()).to(self.device)
+
+    # Below: what to read
+
+    def _refuse_labels_of_other_views(self) -> None:
+        for name, label_set in self.label_sets.items():
+            if label_set.view_set != self.view_set.name:
+                raise UsageError(
+                    f"Label sets {next(iter(self.label_sets))!r} and {name!r} of {self.store.path} are labels of different "
+                    f"views ({self.view_set.name}, {label_set.view_set}): only those of the same views can be mixed."
+                )
+
+    def _finished_blocks(self) -> np.ndarray:
+        missing = set(self.store.missing_blocks()).union(
+            *(labelled.missing_blocks() for labelled in self.label_sets.values() or [self.view_set])
+        )
+        blocks = np.array([block for block in range(self.store.num_blocks) if block not in missing])
+        if not len(blocks):
+            raise MissingBlockError(f"{self.store.path} has no finished block with the labels asked for yet.")
+        return blocks
+
+    def _select(self, select: str | None) -> np.ndarray:
+        """Which of all N images are used: bool (N,)."""
+        selected = np.zeros(self.store.num_images, bool)
+        ids = np.concatenate([self.store.block_ids(block) for block in self.blocks])
+        if select is None:
+            selected[ids] = True
+            return selected
+        if not self.label_sets:
+            raise UsageError("--select needs a teacher's opinion of the images: choose one with --labels.")
+        quality = next(iter(self.label_sets.values())).quality[ids]
+        selected[ids] = parse_selection(select).mask(quality_columns(quality, self.store.class_ids[ids]))
+        if not selected.any():
+            raise UsageError(f"--select {select!r} leaves none of the {len(ids):,} images of {self.store.path}.")
+        return selected
+
+    # Below: from ids to tensors
+
+    def _open_sources(self) -> None:
+        """Where each column is read from; those of the window have a cache here, for :meth:`at`, and a window each epoch."""
+        mapped = sum(place == "mapped" for place in self.places.values())
+        with ThreadPoolExecutor(self.threads) as executor:
+            for column in self.columns:
+                read = self._readers[column.name]
+                match self.places[column.name]:
+                    case "memory":
+                        self._sources[column.name] = MemoryRows(self.store, column, read)
+                    case "mapped":
+                        self._sources[column.name] = MappedRows(self.store, column, map_limit() // mapped)
+                    case "window":
+                        cache = BlockCache(read, limit=self.window or 2)
+                        self._sources[column.name] = BlockRows(cache, self.store.block_size)
+                    case "device":
+                        blocks = self.blocks
+                        self._sources[column.name] = DeviceRows(self.store, column, read, blocks, self.device, executor)
+
+    def _gathered(self, batches: list[np.ndarray], epoch: int) -> Generator[Batch, None, None]:
+        """The batches, on the host, or on the device what is kept there."""
+        with ThreadPoolExecutor(self.threads) as copying, self._window_of(batches) as window:
+            sources = self._sources if window is None else {**self._sources, **window.sources}
+            take = self._taker(copying, sources)
+            for ids in batches:
+                self._load(ids, copying)
+                if window:
+                    window.load(ids)
+                batch = self._batch(ids, self.views_of_epoch(ids, epoch), take)
+                if window:
+                    window.release(ids)
+                yield batch
+
+    @contextmanager
+    def _window_of(self, batches: list[np.ndarray]) -> Iterator[BlockWindow | None]:
+        """The window through which an epoch's batches are read, with threads of its own: a batch is never copied behind the
+        reading of blocks that are not needed yet. None if nothing is read that way."""
+        readers = {c.name: self._readers[c.name] for c in self.columns if self.places[c.name] == "window"}
+        if self.window is None or not readers:
+            yield None
+            return
+        with ThreadPoolExecutor(self.threads) as reading:
+            try:
+                yield BlockWindow(readers, batches, self.store.block_size, 2 * self.window, reading)
+            finally:
+                reading.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, ids: np.ndarray, executor: Executor) -> None:
+        """Read the blocks of these ids into the columns that are held in memory, if they are not there yet."""
+        blocks = np.unique(ids // self.store.block_size)
+        for source in self._sources.values():
+            if isinstance(source, MemoryRows):
+                source.load(blocks, executor)
+
+    def _taker(self, executor: Executor, sources: Mapping[str, Source | DeviceRows]) -> Take:
+        """A function that takes a column's rows of some ids, and of each the chosen view: a tensor (n, ...)."""
+        largest = min(self.batch_size, self.num_images)
+
+        def take(column: Column, ids: np.ndarray, view: np.ndarray | None) -> torch.Tensor:
+            source, view = sources[column.name], view if column.by_view else None
+            if isinstance(source, DeviceRows):
+                return source.pick(ids, view)
+            rows = self._pool.take((len(ids), *column.taken_shape), column.dtype, largest)
+            parts = min(self.threads, 1 + rows.nbytes // PART_BYTES, len(ids))
+            bounds = [len(ids) * part // parts for part in range(parts + 1)]
+            places = [slice(start, stop) for start, stop in pairwise(bounds)]
+            copies = [
+                executor.submit(source.take, ids[p], None if view is None else view[p], rows[p]) for p in places[1:]
+            ]
+            try:
+                here = places[0]
+                source.take(ids[here], None if view is None else view[here], rows[here])
+            finally:
+                wait(copies)
+            for copy in copies:
+                copy.result()
+            return torch.from_numpy(rows)
+
+        return take
+
+    def _batch(self, ids: np.ndarray, view: np.ndarray, take: Take) -> Batch:
+        batch = self._rows_of(ids, view, take, with_labels=True)
+        if "partner" in self.view_set.components:
+            # A partner is a row of the same block, so nothing more is read.
+            rows = batch.views[:, self.view_set.components.index("partner")].round().astype(np.int64)
+            partner_ids = ids // self.store.block_size * self.store.block_size + rows
+            batch.partners = self._rows_of(partner_ids, view, take, with_labels=False)
+        return batch
+
+    def _rows_of(self, ids: np.ndarray, view: np.ndarray, take: Take, with_labels: bool) -> Batch:
+        taken = {c.name: take(c, ids, view) for c in self.columns if with_labels or "/" not in c.name}
+        labels = {
+            name: {part: taken[f"{name}/{part}"] for part in label_set.array_nodes}
+            for name, label_set in self.label_sets.items()
+            if with_labels
+        }
+        # Copies: a few kilobytes, so that numpy's slices of them are safe too.
+        views = taken[VIEWS].numpy().copy()
+        return Batch(self, ids, taken[IMAGES], taken[CLASS_IDS].long(), views, labels)
+
+    def _transferred(
+        self, batches: list[np.ndarray], epoch: int, transfer: Transfer
+    ) -> Iterator[tuple[Batch, list[torch.Tensor], Any]]:
+        """The batches on the GPU, with the tensors and the event after which they are complete."""
+        gathered = self._gathered(batches, epoch)
+        try:
+            while True:
+                with torch.cuda.stream(transfer.stream):  # what is kept on the device is picked there
+                    batch = next(gathered, None)
+                if batch is None:
+                    return
+                moved, done = transfer.begin(tensors_of(batch))
+                yield with_tensors(batch, moved), list(moved.values()), done
+        finally:
+            gathered.close()
+            transfer.close()
+
+
+def tensors_of(batch: Batch, prefix: str = "") -> dict[str, torch.Tensor]:
+    """All tensors of a batch, its partners' included, by name."""
+    tensors = {f"{prefix}{IMAGES}": batch.images, f"{prefix}{CLASS_IDS}": batch.class_ids}
+    tensors |= {f"{prefix}{n}/{part}": t for n, arrays in batch.labels.items() for part, t in arrays.items()}
+    return tensors | (tensors_of(batch.partners, "partners/") if batch.partners else {})
+
+
+def with_tensors(batch: Batch, tensors: Mapping[str, torch.Tensor], prefix: str = "") -> Batch:
+    """The same batch with the tensors that :func:`tensors_of` named."""
+    labels = {n: {part: tensors[f"{prefix}{n}/{part}"] for part in arrays} for n, arrays in batch.labels.items()}
+    partners = with_tensors(batch.partners, tensors, "partners/") if batch.partners else None
+    images, class_ids = tensors[f"{prefix}{IMAGES}"], tensors[f"{prefix}{CLASS_IDS}"]
+    return Batch(batch.loader, batch.ids, images, class_ids, batch.views, labels, partners)
+
+
+def open_loader(recipe: TrainingRecipe, store: Store, device: str) -> Loader:
+    """The loader that a training recipe asks for."""
+    return Loader(
+        store,
+        labels=parse_labels(recipe.labels),
+        view_set=recipe.view_set,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        select=recipe.select,
+        device=device,
+    )

@@ -1,0 +1,198 @@
+"""Where rows come from: an array in memory, chunk files mapped into it, a window of blocks read ahead, or the GPU.
+
+All have ``take(ids, view, out)``: copy the rows of ids int64 (n,), in any order, to ``out`` (n, ...); of a column by view, the
+part of ``view`` int64 (n,).
+"""
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from dmkd.loading.buffers import aligned_empty
+from dmkd.loading.columns import IMAGES, Column, ReadBlock
+from dmkd.stores import Store
+from dmkd.stores.mapped import MappedArray
+
+
+class Source(Protocol):
+    def take(self, ids: np.ndarray, view: np.ndarray | None, out: np.ndarray) -> None: ...
+
+
+def reader_of(store: Store, column: Column) -> ReadBlock:
+    """Reads a block's rows (n, ...), verified: straight from the file where that can be done, without Zarr's work for each
+    chunk."""
+    if not column.plain:
+        return column.read
+    mapped = _mapped(store, column)
+    return lambda block: mapped.read(block)[: len(store.block_ids(block))]
+
+
+def _mapped(store: Store, column: Column, max_maps: int = 2**30) -> MappedArray:
+    # A store whose images carry checks of their own proves them by these: a chunk that was moved is found too.
+    prove = getattr(store.images, "_proved", None) if column.name == IMAGES else None
+    return MappedArray(store, column.node, max_maps, prove)
+
+
+class MappedRows:
+    """A column whose chunk files are mapped."""
+
+    def __init__(self, store: Store, column: Column, max_maps: int) -> None:
+        self._array = _mapped(store, column, max_maps)
+
+    def take(self, ids: np.ndarray, view: np.ndarray | None, out: np.ndarray) -> None:
+        self._array.take(ids, out, view)
+
+
+class MemoryRows:
+    """A column held whole; each block is read when it is first asked for."""
+
+    def __init__(self, store: Store, column: Column, read: ReadBlock) -> None:
+        self._store, self._read = store, read
+        # Not touched before it is filled, so blocks that are never asked for take no memory.
+        self._rows = aligned_empty(column.shape, column.dtype)
+        self._loaded = np.zeros(store.num_blocks, bool)
+        self._filling = threading.Lock()
+
+    def load(self, blocks: np.ndarray, executor: Executor) -> None:
+        """Read these blocks, several at a time."""
+        if self._loaded[blocks].all():
+            return
+        with self._filling:
+            missing = np.unique(blocks[~self._loaded[blocks]])
+            list(executor.map(self._load, missing.tolist()))
+
+    def take(self, ids: np.ndarray, view: np.ndarray | None, out: np.ndarray) -> None:
+        # "raise" would go through a buffer; the ids are known to exist.
+        if view is None:
+            self._rows.take(ids, 0, out, "clip")
+        else:
+            self._rows.reshape(-1, *self._rows.shape[2:]).take(ids * self._rows.shape[1] + view, 0, out, "clip")
+
+    def _load(self, block: int) -> None:
+        ids = self._store.block_ids(block)
+        self._rows[ids.start : ids.stop] = self._read(block)
+        self._loaded[block] = True
+
+
+class DeviceRows:
+    """A column on the device, read at once: rows are picked there, and nothing is copied any more."""
+
+    def __init__(
+        self, store: Store, column: Column, read: ReadBlock, blocks: np.ndarray, device: str, executor: Executor
+    ) -> None:
+        # Bytes: torch knows no index_select of uint16.
+        self._dtype, self._taken_shape = column.dtype, column.taken_shape
+        self._num_views = column.shape[1] if column.by_view else 1
+        width = column.row_bytes // self._num_views
+        self._rows = torch.empty(column.shape[0] * self._num_views, width, dtype=torch.uint8, device=device)
+
+        def load(block: int) -> None:
+            ids = store.block_ids(block)
+            content = np.ascontiguousarray(read(block)).reshape(len(ids), -1).view(np.uint8)
+            start, stop = ids.start * self._num_views, ids.stop * self._num_views
+            self._rows[start:stop] = torch.from_numpy(content.reshape(-1, width).copy()).to(device)
+
+        list(executor.map(load, blocks.tolist()))
+
+    def pick(self, ids: np.ndarray, view: np.ndarray | None) -> torch.Tensor:
+        """(n, ...) on the device."""
+        rows = ids if view is None else ids * self._num_views + view
+        taken = self._rows[torch.from_numpy(rows).to(self._rows.device)]
+        dtype = torch.from_numpy(np.empty(0, self._dtype)).dtype
+        return taken.view(dtype).reshape(len(ids), *self._taken_shape)
+
+
+class BlockWindow:
+    """Blocks of some columns, read ahead by threads in the order of their use, and dropped after their last."""
+
+    def __init__(
+        self,
+        readers: Mapping[str, ReadBlock],
+        batches: Sequence[np.ndarray],
+        block_size: int,
+        limit: int,
+        executor: Executor,
+    ) -> None:
+        """``batches``: all ids that will be asked for, batch by batch. ``limit``: blocks held at most, those being read
+        included; more only if a single batch needs more."""
+        self.block_size, self.limit = block_size, limit
+        self._readers, self._executor = readers, executor
+        blocks = np.concatenate([ids // block_size for ids in batches]) if batches else np.zeros(0, np.int64)
+        self._unused: Counter[int] = Counter(blocks.tolist())
+        _, first = np.unique(blocks, return_index=True)
+        self._to_read = blocks[np.sort(first)].tolist()[::-1]
+        self._held: dict[int, Future[dict[str, np.ndarray]]] = {}
+        self._read_ahead()
+
+    def load(self, ids: np.ndarray) -> None:
+        """Wait until the blocks of these ids are there."""
+        for block in np.unique(ids // self.block_size).tolist():
+            while block not in self._held:
+                self._submit()
+            self._held[block].result()
+
+    def release(self, ids: np.ndarray) -> None:
+        """These ids have been used."""
+        self._unused.subtract((ids // self.block_size).tolist())
+        for block in np.unique(ids // self.block_size).tolist():
+            if not self._unused[block]:
+                del self._held[block]
+        self._read_ahead()
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Each column of the blocks that are there."""
+        return {name: BlockRows(partial(self._column, name), self.block_size) for name in self._readers}
+
+    def _column(self, name: str, block: int) -> np.ndarray:
+        return self._held[block].result()[name]
+
+    def _read_ahead(self) -> None:
+        while self._to_read and len(self._held) < self.limit:
+            self._submit()
+
+    def _submit(self) -> None:
+        block = self._to_read.pop()
+        self._held[block] = self._executor.submit(self._read, block)
+
+    def _read(self, block: int) -> dict[str, np.ndarray]:
+        return {name: read(block) for name, read in self._readers.items()}
+
+
+class BlockCache:
+    """The blocks of a column that were used last, for access in any order."""
+
+    def __init__(self, read: ReadBlock, limit: int) -> None:
+        self._read, self._limit = read, limit
+        self._blocks: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, block: int) -> np.ndarray:
+        with self._lock:
+            if block not in self._blocks:
+                self._blocks[block] = self._read(block)
+            self._blocks.move_to_end(block)
+            rows = self._blocks[block]
+            while len(self._blocks) > self._limit:
+                self._blocks.popitem(last=False)
+            return rows
+
+
+class BlockRows:
+    """Rows out of blocks (n, ...), wherever these come from."""
+
+    def __init__(self, block: ReadBlock, block_size: int) -> None:
+        self._block, self._block_size = block, block_size
+
+    def take(self, ids: np.ndarray, view: np.ndarray | None, out: np.ndarray) -> None:
+        blocks = ids // self._block_size
+        for block in np.unique(blocks).tolist():
+            here = np.flatnonzero(blocks == block)
+            rows = ids[here] - block * self._block_size
+            out[here] = self._block(block)[rows] if view is None else self._block(block)[rows, view[here]]

@@ -1,0 +1,129 @@
+"""Rows straight from chunk files: a local, uncompressed chunk is its block's rows in C order, then their crc32c.
+
+Mapped into memory, rows are read at the speed of memory and without a copy in between, in any order: Zarr decodes whole
+chunks. What Zarr would have checked is checked here: a block's checksum at its first touch. Nothing here writes.
+"""
+
+import mmap
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import google_crc32c
+import numpy as np
+
+from .errors import DamagedChunkError, MissingBlockError
+
+if TYPE_CHECKING:
+    from .store import Store
+
+CHECKSUM_BYTES = 4
+DEFAULT_MAX_MAPS = 65_530  # Linux' own, where it does not tell
+
+
+class MappedArray:
+    """One array of a store, its blocks mapped when they are first touched. Read-only; threads may share it.
+
+    At most ``max_maps`` blocks stay mapped: a process may hold 65,530 maps on Linux, and ImageNet takes 20,000 an array.
+    """
+
+    def __init__(
+        self,
+        store: "Store",
+        node: str,
+        max_maps: int = 2**30,
+        prove: Callable[[np.ndarray, np.ndarray], object] | None = None,
+    ) -> None:
+        """``prove`` is given a block's ids int64 (n,) and rows (n, ...) at its first touch, instead of the chunk's checksum
+        being compared, and raises ``DamagedChunkError`` if the rows are not those of these ids."""
+        if not can_be_mapped(store, node):
+            raise ValueError(f"{node} of {store.path} is not a local array of uncompressed chunks")
+        self.node, self.max_maps, self._prove = node, max_maps, prove
+        self.dtype = store._tree.dtype(node)
+        self.shape = store._tree.shape(node)
+        self.block_size = store.block_size
+        self._store = store
+        self._row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        self._blocks: dict[int, np.ndarray] = {}
+        self._verified = np.zeros(store.num_blocks, bool)
+
+    def block(self, block: int) -> np.ndarray:
+        """The rows of a block as stored, (B, ...), read-only; past the store's end the last block holds fill values.
+
+        Raises ``MissingBlockError`` if there is no such chunk, ``DamagedChunkError`` if its size or, at the first
+        touch, its checksum is wrong.
+        """
+        rows = self._blocks.get(block)
+        if rows is None:
+            rows = self._map(block)
+            while len(self._blocks) >= self.max_maps:  # the oldest goes; who still reads it keeps it mapped
+                self._blocks.pop(next(iter(self._blocks)), None)
+            self._blocks[block] = rows
+        return rows
+
+    def read(self, block: int) -> np.ndarray:
+        """The same rows, verified, and not kept: for those who copy them."""
+        return self._map(block)
+
+    def take(self, ids: np.ndarray, out: np.ndarray, view: np.ndarray | None = None) -> None:
+        """Copy the rows of int64 ``ids`` (n,) to ``out`` (n, ...), or of each row only ``view`` (n,), an index of axis 1.
+
+        Neighbouring ids of one block are copied in one go, so sorted ids are faster. numpy lets go of the interpreter
+        while it copies.
+        """
+        blocks = ids // self.block_size
+        rows = ids - blocks * self.block_size
+        if view is not None:
+            rows = rows * self.shape[1] + view
+        starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+        stops = [*starts[1:].tolist(), len(ids)]
+        for start, stop, block in zip(starts.tolist(), stops, blocks[starts].tolist(), strict=True):
+            source = self.block(block)
+            if view is not None:
+                source = source.reshape(-1, *source.shape[2:])
+            # "raise" would go through a buffer; the ids are known to exist. (np.take is this, three calls further down.)
+            source.take(rows[start:stop], 0, out[start:stop], "clip")
+
+    def _map(self, block: int) -> np.ndarray:
+        path = self._store._tree.chunk_path(self.node, block)
+        count = self.block_size * self._row_bytes
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != count + CHECKSUM_BYTES:
+                    raise self._damaged(path, f"it has {size:,} bytes, not {count + CHECKSUM_BYTES:,}")
+                content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        except FileNotFoundError as error:
+            raise MissingBlockError(
+                f"Block {block} of {self.node} in {self._store.path} has not been made yet: run the command that makes "
+                "it (dmkd generate, import or label) again."
+            ) from error
+        rows = content[:count].view(self.dtype).reshape(self.block_size, *self.shape[1:])
+        if not self._verified[block]:
+            if self._prove:
+                ids = np.array(self._store.block_ids(block))
+                self._prove(ids, rows[: len(ids)])
+            elif google_crc32c.value(content[:count]) != int.from_bytes(content[count:].tobytes(), "little"):
+                raise self._damaged(path, "stored and computed checksum do not match")
+            self._verified[block] = True
+        return rows
+
+    def _damaged(self, path: str, problem: str) -> DamagedChunkError:
+        return DamagedChunkError(
+            f"Chunk {path} is damaged ({problem}): `dmkd verify --repair` deletes what is broken, so that the command "
+            "that made it makes it again."
+        )
+
+
+def can_be_mapped(store: "Store", node: str) -> bool:
+    """Whether an array's chunks are local files that hold its rows as they are, each followed by its crc32c."""
+    return store._tree.has_plain_files(node)
+
+
+def map_limit() -> int:
+    """Maps that the arrays of one loader may hold together: half of what the process may."""
+    try:
+        with open("/proc/sys/vm/max_map_count") as file:
+            return int(file.read()) // 2
+    except (OSError, ValueError):
+        return DEFAULT_MAX_MAPS // 2
