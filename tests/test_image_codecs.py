@@ -122,7 +122,8 @@ def test_a_store_gives_what_as_stored_says(tmp_path, codec):
     # Written again, the last block too, which is padded: the same bytes.
     before = tree_bytes(tmp_path / "s.zarr")
     for block in range(3):
-        store.write_block(block, images=images[np.array(store.block_ids(block))])
+        ids = np.array(store.block_ids(block))
+        store.write_block(block, images=images[ids], class_ids=store.class_ids[ids])
     assert tree_bytes(tmp_path / "s.zarr") == before
 
 
