@@ -1,8 +1,8 @@
 """Checks that bind rows to their place: what was moved between blocks, or copied from another store, is found by them.
 
 A chunk's own crc32c only tells whether its bytes are those that were written, not whether they belong there. So every
-image, and every image's labels, have a crc32c over what they belong to: the image's id and class, and for labels the
-image and the views that they were made from. A changed row passes unseen with a probability of 2**-32. Checks find
+image, and every image's labels, have a crc32c over what they belong to: the image's id and class, and for labels their set,
+the image and the views that they were made from. A changed row passes unseen with a probability of 2**-32. Checks find
 accidents; they are no protection from people, who can compute them too.
 """
 
@@ -31,32 +31,34 @@ def class_checks(ids: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
 
 
 def label_checks(
+    identity: str,
     ids: np.ndarray,
     image_checks: np.ndarray,
     views: np.ndarray,
     quality: np.ndarray,
     arrays: Mapping[str, np.ndarray],
 ) -> np.ndarray:
-    """Ids int64 (n,), their image checks uint32 (n, 2), views as stored float32 (n, V, P + 1), quality float32 (n, 3), the
-    codec's arrays name -> (n, ...) in its order -> uint32 (n, 2), the columns "quality", "labels".
+    """The label set's identity, ids int64 (n,), their image checks uint32 (n, 2), views as stored float32 (n, V, P + 1),
+    quality float32 (n, 3), the codec's arrays name -> (n, ...) in its order -> uint32 (n, 2), the columns "quality", "labels".
 
-    Both are crc32c's that begin with the id (int64) and the image's check "pixels" (uint32). Then comes the row of quality;
-    or the row of views, followed by that of each of the codec's arrays, C order. All numbers little-endian.
+    Both are crc32c's that begin with the identity (hex digits, ASCII), the id (int64) and the image's check "pixels" (uint32).
+    Then comes the row of quality; or the row of views, followed by that of each of the codec's arrays, C order. All
+    numbers little-endian.
     """
-    of_quality = quality_checks(ids, image_checks, quality)
-    return np.stack([of_quality, encoded_checks(ids, image_checks, views, arrays)], 1)
+    of_quality = quality_checks(identity, ids, image_checks, quality)
+    return np.stack([of_quality, encoded_checks(identity, ids, image_checks, views, arrays)], 1)
 
 
-def quality_checks(ids: np.ndarray, image_checks: np.ndarray, quality: np.ndarray) -> np.ndarray:
+def quality_checks(identity: str, ids: np.ndarray, image_checks: np.ndarray, quality: np.ndarray) -> np.ndarray:
     """The column "quality" of :func:`label_checks` alone: uint32 (n,)."""
-    return _extended(_begun(ids, image_checks[:, 1], "<u4"), quality)
+    return _extended(_begun(ids, image_checks[:, 1], "<u4", identity), quality)
 
 
 def encoded_checks(
-    ids: np.ndarray, image_checks: np.ndarray, views: np.ndarray, arrays: Mapping[str, np.ndarray]
+    identity: str, ids: np.ndarray, image_checks: np.ndarray, views: np.ndarray, arrays: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """The column "labels" of :func:`label_checks` alone: uint32 (n,)."""
-    checks = _extended(_begun(ids, image_checks[:, 1], "<u4"), views)
+    checks = _extended(_begun(ids, image_checks[:, 1], "<u4", identity), views)
     for rows in arrays.values():
         checks = _extended(checks, rows)
     return checks
@@ -77,11 +79,11 @@ def _owners(ids: np.ndarray) -> np.ndarray:
     return (ids % ID_MODULUS).astype(np.float32)[:, None, None]
 
 
-def _begun(ids: np.ndarray, values: np.ndarray, dtype: str) -> np.ndarray:
-    """The crc32c of each id and of one number more: uint32 (n,)."""
+def _begun(ids: np.ndarray, values: np.ndarray, dtype: str, identity: str = "") -> np.ndarray:
+    """The crc32c of an identity, each id and one number more: uint32 (n,)."""
     heads = np.empty(len(ids), [("id", "<i8"), ("value", dtype)])
     heads["id"], heads["value"] = ids, values
-    return _extended(np.zeros(len(ids), np.uint32), heads)
+    return _extended(np.full(len(ids), google_crc32c.value(identity.encode()), np.uint32), heads)
 
 
 def _extended(checks: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ Rules:
 - Every row is bound to its place, so a whole chunk that was moved between blocks, or copied from another store, is an
   error too (:mod:`dmkd.stores.checks` has the formulas). An image is bound to its id and class by ``checks``. Views are
   bound to their image by their last component, id mod 2**24, which readers check and leave out. Quality is bound to
-  id and pixels, and a codec's arrays to id, pixels and the stored views that they were made from, by their set's ``checks``.
+  label set, id and pixels, and a codec's arrays also to the stored views that they were made from, by their set's ``checks``.
 - A block is done when its chunk exists. Within a block the order of writing is views, labels, class ids, checks, images;
   within a label set it is quality, checks, then the codec's arrays. The last one written is the marker (``images``, or
   the codec's last array), so a block that is half-written counts as missing and is made again. Where a block is

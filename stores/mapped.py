@@ -35,7 +35,8 @@ class MappedArray:
         prove: Callable[[np.ndarray, np.ndarray], object] | None = None,
     ) -> None:
         """``prove`` is given a block's ids int64 (n,) and rows (n, ...) at its first touch, instead of the chunk's checksum
-        being compared, and raises ``DamagedChunkError`` if the rows are not those of these ids."""
+        being compared, and raises ``DamagedChunkError`` if the rows are not those of these ids: what was moved here is
+        found too."""
         if not can_be_mapped(store, node):
             raise ValueError(f"{node} of {store.path} is not a local array of uncompressed chunks")
         self.node, self.max_maps, self._prove = node, max_maps, prove

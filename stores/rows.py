@@ -90,6 +90,10 @@ class Rows:
         ids = np.array(self._store.block_ids(block))
         return proved(self._store, ids, lambda: self._proved(ids, self._store._read_block(self._node, block)))
 
+    def prove(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """Raise ``DamagedChunkError`` unless ``rows``, (n, ...) straight from the file, are those of ids int64 (n,)."""
+        proved(self._store, ids, lambda: self._proved(ids, rows))
+
     def _proved(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """``rows`` as a reader gets them, after making sure that they are those of these ids, (n,)."""
         raise NotImplementedError
@@ -140,24 +144,30 @@ class ViewRows(Rows):
 
 
 class QualityRows(Rows):
-    """float32 (N, 3)"""
+    """float32 (N, 3) of the label set with this identity."""
+
+    def __init__(self, store: "Store", node: str, identity: str) -> None:
+        super().__init__(store, node)
+        self._identity = identity
 
     def _proved(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
         checks = f"{self._node.rsplit('/', 1)[0]}/{layout.CHECKS}"
         stored = self._store._read_small(checks, ids)
-        found = quality_checks(ids, self._store._read_small(layout.CHECKS, ids), rows)
+        found = quality_checks(self._identity, ids, self._store._read_small(layout.CHECKS, ids), rows)
         _refuse(self._store, (self._node, checks), ids, found != stored[:, 0])
         return rows
 
 
 def read_encoded(
-    store: "Store", ids: np.ndarray, nodes: dict[str, str], checks: str, views: str
+    store: "Store", identity: str, ids: np.ndarray, nodes: dict[str, str], checks: str, views: str
 ) -> dict[str, np.ndarray]:
-    """A codec's arrays (name -> node) at ids (n,), made from the images and ``views`` that are there now."""
+    """The codec's arrays (name -> node) of the label set with this identity at ids (n,), made from the images and ``views``
+    that are there now."""
 
     def read() -> dict[str, np.ndarray]:
         arrays = {name: store._read(node, ids) for name, node in nodes.items()}
-        found = encoded_checks(ids, store._read_small(layout.CHECKS, ids), store._read_small(views, ids), arrays)
+        of_images, of_views = store._read_small(layout.CHECKS, ids), store._read_small(views, ids)
+        found = encoded_checks(identity, ids, of_images, of_views, arrays)
         wrong = found != store._read_small(checks, ids)[:, 1]
         _refuse(store, (*nodes.values(), checks, views), ids, wrong)
         return arrays

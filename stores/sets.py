@@ -103,7 +103,7 @@ class LabelSet:
     @property
     def quality(self) -> Rows:
         """float32 (N, 3): the teacher's top-1 class, p(class id) and entropy (nats) at the canonical view."""
-        return QualityRows(self._store, f"{self.node}/{layout.QUALITY}")
+        return QualityRows(self._store, f"{self.node}/{layout.QUALITY}", self.identity)
 
     def encoded(self, ids: Ids) -> dict[str, np.ndarray]:
         """The codec's arrays at these ids, axis 0 being the id. Raises ``DamagedChunkError`` if they were not made from the
@@ -111,7 +111,7 @@ class LabelSet:
         if isinstance(ids, int | np.integer):
             return {name: rows[0] for name, rows in self.encoded([int(ids)]).items()}
         wanted = self._store.resolve_ids(ids)
-        return read_encoded(self._store, wanted, self.array_nodes, self.checks_node, self.views_node)
+        return read_encoded(self._store, self.identity, wanted, self.array_nodes, self.checks_node, self.views_node)
 
     def logits(self, ids: Ids, view: int | None = None, temperature: float = 1.0) -> np.ndarray:
         """Decoded logits, float32 (n, V, C), or (n, C) of one view, for softmax(logits / temperature). One id drops

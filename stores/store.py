@@ -370,7 +370,7 @@ class Store:
             if views is None:
                 views = self._read_small(label_set.views_node, ids)
             arrays[f"{label_set.node}/{layout.QUALITY}"] = quality
-            arrays[label_set.checks_node] = label_checks(ids, of_images, views, quality, encoded)
+            arrays[label_set.checks_node] = label_checks(label_set.identity, ids, of_images, views, quality, encoded)
             arrays |= {node: encoded[part] for part, node in label_set.array_nodes.items()}
         return arrays
 
@@ -408,7 +408,7 @@ class Store:
         stored = self._stored(label_set.checks_node, block)
         if quality is None or stored is None:
             return False
-        return np.array_equal(quality_checks(ids, new_checks, quality), stored[:, 0])
+        return np.array_equal(quality_checks(label_set.identity, ids, new_checks, quality), stored[:, 0])
 
     def _holds(self, node: str, block: int, rows: np.ndarray | None) -> bool:
         """Whether a block's chunk is there and holds these rows."""

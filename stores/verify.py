@@ -380,10 +380,10 @@ class Verifier:
     ) -> Iterator[Finding]:
         """Whether a block's labels were made from its images and views; which chunk is to blame if not."""
         block = int(ids[0]) // self.store.block_size
-        wrong_quality = quality_checks(ids, image_checks, quality) != checks[:, 0]
+        wrong_quality = quality_checks(label_set.identity, ids, image_checks, quality) != checks[:, 0]
         wrong_labels = np.zeros(len(ids), bool)
         if views is not None:
-            wrong_labels = encoded_checks(ids, image_checks, views, arrays) != checks[:, 1]
+            wrong_labels = encoded_checks(label_set.identity, ids, image_checks, views, arrays) != checks[:, 1]
             of_views = self.doubted_views if wrong_labels.any() else self.confirmed_views
             of_views.add((label_set.views_node, block))
         if wrong_quality.any() and wrong_labels.any():

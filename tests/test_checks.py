@@ -382,14 +382,15 @@ def test_checks_are_the_crc32c_of_what_the_format_says(data, n):
     class_ids, images = draw(np.int32, n), draw(np.uint8, (n, 2, 3, 3))
     views, quality = draw(np.float32, (n, 2, 6)), draw(np.float32, (n, 3))
     arrays = {"b": draw(">f4", (n, 2, 2)), "a": draw(np.uint8, (2, n, 3)).transpose(1, 0, 2)}
+    identity = data.draw(st.text("0123456789abcdef", max_size=64))
     found = image_checks(ids, class_ids, images)
-    of_labels = label_checks(ids, found, views, quality, arrays)
+    of_labels = label_checks(identity, ids, found, views, quality, arrays)
     assert found.dtype == of_labels.dtype == np.uint32 and found.shape == of_labels.shape == (n, 2)
     for row in range(n):
         head = int(ids[row]).to_bytes(8, "little")
         both = head + int(class_ids[row]).to_bytes(4, "little", signed=True)
         assert found[row].tolist() == [crc(both), crc(both, images[row].tobytes())]
-        head += int(found[row, 1]).to_bytes(4, "little")
+        head = identity.encode() + head + int(found[row, 1]).to_bytes(4, "little")
         encoded = [arrays["b"][row].astype("<f4").tobytes(), arrays["a"][row].tobytes()]
         assert of_labels[row].tolist() == [crc(head, quality[row].tobytes()), crc(head, views[row].tobytes(), *encoded)]
 

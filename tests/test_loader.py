@@ -371,6 +371,18 @@ def test_damage_is_found_when_a_block_is_first_touched(tmp_path):
         assert not loader_threads()
 
 
+@pytest.mark.parametrize("node", ["images", "class_ids", "checks", "views/views", "labels/teacher/logits"])
+@pytest.mark.parametrize("memory", [0, 10**9])
+def test_a_chunk_that_was_moved_is_found(tmp_path, node, memory):
+    store = filled_store(tmp_path / "s.zarr")
+    (one,), (other,) = (list(Path(store.path).joinpath(node).glob(f"c.{block}*")) for block in (2, 4))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    with pytest.raises(DamagedChunkError, match=r"c\.[24]"):
+        list(loader(store, memory=memory).epoch(0))
+
+
 def test_a_chunk_that_is_cut_short_is_damaged(tmp_path):
     store = filled_store(tmp_path / "s.zarr")
     chunk = Path(store.path) / "images" / "c.3.0.0.0"

@@ -36,6 +36,8 @@ class Column:
     shape: tuple[int, ...]  # (N, ...)
     dtype: np.dtype
     plain: bool  # local, uncompressed, and stored as it is read
+    # Raises DamagedChunkError unless rows (n, ...), straight from the file, are those of ids (n,).
+    prove: Callable[[np.ndarray, np.ndarray], object]
 
     @property
     def taken_shape(self) -> tuple[int, ...]:
@@ -55,25 +57,44 @@ class Column:
 def columns_of(store: Store, view_set: ViewSet, label_sets: Mapping[str, LabelSet]) -> list[Column]:
     """Everything that batches of these views and labels are made of."""
     columns = [
-        _column(store, IMAGES, layout.IMAGES, store.images.block, store.images.shape),
-        _column(store, CLASS_IDS, layout.CLASS_IDS, store.class_ids.block, store.class_ids.shape),
-        _column(store, VIEWS, view_set.node, view_set.rows.block, view_set.rows.shape),
+        _column(store, name, node, rows.block, rows.shape, rows.prove)
+        for name, node, rows in (
+            (IMAGES, layout.IMAGES, store.images),
+            (CLASS_IDS, layout.CLASS_IDS, store.class_ids),
+            (VIEWS, view_set.node, view_set.rows),
+        )
     ]
     for name, label_set in label_sets.items():
         # The arrays of a label set are read, and verified, together: asked for one after the other they are read once.
         read = lru_cache(KEPT_LABEL_BLOCKS)(partial(_labels_of_block, store, label_set))
+        prove = partial(_prove_labels, read, store.block_size)
         for part, node in label_set.array_nodes.items():
-            columns.append(_column(store, f"{name}/{part}", node, partial(_part, read, part), store._tree.shape(node)))
+            shape = store._tree.shape(node)
+            columns.append(_column(store, f"{name}/{part}", node, partial(_part, read, part), shape, prove))
     return columns
 
 
-def _column(store: Store, name: str, node: str, read: ReadBlock, shape: tuple[int, ...]) -> Column:
+def _column(
+    store: Store,
+    name: str,
+    node: str,
+    read: ReadBlock,
+    shape: tuple[int, ...],
+    prove: Callable[[np.ndarray, np.ndarray], object],
+) -> Column:
     plain = can_be_mapped(store, node) and store._tree.shape(node) == shape
-    return Column(name, node, read, name not in (IMAGES, CLASS_IDS), shape, store._tree.dtype(node), plain)
+    return Column(name, node, read, name not in (IMAGES, CLASS_IDS), shape, store._tree.dtype(node), plain, prove)
 
 
 def _labels_of_block(store: Store, label_set: LabelSet, block: int) -> dict[str, np.ndarray]:
     return label_set.encoded(np.array(store.block_ids(block)))
+
+
+def _prove_labels(
+    read: Callable[[int], dict[str, np.ndarray]], block_size: int, ids: np.ndarray, rows: np.ndarray
+) -> None:
+    """Labels are proved by all their arrays together, and by the views: the block is read once by way of the store."""
+    read(int(ids[0]) // block_size)
 
 
 def _part(read: Callable[[int], dict[str, np.ndarray]], part: str, block: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dmkd.loading.buffers import aligned_empty
-from dmkd.loading.columns import IMAGES, Column, ReadBlock
+from dmkd.loading.columns import Column, ReadBlock
 from dmkd.stores import Store
 from dmkd.stores.mapped import MappedArray
 
@@ -27,16 +27,14 @@ class Source(Protocol):
 def reader_of(store: Store, column: Column) -> ReadBlock:
     """Reads a block's rows (n, ...), verified: straight from the file where that can be done, without Zarr's work for each
     chunk."""
-    if not column.plain:
+    if not column.plain or "/" in column.name:  # a label set's arrays are verified together, by way of the store
         return column.read
     mapped = _mapped(store, column)
     return lambda block: mapped.read(block)[: len(store.block_ids(block))]
 
 
 def _mapped(store: Store, column: Column, max_maps: int = 2**30) -> MappedArray:
-    # A store whose images carry checks of their own proves them by these: a chunk that was moved is found too.
-    prove = getattr(store.images, "_proved", None) if column.name == IMAGES else None
-    return MappedArray(store, column.node, max_maps, prove)
+    return MappedArray(store, column.node, max_maps, column.prove)
 
 
 class MappedRows:
