@@ -88,7 +88,8 @@ def test_interrupted_by_the_user_it_finishes_what_is_in_hand_and_says_how_to_go_
 def fake_driver(path, folder, workers):
     script = str(Path(__file__).with_name("fake_orders.py"))
     command = [sys.executable, script, str(path), str(folder), str(workers)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}  # as `python -m` would find it
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=here, start_new_session=True)
 
 
 @pytest.fixture(scope="module")
