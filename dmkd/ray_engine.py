@@ -7,6 +7,7 @@ to an autoscaler it is the demand for a machine. One that dies is replaced by an
 """
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from dmkd.monitor import Monitor
 from dmkd.stores import UsageError
 
 POLL_SECONDS = 10.0  # between two looks at how many GPUs the cluster has
+CONNECT_SECONDS = 10.0
 EXIT_SECONDS = 2.0  # for the driver to hear of a lost device before its process is gone
 
 
@@ -84,8 +86,10 @@ def ray_session(workers: int, device: str, address: str | None) -> Iterator[None
     local = {"address": "local", "num_cpus": workers, "num_gpus": gpus}
     options: dict[str, Any] = {"address": address} if address else local
     try:
+        if address:
+            _check_reachable(address)
         ray.init(**options, include_dashboard=None if address else False, log_to_driver=False, configure_logging=False)
-    except ConnectionError as error:
+    except OSError as error:  # ConnectionError among them
         raise UsageError(
             f"There is no Ray cluster at --ray-address {address} ({reason_of(error)}): start one with `ray start --head`, "
             "or leave the option out to work on this machine."
@@ -94,6 +98,13 @@ def ray_session(workers: int, device: str, address: str | None) -> Iterator[None
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ``OSError`` if nobody listens at ``host:port``; Ray itself would try again for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def cluster_gpus(address: str) -> int:

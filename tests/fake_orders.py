@@ -111,15 +111,16 @@ def raise_trouble(name: str) -> None:
     raise RuntimeError(name)
 
 
-def main(path: str, folder: str, workers: str) -> None:
-    """Make or finish a store of 40 blocks of a fifth of a second; for tests that kill the process."""
+def main(path: str, folder: str, workers: str, ray_address: str = "", images: str = "160") -> None:
+    """Make or finish a store, a fifth of a second for each block of four; for tests that kill processes."""
     from dmkd.cli.display import PlainDisplay
     from dmkd.engine import Engine, RunOptions
     from dmkd.stores import store_exists
 
-    store = open_store(path) if store_exists(path) else fake_store(Path(path), num_images=160)
+    store = open_store(path) if store_exists(path) else fake_store(Path(path), num_images=int(images))
     try:
-        with Engine(store, RunOptions(workers=int(workers)), "cpu", PlainDisplay(), "test", {}) as engine:
+        run = RunOptions(workers=int(workers), ray_address=ray_address or None)
+        with Engine(store, run, "cpu", PlainDisplay(), "test", {}) as engine:
             engine.run(FakeOrder(path, folder, seconds=(0.0, 0.2, 0.01)), store.missing_blocks(), "test")
     except KeyboardInterrupt:
         sys.exit(130)
