@@ -6,6 +6,7 @@ A classifier is named by
     hf-hub:timm/resnet18.a1_in1k   a timm model on the Hugging Face hub
     ./students/resnet18            a folder with config.json and model.safetensors, as timm and dmkd save them
     resnet18=./weights.safetensors an architecture and a local checkpoint (.safetensors, or .pth read with weights_only)
+    wrn_40_2=./weights.pth         the same for a network of the CIFAR papers, see :mod:`dmkd.cifar_models`
     digits-resnet                  one of the bundled digit classifiers
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 
 from dmkd import digits
+from dmkd.cifar_models import translate_weights  # and with it timm knows these models, wherever one is created
 from dmkd.render import normalise
 from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.views import canonical_box
@@ -261,6 +263,7 @@ def _from_file(architecture: str, file: Path, source: str, weights: bool) -> tor
         for key in ("state_dict", "model"):
             state = state.get(key, state) if isinstance(state.get(key), dict) else state
         state = {key.removeprefix("module."): value for key, value in state.items()}
+        state = translate_weights(architecture, state)
         classifier = timm.get_pretrained_cfg_value(architecture, "classifier") or "fc"
         classes = state[f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"].shape[0]
         model = timm.create_model(architecture, num_classes=classes)
