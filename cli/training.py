@@ -35,7 +35,7 @@ def train_with_progress(
     if workers == 1 or in_team():
         return _train_here(recipe, store, out, device, val, display, name, execution)
     open_loader(recipe, store, device, 0, workers)  # what can't be is told before any process is started
-    return launch(workers, _train_as_worker, recipe, store.path, out, device, val, name, execution)
+    return launch(workers, _train_as_worker, recipe, store, out, device, val, name, execution)
 
 
 def check_workers(workers: int, device: str) -> None:
@@ -56,18 +56,16 @@ def check_workers(workers: int, device: str) -> None:
 
 def _train_as_worker(
     recipe: TrainingRecipe,
-    store_path: str,
+    store: Store,
     out: Path,
     device: str,
     val: str | None,
     name: str,
     execution: "Execution | None",
 ) -> dict[str, Any]:
-    from dmkd.stores import open_store
-
     from .display import make_display
 
-    return _train_here(recipe, open_store(store_path), out, device, val, make_display(), name, execution)
+    return _train_here(recipe, store, out, device, val, make_display(), name, execution)
 
 
 def leads() -> bool:

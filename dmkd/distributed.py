@@ -7,6 +7,7 @@ for starting and watching the processes of one machine.
 import json
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -95,6 +96,8 @@ def in_team() -> bool:
 
 @record
 def _work(function: Callable[..., Any], *arguments: Any) -> Any:
+    # Ctrl-C reaches every process of a terminal; the one that started this one tells the user.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     return function(*arguments)
 
 
@@ -108,8 +111,9 @@ def launch(workers: int, function: Callable[..., Any], *arguments: Any) -> Any:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in ("torch.distributed", "torch.multiprocessing"):  # what they would say is said below, in a sentence
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):  # what they would say is said below, in a sentence
+        if name.startswith(("torch.distributed", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -52,11 +52,16 @@ class Optimisation:
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
+    def no_sums(self) -> torch.Tensor:
+        """Sums of loss and agreement to begin with."""
+        on_mps = torch.device(self.team.device).type == "mps"  # has no float64
+        return torch.zeros(2, dtype=torch.float32 if on_mps else torch.float64, device=self.team.device)
+
     def step(self, batches: Iterable[tuple[Batch, bool]], step: int) -> tuple[torch.Tensor, int]:
         """Step number ``step`` of the run: this worker's (batch, whether it is the last of the step).
 
         The gradient is the mean over all images of all workers, whatever their shares. Returns this worker's sums of loss and
-        agreement, float64 (2,) on the device, and its number of images.
+        agreement, float64 (2,) on the device (float32 on one without), and its number of images.
         """
         # The random numbers of a step (dropout, stochastic depth) depend on nothing but its place in the run.
         torch.manual_seed(int(key64(self.recipe.seed, f"step {step} of rank {self.team.rank}")))
@@ -64,7 +69,7 @@ class Optimisation:
         self.optimizer.zero_grad(set_to_none=True)
         progress = step / (self.recipe.epochs * self.updates_per_epoch)
         parts = self.team.world_size * self.recipe.accumulate
-        sums, images = torch.zeros(2, dtype=torch.float64, device=self.team.device), 0
+        sums, images = self.no_sums(), 0
         for batch, last in batches:
             n = len(batch.ids)
             with keep_gradients_here(self.shared, not last), torch.autocast(**self.autocast):
@@ -72,7 +77,7 @@ class Optimisation:
                 # A sum over images; the division by their number, known at the end, follows below.
                 share = loss if parts == 1 else loss * (n * parts / self.recipe.batch_size)
                 self.scaler.scale(share).backward()
-            sums += torch.stack([loss.detach().double() * n, agreeing.double()])
+            sums += torch.stack([loss.detach().to(sums.dtype) * n, agreeing.to(sums.dtype)])
             images += n
         self._apply_gradients(parts, images)
         if self.average is not None:

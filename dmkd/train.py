@@ -170,7 +170,7 @@ class _Run:
         batches = loader.epoch(state.epoch, first_batch=sum(self.parts[: state.update]))
         clock = _Clock(state.seconds, state.waited)
         # Sums of loss and agreement since the state was last brought up to date: kept on the device, which is not waited for.
-        sums, images = torch.zeros(2, dtype=torch.float64, device=team.device), 0
+        sums, images = self.optimisation.no_sums(), 0
         saved = reported = time.monotonic()
         for update in range(state.update, self.updates):
             step = state.epoch * self.updates + update

@@ -144,6 +144,30 @@ def test_a_run_whose_worker_was_killed_goes_on(store, tmp_path):
     assert len(lines_of(tmp_path)) == 60 and lines_of(tmp_path)[: len(before) - 1] == before[:-1]
 
 
+def members(group):
+    """Processes of a group that still run."""
+    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if line.split()[0] == str(group) and "Z" not in line.split()[1]]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_workers_with_one_sentence(store, tmp_path):
+    command = [sys.executable, "-m", "dmkd.cli.main", "train-student", "--store", store.path, *OPTIONS]
+    command += ["--epochs", "5000", "--out", str(tmp_path), "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "checkpoint.pt").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in told
+    assert len(told.splitlines()) == 2 and told.splitlines()[-1].startswith("Error: Interrupted."), told
+    deadline = time.monotonic() + 10
+    while members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not members(process.pid)
+
+
 @pytest.mark.slow
 def test_torchrun_starts_it_as_well(store, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
