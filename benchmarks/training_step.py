@@ -22,7 +22,7 @@ import torch
 
 from dmkd.distributed import Team
 from dmkd.execution import Execution
-from dmkd.loader import Batch, Loader, open_loader
+from dmkd.loading import Batch, Loader, open_loader
 from dmkd.losses import kd_loss
 from dmkd.objective import Objective
 from dmkd.optimisation import Optimisation
