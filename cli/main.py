@@ -22,6 +22,7 @@ COMMANDS = {
     "label": "dmkd.cli.label",
     "train-student": "dmkd.cli.train_student",
     "evaluate": "dmkd.cli.evaluate",
+    "export-student": "dmkd.cli.export_student",
     "codec-report": "dmkd.cli.codec_report",
     "inspect": "dmkd.cli.inspect",
     "verify": "dmkd.cli.verify",

@@ -4,8 +4,10 @@ A classifier is named by
 
     resnet34, resnet18.tv_in1k     a timm model with pretrained weights; the resolved tag is recorded
     hf-hub:timm/resnet18.a1_in1k   a timm model on the Hugging Face hub
-    ./students/resnet18            a folder with config.json and model.safetensors, as timm and dmkd save them
+    ./students/resnet18            a folder with config.json and model.safetensors, as timm and dmkd save them, or the
+                                   folder of a training run, whose last student is meant
     resnet18=./weights.safetensors an architecture and a local checkpoint (.safetensors, or .pth read with weights_only)
+    wrn_40_2=./weights.pth         the same for a network of the CIFAR papers, see :mod:`dmkd.cifar_models`
     digits-resnet                  one of the bundled digit classifiers
 """
 
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 
 from dmkd import digits
+from dmkd.cifar_models import translate_weights  # and with it timm knows these models, wherever one is created
 from dmkd.render import normalise
 from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.views import canonical_box
@@ -196,18 +199,24 @@ def _create(source: str, weights: bool = True) -> tuple[str, torch.nn.Module]:
     if equals:
         return Path(file).stem, _from_file(architecture, Path(file), source, weights)
     if source.startswith("hf-hub:"):
-        return source.rsplit("/", 1)[-1], _pretrained(source, source, weights)
+        return source.rsplit("/", 1)[-1], pretrained_model(source, source, weights)
     path = Path(source).expanduser()
     if path.is_dir():
+        if not (path / "config.json").exists() and (path / "student" / "config.json").exists():
+            path = path / "student"  # what `dmkd train-student --out` wrote
         return path.resolve().name, _from_folder(path, source, weights)
     if path.is_file():
         raise UsageError(f"Which architecture has {source}? Write it in front, as in resnet18={source}.")
     if "/" in source or source.endswith((".safetensors", ".pth", ".pt")):
         raise UsageError(f"There is no model at {source}.")
-    return source, _pretrained(source, source, weights)
+    return source, pretrained_model(source, source, weights)
 
 
-def _pretrained(name: str, source: str, weights: bool) -> torch.nn.Module:
+def pretrained_model(name: str, source: str, weights: bool = True, **arguments: Any) -> torch.nn.Module:
+    """A timm model with pretrained weights; ``arguments`` go to timm's ``create_model``. ``source``: what errors call it.
+
+    ``weights`` False: the shapes alone. Raises ``UsageError`` for a name without weights, ``DmkdError`` if they can't be had.
+    """
     import timm
 
     if not name.startswith("hf-hub:"):
@@ -221,11 +230,11 @@ def _pretrained(name: str, source: str, weights: bool) -> torch.nn.Module:
         if "." in name and name not in tags:
             raise UsageError(f"timm has no pretrained weights {name!r}; there are {', '.join(tags)}.")
     try:
-        return timm.create_model(name, pretrained=weights)
+        return timm.create_model(name, pretrained=weights, **arguments)
     except Exception as error:  # the hub raises a dozen classes, and which ones changes between its versions
         repository = name.removeprefix("hf-hub:")
         raise DmkdError(
-            f"The weights of {source} could not be had from the hub ({_first_line(error)}): download "
+            f"The weights of {source} could not be had from the hub ({first_line(error)}): download "
             f"model.safetensors of {repository} where there is a network and give ARCHITECTURE=FILE, or set HF_HOME "
             "to a cache that has it."
         ) from error
@@ -241,7 +250,7 @@ def _from_folder(folder: Path, source: str, weights: bool) -> torch.nn.Module:
     try:
         return timm.create_model(f"local-dir:{folder}", pretrained=weights)
     except Exception as error:
-        raise DmkdError(f"The model in {source} could not be loaded: {_first_line(error)}.") from error
+        raise DmkdError(f"The model in {source} could not be loaded: {first_line(error)}.") from error
 
 
 def _from_file(architecture: str, file: Path, source: str, weights: bool) -> torch.nn.Module:
@@ -261,16 +270,18 @@ def _from_file(architecture: str, file: Path, source: str, weights: bool) -> tor
         for key in ("state_dict", "model"):
             state = state.get(key, state) if isinstance(state.get(key), dict) else state
         state = {key.removeprefix("module."): value for key, value in state.items()}
+        state = translate_weights(architecture, state)
         classifier = timm.get_pretrained_cfg_value(architecture, "classifier") or "fc"
         classes = state[f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"].shape[0]
         model = timm.create_model(architecture, num_classes=classes)
         if weights:
             model.load_state_dict(state)
     except Exception as error:
-        raise DmkdError(f"{file} could not be loaded as {architecture}: {_first_line(error)}.") from error
+        raise DmkdError(f"{file} could not be loaded as {architecture}: {first_line(error)}.") from error
     return model
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error of another library in one line: its class and what it says first."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

@@ -1,6 +1,7 @@
-"""Labelled images to evaluate on: a folder of class folders, a store, or the bundled held-out digits."""
+"""Labelled images to evaluate on: a folder of class folders, WebDataset tars, a store, or the bundled held-out digits."""
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 
 from dmkd import digits
 from dmkd.classifiers import Classifier
+from dmkd.image_sources import Classes, ImageFile, find_images, read_bytes
+from dmkd.progress import Silent
 from dmkd.render import render
 from dmkd.stores import Store, UsageError, open_store, store_exists
 
@@ -21,8 +24,9 @@ def evaluation_batches(
 ) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
     """(pixels uint8 (n, 3, S, S), class ids int64 (n,)) of all images of ``source``, seen as the classifier evaluates.
 
-    ``source`` is ``digits``, a store, or a folder with one folder of images a class (ImageFolder). Raises
-    ``UsageError`` if it is none of these, or if its classes can't be those of the classifier.
+    ``source`` is ``digits``, a store, a folder with one folder of images a class (ImageFolder), or WebDataset tars (one, a
+    folder of them, or ``"val-{000..049}.tar"``). Raises ``UsageError`` if it is none of these, or if its classes can't be
+    those of the classifier.
     """
     if source == "digits":
         images, class_ids = digits.heldout()
@@ -32,10 +36,12 @@ def evaluation_batches(
         store = open_store(source)
         _check_count(store.num_classes, classifier, source)
         return _from_store(store, classifier)
+    if _is_tars(source):
+        return _from_tars(source, classifier, workers)
     if Path(source).is_dir():
         return _from_folder(Path(source), classifier, class_names, workers)
     raise UsageError(
-        f"There is nothing to evaluate on at {source}: give a folder of class folders, a store or 'digits'."
+        f"There is nothing to evaluate on at {source}: give a folder of class folders, WebDataset tars, a store or 'digits'."
     )
 
 
@@ -60,9 +66,29 @@ def canonical_pixels(images: torch.Tensor, classifier: Classifier) -> torch.Tens
 
 def _from_folder(root: Path, classifier: Classifier, class_names: list[str] | None, workers: int) -> Iterator:
     files, class_ids = list_image_folder(root, classifier, class_names)
-    loader = torch.utils.data.DataLoader(
-        _ImageFiles(files, class_ids, _pil_transform(classifier)), batch_size=BATCH, num_workers=workers
-    )
+    sizes = (file.stat().st_size for file in files)
+    listed = [
+        ImageFile(file.name, int(c), size, str(file.parent))
+        for file, c, size in zip(files, class_ids, sizes, strict=True)
+    ]
+    return _decoded(listed, classifier, workers)
+
+
+def _is_tars(source: str) -> bool:
+    path = Path(source)
+    if path.is_dir():
+        return next(path.glob("*.tar"), None) is not None
+    return source.endswith(".tar") and (path.is_file() or "{" in source)
+
+
+def _from_tars(source: str, classifier: Classifier, workers: int) -> Iterator:
+    found = find_images(source, Classes(count=classifier.num_classes), Silent())
+    return _decoded(found.files, classifier, workers)
+
+
+def _decoded(files: Sequence[ImageFile], classifier: Classifier, workers: int) -> Iterator:
+    images = _ImageFiles(files, _pil_transform(classifier))
+    loader = torch.utils.data.DataLoader(images, batch_size=BATCH, num_workers=workers)
     return ((pixels, ids.numpy()) for pixels, ids in loader)
 
 
@@ -102,8 +128,8 @@ def list_image_folder(
 
 
 class _ImageFiles(torch.utils.data.Dataset):
-    def __init__(self, files: list[Path], class_ids: np.ndarray, transform: Any) -> None:
-        self.files, self.class_ids, self.transform = files, class_ids, transform
+    def __init__(self, files: Sequence[ImageFile], transform: Any) -> None:
+        self.files, self.transform = files, transform
 
     def __len__(self) -> int:
         return len(self.files)
@@ -111,12 +137,15 @@ class _ImageFiles(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         from PIL import Image
 
+        file = self.files[index]
+        data = read_bytes(file)
         try:
-            with Image.open(self.files[index]) as image:
+            with Image.open(io.BytesIO(data)) as image:
                 pixels = self.transform(image.convert("RGB"))
         except OSError as error:
-            raise UsageError(f"{self.files[index]} can't be read as an image: {error}.") from error
-        return pixels, int(self.class_ids[index])
+            where = f"{file.container}/{file.name}"
+            raise UsageError(f"{where} can't be read as an image: {error}.") from error
+        return pixels, file.class_id
 
 
 def _pil_transform(classifier: Classifier) -> Any:

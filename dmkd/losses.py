@@ -87,12 +87,13 @@ def _decoupled(logits: torch.Tensor, class_ids: torch.Tensor) -> tuple[torch.Ten
     return F.log_softmax(both, dim=1), F.log_softmax(others, dim=1)
 
 
-def hard_label_loss(student: torch.Tensor, class_ids: torch.Tensor) -> torch.Tensor:
+def hard_label_loss(student: torch.Tensor, class_ids: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
     """Cross-entropy of float (n, C) logits with int64 (n,) class ids, mean over the batch: a scalar.
 
-    ``class_ids`` may be float (n, C) too: the share of each class in a mixed image, 1 in all.
+    ``class_ids`` may be float (n, C) too: the share of each class in a mixed image, 1 in all. ``smoothing`` in [0, 1) of
+    the target is spread evenly over all classes (Szegedy et al. 2016, section 7).
     """
-    return F.cross_entropy(student.float(), class_ids)
+    return F.cross_entropy(student.float(), class_ids, label_smoothing=smoothing)
 
 
 def anchored(kd: torch.Tensor, ce: torch.Tensor, weight: float) -> torch.Tensor:

@@ -1,9 +1,12 @@
 """SPINE 2: batches -> views -> student -> loss -> step -> evaluate -> checkpoint, in that order."""
 
 import json
+import math
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,27 +14,31 @@ from typing import Any
 import numpy as np
 import torch
 
+from dmkd.checkpoint import RunState, load_checkpoint, save_checkpoint
 from dmkd.classifiers import load_classifier
+from dmkd.curves import Curves
 from dmkd.devices import default_cpu_threads, make_deterministic
+from dmkd.distributed import Team
 from dmkd.evaluate import Evaluation, evaluate
 from dmkd.evaluation_data import evaluation_batches
-from dmkd.loading import open_loader
+from dmkd.execution import Execution
+from dmkd.loading import Batch, open_loader
 from dmkd.objective import Objective
+from dmkd.optimisation import Optimisation
 from dmkd.stores import DmkdError, Store
-from dmkd.stores.identity import refuse_mismatch
-from dmkd.students import IMAGENET_MEAN, IMAGENET_STD, create_student, save_student
+from dmkd.students import create_student, preprocessing_of, save_student
 from dmkd.training_recipe import TrainingRecipe
 from dmkd.versions import hardware, library_versions
 
-CHECKPOINT = "checkpoint.pt"
-METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
-STUDENT = "student"
+STUDENT = "student"  # of the last epoch
+BEST = "best"  # of the epoch with the best top-1, where there are images to measure it on
+REPORT_SECONDS = 0.5  # between two reports: each waits for the device
 
 
 @dataclass
 class Progress:
-    """What is told after every step: ``epoch`` of ``epochs``, ``images`` of ``total_images`` seen in all epochs."""
+    """What is told twice a second: ``epoch`` of ``epochs``, ``images`` of ``total_images`` seen in all epochs."""
 
     epoch: int
     epochs: int
@@ -47,94 +54,259 @@ def train(
     out: Path,
     *,
     device: str,
+    execution: Execution | None = None,
     evaluate_on: str | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    notice: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any]:
     """Train a student on a store's files alone and write ``out``: the student, curves and ``summary.json`` (returned).
 
-    Stopped at any moment and called again with the same arguments, it goes on after the last whole epoch; on a CPU the
+    Stopped at any moment and called again with the same arguments, it goes on from the last checkpoint; on a CPU the
     weights are then the same to the bit as those of an uninterrupted run. ``evaluate_on``: labelled images on which
-    every epoch is measured (a folder, a store or ``digits``); nothing is chosen by it, the last epoch is the student.
+    the student is measured (a folder, WebDataset tars, a store or ``digits``). ``student`` is the one of the last epoch,
+    and nothing is chosen by those images; ``best`` is the one that did best on them. In a process that torchrun
+    started, this trains together with the others; only rank 0 writes, reports and returns a summary, the others {}.
     Raises ``MismatchError`` if ``out`` holds a run of another recipe or store.
     """
-    cpu_threads = default_cpu_threads() if device == "cpu" else None
-    make_deterministic(device, cpu_threads)
-    loader = open_loader(recipe, store, device)
-    description: dict[str, Any] = {
-        "training": recipe.to_json(),
-        "store": {"identity": store.identity, "images": loader.num_images},
-        "labels": {name: label_set.identity for name, label_set in loader.label_sets.items()},
-        "cpu_threads": cpu_threads,
-    }
-    preprocessing = preprocessing_of(loader.view_set.attributes)
+    team = Team(device)
+    try:
+        run = _Run(recipe, store, Path(out), execution or Execution(), team, notice)
+        return run.train(evaluate_on, report)
+    finally:
+        team.leave()
 
-    torch.manual_seed(recipe.seed)
-    model = create_student(recipe.student, store.num_classes, preprocessing["input_size"]).to(device)
-    objective = Objective(recipe, loader, model, preprocessing)
-    optimizer, scheduler = _optimizer(recipe, objective, updates_per_epoch=len(loader))
-    out.mkdir(parents=True, exist_ok=True)
-    state = _load_checkpoint(out, description)
-    if state:
-        objective.load_state_dict(state["objective"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-    lines: list[dict[str, Any]] = state["metrics"] if state else []
-    curves = _Curves(out, lines)
 
-    evaluation = None
-    for epoch in range(len(lines), recipe.epochs):
-        model.train()
-        start, sums = time.perf_counter(), {"loss": 0.0, "agreement": 0.0}
-        for step, batch in enumerate(loader.epoch(epoch)):
-            scheduler.step_update(epoch * len(loader) + step)
-            loss, measured = objective(batch, progress=(epoch * len(loader) + step) / (recipe.epochs * len(loader)))
-            if not torch.isfinite(loss):
-                raise DmkdError(
-                    f"The loss became {loss.item()} in epoch {epoch + 1}, step {step + 1}: "
-                    f"lower --lr (now {recipe.lr}); delete {out} to start again."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            for key, value in {"loss": loss.item(), **measured}.items():
-                sums[key] += value * len(batch.ids)
-            seen = epoch * loader.num_images + (step + 1) * loader.num_images // len(loader)
-            report(Progress(epoch + 1, recipe.epochs, seen, recipe.epochs * loader.num_images, loss.item()))
-        line = {
-            "epoch": epoch + 1,
-            **{key: value / loader.num_images for key, value in sums.items()},
-            "lr": optimizer.param_groups[0]["lr"],
-            "images_per_second": loader.num_images / (time.perf_counter() - start),
+class _Run:
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        store: Store,
+        out: Path,
+        execution: Execution,
+        team: Team,
+        notice: Callable[[str], None],
+    ) -> None:
+        self.recipe, self.store, self.out, self.execution, self.team = recipe, store, out, execution, team
+        precision = execution.precision(team.device)
+        self.loader = open_loader(recipe, store, team.device, team.rank, team.world_size)
+        self.updates = -(-self.loader.num_images // recipe.batch_size)
+        # Batches of the loader that make one optimiser step: as even as can be.
+        self.parts = [len(part) for part in np.array_split(np.arange(len(self.loader)), self.updates)]
+        self.description: dict[str, Any] = {
+            "training": recipe.to_json(),
+            "store": {"identity": store.identity, "images": self.loader.num_images},
+            "labels": {name: label_set.identity for name, label_set in self.loader.label_sets.items()},
         }
-        if evaluate_on:
-            save_student(out / STUDENT, model, recipe.student, store.class_names, preprocessing)
-            evaluation = evaluate_folder(out / STUDENT, evaluate_on, device, store.class_names)
-            line |= {"top1": evaluation.top1, "top5": evaluation.top5}
-        lines.append(line)
-        curves.add(line)
-        _save_checkpoint(out, description, objective, optimizer, lines)
-        total = recipe.epochs * loader.num_images
-        report(Progress(epoch + 1, recipe.epochs, (epoch + 1) * loader.num_images, total, line["loss"], evaluation))
-    curves.close()
+        self.carried_out: dict[str, Any] = {
+            "device": torch.device(team.device).type,
+            "workers": team.world_size,
+            "cpu_threads": max(1, default_cpu_threads() // team.local_size) if team.device == "cpu" else None,
+            "amp": precision,
+            "channels_last": execution.layout(team.device) == torch.channels_last,
+            "compile": execution.compile,
+        }
+        found = load_checkpoint(out, self.description, self.carried_out)
+        self.state, weights, changed = found or (RunState(), None, [])
+        if changed and team.leads:
+            notice(f"{out} is gone on with differently ({'; '.join(changed)}): not to the bit as without the break.")
+        make_deterministic(team.device, self.carried_out["cpu_threads"])
+        if (
+            torch.device(team.device).type == "cuda"
+        ):  # nothing is promised to the bit there, and choosing kernels is faster
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
 
-    save_student(out / STUDENT, model, recipe.student, store.class_names, preprocessing)
-    last = lines[-1]
-    summary = {
-        **description,
-        "store": {**description["store"], "path": store.path, "recipe": store.recipe},
-        "student": str(out / STUDENT),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "loss": last["loss"],
-        "agreement": last["agreement"],
-        "evaluated_on": evaluate_on,
-        "top1": last.get("top1"),
-        "top5": last.get("top5"),
-        "images_per_second": float(np.median([line["images_per_second"] for line in lines])),
-        "versions": library_versions(),
-        "hardware": hardware(),
-    }
-    _write_atomically(out / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
-    return summary
+        size = self.loader.view_set.attributes["size"]
+        torch.manual_seed(recipe.seed)
+        model = create_student(recipe.student, store.num_classes, size, recipe.pretrained, recipe.student_args)
+        self.preprocessing = preprocessing_of(self.loader.view_set.attributes, model, recipe.pretrained)
+        if recipe.sync_bn:
+            model = team.synchronise_batch_norm(model)
+        layout = execution.layout(team.device)
+        model = model.to(team.device).to(memory_format=layout)
+        objective = Objective(recipe, self.loader, model, self.preprocessing, layout, execution.compile)
+        self.optimisation = Optimisation(recipe, objective, team, precision, self.updates)
+        if weights is not None:
+            self.optimisation.load_state_dict(weights)
+
+    def train(self, evaluate_on: str | None, report: Callable[[Progress], None]) -> dict[str, Any]:
+        state, recipe = self.state, self.recipe
+        curves = None
+        if self.team.leads:
+            self.out.mkdir(parents=True, exist_ok=True)
+            curves = Curves(self.out, state.lines)
+            self._keep_best()  # in case the run was stopped before it could
+            if evaluate_on and state.epoch < recipe.epochs:
+                self._refuse_evaluation(evaluate_on)
+        while state.epoch < recipe.epochs:
+            self._epoch(report)
+            line = self._line()
+            if evaluate_on and self.team.leads and self._is_time_to_evaluate():
+                evaluation = self._evaluate(evaluate_on)
+                line |= {"top1": evaluation.top1, "top5": evaluation.top5}
+                if state.best is None or evaluation.top1 > state.best["top1"]:
+                    state.best = dict(line)
+                    shutil.copytree(self.out / STUDENT, self._best_of_epoch(line["epoch"]))
+                total = recipe.epochs * self.loader.num_images
+                seen = line["epoch"] * self.loader.num_images
+                report(Progress(line["epoch"], recipe.epochs, seen, total, line["loss"], evaluation))
+            self.state = state = RunState(epoch=state.epoch + 1, lines=[*state.lines, line], best=state.best)
+            if curves:
+                curves.add(line)
+                self._save()
+                self._keep_best()
+        if not self.team.leads:
+            return {}
+        assert curves is not None
+        curves.close()
+        self._save_student()
+        summary = self._summary(evaluate_on)
+        _write_atomically(self.out / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+        return summary
+
+    def _epoch(self, report: Callable[[Progress], None]) -> None:
+        """The rest of the epoch that the state is in."""
+        state, team, loader = self.state, self.team, self.loader
+        self.optimisation.objective.train()
+        batches = loader.epoch(state.epoch, first_batch=sum(self.parts[: state.update]))
+        clock = _Clock(state.seconds, state.waited)
+        # Sums of loss and agreement since the state was last brought up to date: kept on the device, which is not waited for.
+        sums, images = self.optimisation.no_sums(), 0
+        saved = reported = time.monotonic()
+        for update in range(state.update, self.updates):
+            step = state.epoch * self.updates + update
+            these, count = self.optimisation.step(clock.parts(batches, self.parts[update]), step)
+            sums, images = sums + these, images + count
+            now, last = time.monotonic(), update + 1 == self.updates
+            wanted = team.leads and now - saved >= 60 * self.execution.checkpoint_minutes
+            (due,) = team.sum(wanted) if not last else (True,)
+            if due:
+                sums, images = self._bring_up_to_date(update + 1, sums, images, clock), 0
+                if team.leads and not last:
+                    self._save()
+                saved = time.monotonic()
+            if team.leads and (now - reported >= REPORT_SECONDS or last):
+                loss = these[0].item() / count
+                self._refuse_nonfinite(loss, update)
+                seen = state.epoch * loader.num_images + (update + 1) * loader.num_images // self.updates
+                total = self.recipe.epochs * loader.num_images
+                report(Progress(state.epoch + 1, self.recipe.epochs, seen, total, loss))
+                reported = now
+        batches.close()  # ends the loader's threads
+
+    def _bring_up_to_date(self, update: int, sums: torch.Tensor, images: int, clock: "_Clock") -> torch.Tensor:
+        """Add what all workers did since the last time to the state; zeros to go on with."""
+        state = self.state
+        loss, agreeing, count = self.team.sum(*sums.tolist(), images)
+        state.update = update
+        state.loss, state.agreeing, state.images = state.loss + loss, state.agreeing + agreeing, state.images + count
+        state.seconds, state.waited = clock.seconds, clock.waited
+        self._refuse_nonfinite(state.loss, update - 1)
+        return torch.zeros_like(sums)
+
+    def _refuse_nonfinite(self, loss: float, update: int) -> None:
+        if not math.isfinite(loss):
+            raise DmkdError(
+                f"The loss became {loss} in epoch {self.state.epoch + 1}, by step {update + 1}: "
+                f"lower --lr (now {self.recipe.lr}); delete {self.out} to start again."
+            )
+
+    def _line(self) -> dict[str, Any]:
+        """A whole epoch in numbers."""
+        state = self.state
+        return {
+            "epoch": state.epoch + 1,
+            "loss": state.loss / state.images,
+            "agreement": state.agreeing / state.images,
+            "images": int(state.images),
+            "lr": self.optimisation.lr,
+            "images_per_second": state.images / state.seconds,
+            "waiting_for_data": state.waited / state.seconds,
+        }
+
+    def _is_time_to_evaluate(self) -> bool:
+        done = self.state.epoch + 1
+        return done % self.execution.evaluate_every == 0 or done == self.recipe.epochs
+
+    def _evaluate(self, data: str) -> Evaluation:
+        self._save_student()
+        names, workers = self.store.class_names, self.execution.data_workers
+        return evaluate_folder(self.out / STUDENT, data, self.team.device, names, workers)
+
+    def _refuse_evaluation(self, data: str) -> None:
+        """Raise now what would otherwise be raised after the first epoch."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_student(Path(folder))
+            classifier = load_classifier(folder)
+            evaluation_batches(data, classifier, self.store.class_names, self.execution.data_workers)
+
+    def _save(self) -> None:
+        save_checkpoint(self.out, self.description, self.carried_out, self.state, self.optimisation)
+
+    def _save_student(self, folder: Path | None = None) -> None:
+        save_student(
+            folder or self.out / STUDENT,
+            self.optimisation.student,
+            self.recipe.student,
+            self.store.class_names,
+            self.preprocessing,
+            self.recipe.student_args,
+        )
+
+    def _best_of_epoch(self, epoch: int) -> Path:
+        """Where the student of an epoch waits until the checkpoint says that it is the best."""
+        return self.out / f"{BEST}.epoch{epoch}"
+
+    def _keep_best(self) -> None:
+        """Make ``best`` what the checkpoint says. Killed at any moment, the next start does it."""
+        if self.state.best is not None and self._best_of_epoch(self.state.best["epoch"]).exists():
+            shutil.rmtree(self.out / BEST, ignore_errors=True)
+            self._best_of_epoch(self.state.best["epoch"]).rename(self.out / BEST)
+        for left_over in self.out.glob(f"{BEST}.epoch*"):
+            shutil.rmtree(left_over)
+
+    def _summary(self, evaluate_on: str | None) -> dict[str, Any]:
+        lines, last, best = self.state.lines, self.state.lines[-1], self.state.best
+        labels = {name: {"teacher": s.teacher, "codec": s.codec.name} for name, s in self.loader.label_sets.items()}
+        return {
+            **self.description,
+            "store": {**self.description["store"], "path": self.store.path, "recipe": self.store.recipe},
+            "teachers": labels,
+            "views": dict(self.loader.view_set.attributes),
+            "execution": self.carried_out,
+            "student": str(self.out / STUDENT),
+            "parameters": sum(p.numel() for p in self.optimisation.student.parameters()),
+            "loss": last["loss"],
+            "agreement": last["agreement"],
+            "evaluated_on": evaluate_on,
+            "top1": last.get("top1"),
+            "top5": last.get("top5"),
+            "best": {"student": str(self.out / BEST), **{k: best[k] for k in ("epoch", "top1", "top5")}}
+            if best
+            else None,
+            "images_per_second": float(np.median([line["images_per_second"] for line in lines])),
+            "waiting_for_data": float(np.median([line["waiting_for_data"] for line in lines])),
+            "versions": library_versions(),
+            "hardware": hardware(),
+        }
+
+
+class _Clock:
+    """Seconds of an epoch, and how many of them went into waiting for the loader."""
+
+    def __init__(self, seconds: float, waited: float) -> None:
+        self.start, self.waited = time.perf_counter() - seconds, waited
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def parts(self, batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, bool]]:
+        """The next ``count`` batches, each with whether it is the last of them."""
+        for number in range(count):
+            start = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - start
+            yield batch, number + 1 == count
 
 
 def evaluate_folder(
@@ -143,100 +315,6 @@ def evaluate_folder(
     """Evaluate a saved classifier: a student is measured as it was written, not as it was in memory."""
     classifier = load_classifier(str(folder), device=device)
     return evaluate(classifier, evaluation_batches(data, classifier, class_names, workers))
-
-
-def preprocessing_of(view_attributes: dict[str, Any]) -> dict[str, Any]:
-    """How a student that learns from a view set is fed: its size, its interpolation, its canonical view."""
-    return {
-        "input_size": view_attributes["size"],
-        "interpolation": view_attributes["interpolation"],
-        "crop_pct": view_attributes["crop_pct"],
-        "crop_mode": view_attributes["crop_mode"],
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-    }
-
-
-def _optimizer(recipe: TrainingRecipe, objective: torch.nn.Module, updates_per_epoch: int) -> tuple[Any, Any]:
-    from timm.optim import create_optimizer_v2
-    from timm.scheduler import create_scheduler_v2
-
-    optimizer = create_optimizer_v2(
-        objective,
-        # timm's "sgd" is Nesterov's; DM-KD's is plain momentum, with weight decay on all parameters.
-        opt={"sgd": "momentum", "adamw": "adamw"}[recipe.optimizer],
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        filter_bias_and_bn=recipe.optimizer == "adamw",
-    )
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched={"step": "multistep", "cosine": "cosine"}[recipe.schedule],
-        num_epochs=recipe.epochs,
-        decay_milestones=[round(share * recipe.epochs) for share in recipe.milestones],
-        decay_rate=0.1,
-        warmup_epochs=recipe.warmup_epochs,
-        warmup_lr=recipe.lr / 100,
-        step_on_epochs=False,
-        updates_per_epoch=updates_per_epoch,
-    )
-    return optimizer, scheduler
-
-
-class _Curves:
-    """metrics.jsonl and TensorBoard's event file, both rewritten from the checkpoint's lines on resume."""
-
-    def __init__(self, out: Path, lines: list[dict[str, Any]]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        for old in out.glob("events.out.tfevents.*"):
-            old.unlink()
-        self.board = SummaryWriter(out)
-        self.file = (out / METRICS).open("w")
-        for line in lines:
-            self.add(line)
-
-    def add(self, line: dict[str, Any]) -> None:
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
-        for key, value in line.items():
-            if key != "epoch":
-                self.board.add_scalar(key, value, line["epoch"])
-
-    def close(self) -> None:
-        self.file.close()
-        self.board.close()
-
-
-def _load_checkpoint(out: Path, description: dict[str, Any]) -> dict[str, Any] | None:
-    path = out / CHECKPOINT
-    if not path.exists():
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        stored = json.loads(state["description"])
-    except Exception as error:
-        raise DmkdError(f"{path} can't be read ({type(error).__name__}): delete {out} to start again.") from error
-    refuse_mismatch(f"The run in {out}", stored, description, "Choose another --out, or delete it to start again.")
-    return state
-
-
-def _save_checkpoint(
-    out: Path, description: dict[str, Any], objective: torch.nn.Module, optimizer: Any, lines: list[dict[str, Any]]
-) -> None:
-    temporary = out / f"{CHECKPOINT}.{os.getpid()}.tmp"
-    torch.save(
-        {
-            "description": json.dumps(description),
-            "objective": objective.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "metrics": lines,
-        },
-        temporary,
-    )
-    os.replace(temporary, out / CHECKPOINT)
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

@@ -114,6 +114,34 @@ def test_a_store_and_a_folder_of_its_images_give_the_same_answer(tmp_path, tiny_
     np.testing.assert_array_equal(from_store.confusion, from_folder.confusion)
 
 
+def test_webdataset_tars_and_a_folder_of_their_images_give_the_same_answer(tmp_path, tiny_teacher):
+    import io
+    import tarfile
+
+    classifier = load_classifier(str(tiny_teacher))
+    rng = np.random.default_rng(0)
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    with tarfile.open(tars / "val-0.tar", "w") as first, tarfile.open(tars / "val-1.tar", "w") as second:
+        for i in range(20):
+            folder = tmp_path / "images" / str(i % 7)
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{i:03}.png"
+            Image.fromarray(rng.integers(0, 256, (40, 36, 3), np.uint8)).save(file)
+            for suffix, data in (("png", file.read_bytes()), ("cls", str(i % 7).encode())):
+                info = tarfile.TarInfo(f"{i:03}.{suffix}")
+                info.size = len(data)
+                (first, second)[i % 2].addfile(info, io.BytesIO(data))
+    from_folder = evaluate(classifier, evaluation_batches(str(tmp_path / "images"), classifier))
+    for source in (tars, tars / "val-{0..1}.tar"):
+        from_tars = evaluate(classifier, evaluation_batches(str(source), classifier))
+        np.testing.assert_array_equal(from_tars.confusion, from_folder.confusion)
+    one = evaluate(classifier, evaluation_batches(str(tars / "val-1.tar"), classifier))
+    assert one.num_images == 10
+    with pytest.raises(UsageError, match="not there"):
+        evaluation_batches(str(tars / "val-{0..2}.tar"), classifier)
+
+
 def test_a_store_of_other_classes_is_refused(tmp_path):
     store = filled_store(tmp_path / "s.zarr", num_images=16)
     with pytest.raises(UsageError, match="has 10 classes and fixed tells 3 apart"):

@@ -443,3 +443,10 @@ def test_losses_on_a_gpu_are_those_on_a_cpu():
     ):
         on_gpu = loss(*(argument.cuda() for argument in arguments), 4.0)
         assert on_gpu.item() == pytest.approx(loss(*arguments, 4.0).item(), rel=1e-4)
+
+
+def test_label_smoothing_spreads_the_target_evenly():
+    logits = torch.randn(4, 5)
+    class_ids = torch.tensor([0, 1, 2, 4])
+    target = 0.9 * torch.nn.functional.one_hot(class_ids, 5) + 0.1 / 5
+    torch.testing.assert_close(hard_label_loss(logits, class_ids, 0.1), hard_label_loss(logits, target))

@@ -14,9 +14,14 @@ from conftest import CLASS_NAMES, TEACHER, filled_store, new_store
 from safetensors.torch import load_file
 
 from dmkd.classifiers import load_classifier
+from dmkd.evaluate import evaluate
+from dmkd.evaluation_data import evaluation_batches
+from dmkd.execution import Execution
+from dmkd.optimisation import create_optimizer, create_scheduler
 from dmkd.stores import DmkdError, MismatchError, UsageError
+from dmkd.students import create_student
 from dmkd.train import train
-from dmkd.training_recipe import defaults_for, resolve_training
+from dmkd.training_recipe import defaults_for, parse_student_args, resolve_training
 
 
 def fast(**changes):
@@ -107,38 +112,66 @@ def test_the_same_seed_gives_the_same_student_and_another_seed_another(store, tm
 TRAIN = """
 import sys
 from pathlib import Path
+from dmkd.execution import Execution
 from dmkd.stores import open_store
 from dmkd.train import train
 from dmkd.training_recipe import resolve_training
 store = open_store(sys.argv[1])
-_, recipe = resolve_training(store, {"student": "test_resnet", "epochs": 6, "batch_size": 8, "lr": 0.01})
-train(recipe, store, Path(sys.argv[2]), device="cpu")
+_, recipe = resolve_training(store, OPTIONS)
+train(recipe, store, Path(sys.argv[2]), device="cpu", execution=Execution(checkpoint_minutes=0), evaluate_on=store.path)
 """
+# All that has a state of its own: dropout, momentum, a warmed-up schedule, gradients in parts, the average of the weights.
+STATEFUL = {
+    "student": "test_efficientnet",
+    "student_args": {"drop_rate": 0.2},
+    "epochs": 3,
+    "batch_size": 8,
+    "accumulate": 2,
+    "schedule": "cosine",
+    "warmup_epochs": 1,
+    "ema": 0.99,
+    "lr": 0.01,
+}
 
 
-def test_killed_and_started_again_the_weights_are_the_same_to_the_bit(store, tmp_path):
-    def start(out):
-        command = [sys.executable, "-c", TRAIN, store.path, str(out)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+def test_killed_within_an_epoch_and_started_again_the_weights_are_the_same_to_the_bit(store, tmp_path):
+    _, recipe = resolve_training(store, STATEFUL)
+    train(recipe, store, tmp_path / "whole", device="cpu", evaluate_on=store.path)
+    code = TRAIN.replace("OPTIONS", repr(STATEFUL))
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, store.path, str(killed)], env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    state = {"epoch": 0, "update": 0}
+    while state["epoch"] < 1 or not 0 < state["update"] < 7:
+        assert process.poll() is None, "it ended before it was killed"
+        process.send_signal(signal.SIGCONT)
+        time.sleep(random.random() * 0.02)
+        process.send_signal(signal.SIGSTOP)
+        if (killed / "checkpoint.pt").exists():
+            state = torch.load(killed / "checkpoint.pt", weights_only=True)["state"]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "summary.json").exists()
 
-    whole = start(tmp_path / "whole")
-    assert whole.wait() == 0, whole.stderr.read()
-    for epochs in (1, 3):
-        process = start(tmp_path / "killed")
-        metrics = tmp_path / "killed" / "metrics.jsonl"
-        while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= epochs):
-            time.sleep(0.005)
-        time.sleep(random.random() * 0.1)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "killed" / "summary.json").exists()
-    again = start(tmp_path / "killed")
-    assert again.wait() == 0, again.stderr.read()
-    a = load_file(tmp_path / "whole/student/model.safetensors")
-    b = load_file(tmp_path / "killed/student/model.safetensors")
-    assert all(torch.equal(a[key], b[key]) for key in a)
-    lines = [[json.loads(x)["loss"] for x in (tmp_path / n / "metrics.jsonl").open()] for n in ("whole", "killed")]
-    assert lines[0] == lines[1] and len(lines[0]) == 6
+    train(recipe, store, killed, device="cpu", evaluate_on=store.path)
+    for which in ("student", "best"):
+        files = [(tmp_path / name / which / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+        assert files[0] == files[1]
+    curves = [[json.loads(x) for x in (tmp_path / name / "metrics.jsonl").open()] for name in ("whole", "killed")]
+    for line in [*curves[0], *curves[1]]:
+        assert line["images"] == 64 and 0 <= line["waiting_for_data"] <= 1
+        del line["images_per_second"], line["waiting_for_data"]
+    assert curves[0] == curves[1] and len(curves[0]) == 3
+    assert not list(killed.glob("*.tmp"))
+
+
+def test_a_run_that_is_resumed_otherwise_says_so(store, tmp_path):
+    notices = []
+    _, recipe = resolve_training(store, fast(epochs=1))
+    train(recipe, store, tmp_path, device="cpu")
+    train(recipe, store, tmp_path, device="cpu", execution=Execution(amp="bfloat16"), notice=notices.append)
+    assert len(notices) == 1 and "amp off then, bfloat16 now" in notices[0]
 
 
 def test_a_run_of_another_recipe_is_refused(store, tmp_path):
@@ -173,11 +206,17 @@ def test_hard_labels_need_no_label_set(tmp_path):
     [
         ({"labels": "nobody"}, "no label set 'nobody'; it has teacher"),
         ({"loss": "mse"}, "--loss must be one of kl, dkd, hard"),
-        ({"optimizer": "lion"}, "--optimizer must be one of"),
-        ({"schedule": "linear"}, "--schedule must be one of"),
+        ({"optimizer": "lion", "lr": None}, "--optimizer lion: say --lr as well"),
+        ({"schedule": "sawtooth"}, "--schedule must be one of"),
         ({"temperature": 0.0}, "--temperature must be greater than 0"),
         ({"epochs": 0}, "--epochs must be greater than 0"),
         ({"batch_size": 0}, "--batch-size must be greater than 0"),
+        ({"accumulate": 0}, "--accumulate must be greater than 0"),
+        ({"clip_grad": 0.0}, "--clip-grad must be greater than 0"),
+        ({"ema": 1.0}, "--ema must be a decay between 0 and 1"),
+        ({"dkd_beta": -1.0}, "--dkd-beta must be 0 or more"),
+        ({"label_smoothing": 0.1}, "--label-smoothing is of the class asked for"),
+        ({"loss": "hard", "label_smoothing": 1.0}, "--label-smoothing must be from 0 to below 1"),
     ],
 )
 def test_options_that_can_not_be_are_refused(store, options, message):
@@ -208,3 +247,147 @@ def test_the_schedule_fits_the_store(tmp_path):
     assert (values["epochs"], values["batch_size"], values["lr"]) == (100, 256, 0.1)
     _, recipe = resolve_training(large, {"optimizer": "adamw"})
     assert recipe.lr == 1e-3, "SGD's rate would blow AdamW up"
+
+
+def weights(folder):
+    return load_file(Path(folder) / "student/model.safetensors")
+
+
+PLAIN = {"student": "test_vit", "optimizer": "sgd", "schedule": "constant", "momentum": 0.0, "weight_decay": 0.0}
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(store, tmp_path):
+    """test_vit has no batch statistics, so only the order of summation differs. The 6 parts of 64 images differ in size."""
+    exact = run(store, tmp_path / "exact", **PLAIN, batch_size=66, accumulate=1, lr=0.1, epochs=3)
+    again = run(store, tmp_path / "again", **PLAIN, batch_size=66, accumulate=6, lr=0.1, epochs=3)
+    assert again["loss"] == pytest.approx(exact["loss"], rel=1e-5)
+    for key, value in weights(tmp_path / "exact").items():
+        torch.testing.assert_close(weights(tmp_path / "again")[key], value, rtol=1e-4, atol=1e-6)
+    with pytest.raises(UsageError, match="--batch-size 24 can't be divided by 1 workers x 5 parts"):
+        run(store, tmp_path / "odd", batch_size=24, accumulate=5)
+
+
+def test_a_clipped_gradient_has_the_norm_asked_for(store, tmp_path):
+    run(store, tmp_path, **PLAIN, batch_size=64, epochs=1, lr=1.0, clip_grad=0.25)
+    torch.manual_seed(0)
+    start = create_student("test_vit", 10, 32).state_dict()
+    moved = torch.cat([(value - start[key]).flatten() for key, value in weights(tmp_path).items()])
+    assert moved.norm().item() == pytest.approx(0.25, rel=1e-4)
+
+
+def test_the_average_of_the_weights_is_the_student(store, tmp_path):
+    for name, options in {"1": {"epochs": 1}, "2": {}, "average": {"ema": 0.999}}.items():
+        run(store, tmp_path / name, **PLAIN | {"batch_size": 64, "lr": 0.1} | options)
+    first, second = weights(tmp_path / "1"), weights(tmp_path / "2")
+    decay = 1 - 2 ** (-2 / 3)  # of the second step: timm's warm-up
+    for key, value in weights(tmp_path / "average").items():
+        torch.testing.assert_close(value, decay * first[key] + (1 - decay) * second[key])
+
+
+def test_the_best_student_is_kept_apart_from_the_last(store, tmp_path):
+    _, recipe = resolve_training(store, fast(epochs=6, lr=0.05, batch_size=16))
+    options = {"device": "cpu", "evaluate_on": store.path, "execution": Execution(evaluate_every=2)}
+    summary = train(recipe, store, tmp_path, **options)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [line["epoch"] for line in lines if "top1" in line] == [2, 4, 6]
+    top1 = {line["epoch"]: line["top1"] for line in lines if "top1" in line}
+    assert summary["best"]["epoch"] == max(top1, key=top1.get) and summary["best"]["top1"] == max(top1.values())
+    assert summary["top1"] == top1[6] and summary["best"]["student"] == str(tmp_path / "best")
+    best = load_classifier(str(tmp_path / "best"))
+    assert evaluate(best, evaluation_batches(store.path, best)).top1 == summary["best"]["top1"]
+    assert load_classifier(str(tmp_path)).sha256 == load_classifier(str(tmp_path / "student")).sha256
+
+    # Killed when the checkpoint was written and the best student was not yet in its place.
+    (tmp_path / "best").rename(tmp_path / f"best.epoch{summary['best']['epoch']}")
+    (tmp_path / "best.epoch99").mkdir()
+    train(recipe, store, tmp_path, **options)
+    assert load_classifier(str(tmp_path / "best")).sha256 == best.sha256
+    assert not list(tmp_path.glob("best.epoch*"))
+
+
+def test_images_that_can_not_be_measured_on_are_told_before_the_training(store, tmp_path):
+    _, recipe = resolve_training(store, fast())
+    with pytest.raises(UsageError, match="nothing to evaluate on at /nowhere"):
+        train(recipe, store, tmp_path, device="cpu", evaluate_on="/nowhere")
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [0.875, 0.625, 0.375, 0.125]),
+        ("poly", [0.875**0.9, 0.625**0.9, 0.375**0.9, 0.125**0.9]),
+        ("step", [1, 0.1, 0.01, 0.001]),
+    ],
+)
+def test_the_learning_rate_in_the_middle_of_each_epoch(store, schedule, rates):
+    milestones = {"milestones": (0.25, 0.5, 0.75)} if schedule == "step" else {}
+    _, recipe = resolve_training(store, fast(schedule=schedule, epochs=4, **milestones))
+    optimizer = create_optimizer(recipe, torch.nn.Linear(1, 1))
+    scheduler = create_scheduler(recipe, optimizer, updates_per_epoch=10)
+    for epoch, rate in enumerate(rates):
+        scheduler.step_update(10 * epoch + 5)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * rate)
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "lamb", "muon", "nesterov"])
+def test_optimisers_of_timm(store, tmp_path, optimizer):
+    assert run(store, tmp_path, optimizer=optimizer, lr=1e-3, epochs=1)["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        ("adamv", r"timm has no 'adamv'; did you mean .*adamw"),
+        ("adahessian", "second derivatives"),
+        ("bnbadam", "can't be"),
+    ],
+)
+def test_optimisers_that_can_not_be_had(store, tmp_path, optimizer, message):
+    with pytest.raises(UsageError, match=message):
+        run(store, tmp_path / "out", optimizer=optimizer, lr=1e-3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_student_is_built_as_it_was_asked_for_and_loaded_so(store, tmp_path):
+    arguments = parse_student_args(["drop_rate=0.5", "global_pool=max", "channels=(8, 16, 24, 32)"])
+    assert arguments == {"drop_rate": 0.5, "global_pool": "max", "channels": [8, 16, 24, 32]}
+    run(store, tmp_path, epochs=1, student_args=arguments)
+    model = load_classifier(str(tmp_path)).model
+    assert model.num_features == 32 and model.global_pool.pool_type == "max"
+    with pytest.raises(UsageError, match=r"test_resnet can't be built with chanels=3: TypeError"):
+        run(store, tmp_path / "typo", student_args={"chanels": 3})
+    for wrong in ("drop_rate", "a b=3", "x={}"):
+        with pytest.raises(UsageError, match="--student-arg"):
+            parse_student_args([wrong])
+
+
+def test_pretrained_weights_that_can_not_be_had_are_told(store, tmp_path):
+    with pytest.raises(DmkdError, match=r"weights of resnet18 could not be had from the hub"):
+        run(store, tmp_path, student="resnet18", pretrained=True)
+    with pytest.raises(UsageError, match="timm has no pretrained weights for wrn_16_1"):
+        run(store, tmp_path, student="wrn_16_1", pretrained=True)
+
+
+def test_mixed_precision_learns_the_same(store, tmp_path):
+    _, recipe = resolve_training(store, fast(epochs=3, student="wrn_16_1"))
+    options = {"off": Execution(), "half": Execution(amp="bfloat16", channels_last=True)}
+    losses = {k: train(recipe, store, tmp_path / k, device="cpu", execution=e)["loss"] for k, e in options.items()}
+    assert losses["half"] == pytest.approx(losses["off"], rel=0.02) and losses["half"] != losses["off"]
+    with pytest.raises(UsageError, match="float16 needs a GPU"):
+        train(recipe, store, tmp_path / "x", device="cpu", execution=Execution(amp="float16"))
+
+
+@pytest.mark.slow
+def test_a_compiled_student_learns_the_same_and_is_saved_under_the_same_names(store, tmp_path):
+    _, recipe = resolve_training(store, fast(epochs=1))
+    plain = train(recipe, store, tmp_path / "a", device="cpu")
+    compiled = train(recipe, store, tmp_path / "b", device="cpu", execution=Execution(compile=True))
+    assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+    assert weights(tmp_path / "a").keys() == weights(tmp_path / "b").keys()
+
+
+def test_decoupled_kd_heeds_its_weights(store, tmp_path):
+    losses = {b: run(store, tmp_path / str(b), loss="dkd", dkd_beta=b, epochs=1, lr=1e-6)["loss"] for b in (0.5, 1, 2)}
+    assert losses[2] - losses[1] == pytest.approx(2 * (losses[1] - losses[0.5]), rel=1e-3)

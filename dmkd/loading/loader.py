@@ -387,14 +387,22 @@ def with_tensors(batch: Batch, tensors: Mapping[str, torch.Tensor], prefix: str 
     return Batch(batch.loader, batch.ids, images, class_ids, batch.views, labels, partners)
 
 
-def open_loader(recipe: TrainingRecipe, store: Store, device: str) -> Loader:
-    """The loader that a training recipe asks for."""
+def open_loader(recipe: TrainingRecipe, store: Store, device: str, rank: int = 0, world_size: int = 1) -> Loader:
+    """The loader that a training recipe asks for: a rank's batches are so large that all ranks' parts make one step's batch."""
+    parts = world_size * recipe.accumulate
+    if recipe.batch_size % parts:
+        raise UsageError(
+            f"--batch-size {recipe.batch_size} can't be divided by {world_size} workers x {recipe.accumulate} parts "
+            "(--workers, --accumulate): choose a multiple."
+        )
     return Loader(
         store,
         labels=parse_labels(recipe.labels),
         view_set=recipe.view_set,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.batch_size // parts,
         seed=recipe.seed,
         select=recipe.select,
         device=device,
+        rank=rank,
+        world_size=world_size,
     )

@@ -1,0 +1,153 @@
+"""What a training step costs with stored labels, with the teacher run online, and without distillation.
+
+    python benchmarks/training_step.py [--json] [--quick] [--device cuda] [--student resnet18] [--teacher resnet34]
+
+The trainer's own step (loader, views, student, loss, optimiser) on random images of 1000 classes, with random weights: neither
+changes the time. The three take turns step by step, so that what else the machine does hits all alike; told are medians. "online"
+draws the same views and asks the teacher for its logits in place of reading them.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dmkd.distributed import Team
+from dmkd.execution import Execution
+from dmkd.loading import Batch, Loader, open_loader
+from dmkd.losses import kd_loss
+from dmkd.objective import Objective
+from dmkd.optimisation import Optimisation
+from dmkd.render import normalise
+from dmkd.stores import Store, create_store, parse_codec
+from dmkd.students import create_student, preprocessing_of
+from dmkd.training_recipe import resolve_training
+
+CLASSES, VIEWS = 1000, 8
+
+
+def make_store(path: Path, num_images: int, size: int) -> Store:
+    """Random images, random resized crops, random logits: read and decoded as real ones are."""
+    rng = np.random.default_rng(0)
+    names = [str(i) for i in range(CLASSES)]
+    store = create_store(
+        str(path), recipe={"generator": "none"}, num_images=num_images, image_shape=(size, size, 3), class_names=names
+    )
+    components = ("top", "left", "height", "width", "flip")
+    description = {"size": size, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
+    store.add_view_set("rrc", VIEWS, components, description)
+    store.add_label_set(
+        "teacher", teacher={"name": "t"}, source="t", view_set="rrc", codec=parse_codec("float16"), num_classes=CLASSES
+    )
+    for block in range(store.num_blocks):
+        ids = np.array(store.block_ids(block))
+        corners = rng.random((len(ids), VIEWS, 2), np.float32) * 0.3
+        sides = 0.4 + rng.random((len(ids), VIEWS, 2), np.float32) * 0.3
+        flips = rng.integers(0, 2, (len(ids), VIEWS, 1)).astype(np.float32)
+        logits = rng.normal(size=(len(ids), VIEWS, CLASSES)).astype(np.float32)
+        store.write_block(
+            block,
+            images=rng.integers(0, 256, (len(ids), size, size, 3), np.uint8),
+            class_ids=rng.integers(0, CLASSES, len(ids)).astype(np.int32),
+            views={"rrc": np.concatenate([corners, sides, flips], 2)},
+            labels={"teacher": (logits, np.zeros((len(ids), 3), np.float32))},
+        )
+    return store
+
+
+class OnlineObjective(Objective):
+    """KL to a teacher that runs beside the student, in the same precision, on the same pixels."""
+
+    def set_teacher(self, teacher: torch.nn.Module) -> None:
+        self.__dict__["teacher"] = teacher.eval().requires_grad_(False)  # not a part of what is trained
+
+    def forward(self, batch: Batch, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        feeding = self.preprocessing
+        pixels = self.loader.pixels(batch, size=feeding["input_size"], interpolation=feeding["interpolation"])
+        images = normalise(pixels, feeding["mean"], feeding["std"]).contiguous(memory_format=self.layout)
+        logits = self.model.forward_head(self.body(images))
+        with torch.no_grad():
+            said = self.teacher(images)
+        return kd_loss(logits, said, self.recipe.temperature), (logits.argmax(1) == said.argmax(1)).sum()
+
+
+class Steps:
+    """One way to train: a step at a time, each timed in seconds."""
+
+    def __init__(self, way: str, store: Store, options: argparse.Namespace, execution: Execution) -> None:
+        given = {"student": options.student, "batch_size": options.batch, "epochs": 1000, "lr": 0.01}
+        _, recipe = resolve_training(store, {**given, "loss": "kl" if way == "stored" else "hard"}, "dm-kd")
+        team = Team(options.device)
+        loader = open_loader(recipe, store, team.device)
+        preprocessing = preprocessing_of(loader.view_set.attributes)
+        layout = execution.layout(team.device)
+        model = create_student(recipe.student, CLASSES, options.size).to(team.device).to(memory_format=layout)
+        kind = OnlineObjective if way == "online" else Objective
+        objective = kind(recipe, loader, model, preprocessing, layout)
+        if isinstance(objective, OnlineObjective):
+            teacher = create_student(options.teacher, CLASSES, options.size).to(team.device).to(memory_format=layout)
+            objective.set_teacher(teacher)
+        self.optimisation = Optimisation(recipe, objective, team, execution.precision(team.device), len(loader))
+        self.batches, self.number, self.seconds = endless(loader), 0, []
+        objective.train()
+
+    def take(self) -> None:
+        start = time.perf_counter()
+        sums, images = self.optimisation.step([(next(self.batches), True)], self.number)
+        sums.tolist()  # waits for the device
+        self.seconds.append((time.perf_counter() - start) / images)
+        self.number += 1
+
+
+def endless(loader: Loader) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        yield from loader.epoch(epoch)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    steps, warm_up = (8, 2) if options.quick else (40, 5)
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder) / "s.zarr", 16 * options.batch, options.size)
+        ways = {way: Steps(way, store, options, Execution()) for way in ("stored", "online", "hard")}
+        for number in range(warm_up + steps):
+            order = list(ways.values())
+            for way in order[number % 3 :] + order[: number % 3]:
+                way.take()
+    seconds = {name: way.seconds[warm_up:] for name, way in ways.items()}
+    rates = {name: 1 / statistics.median(each) for name, each in seconds.items()}
+
+    def ratio(way: str) -> float:
+        """Of the rates of stored labels and of ``way``, step by step, each pair measured within moments."""
+        return statistics.median(b / a for a, b in zip(seconds["stored"], seconds[way], strict=True))
+
+    return {"images_per_second": rates, "stored_over_online": ratio("online"), "stored_over_hard": ratio("hard")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="only the last line, as JSON")
+    parser.add_argument("--quick", action="store_true", help="8 steps each instead of 40")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--student", default="resnet18")
+    parser.add_argument("--teacher", default="resnet34")
+    parser.add_argument("--size", type=int, default=64, help="pixels")
+    parser.add_argument("--batch", type=int, default=32)
+    options = parser.parse_args()
+    result = measure(options)
+    if not options.json:
+        print(f"{options.student}, teacher {options.teacher}, {options.size}x{options.size}, batch {options.batch}")
+        for name, rate in result["images_per_second"].items():
+            print(f"  {name:<8}{rate:10.1f} images/s")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

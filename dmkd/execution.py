@@ -1,0 +1,44 @@
+"""How a training run is carried out: what may differ between two runs of one recipe, and between a run and its resumption."""
+
+from dataclasses import dataclass
+
+import torch
+
+from dmkd.stores.errors import UsageError
+
+AMP = ("bfloat16", "float16", "off")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Precision, layout, and how often to save and to measure."""
+
+    amp: str | None = None  # bfloat16, float16 or off; None: bfloat16 on a GPU that has it, else off
+    channels_last: bool | None = None  # None: on a GPU
+    compile: bool = False  # torch.compile of the student
+    checkpoint_minutes: float = 10.0  # between two checkpoints within an epoch; each epoch ends with one
+    evaluate_every: int = 1  # epochs; the last one is always measured
+    data_workers: int = 0  # processes that decode the images to evaluate on
+
+    def __post_init__(self) -> None:
+        if self.amp not in (None, *AMP):
+            raise UsageError(f"--amp must be one of {', '.join(AMP)}, not {self.amp!r}.")
+        if not self.checkpoint_minutes >= 0:
+            raise UsageError(f"--checkpoint-every must be 0 minutes or more, not {self.checkpoint_minutes}.")
+        if self.evaluate_every < 1:
+            raise UsageError(f"--evaluate-every must be at least 1 epoch, not {self.evaluate_every}.")
+        if self.data_workers < 0:
+            raise UsageError(f"--data-workers must be 0 or more, not {self.data_workers}.")
+
+    def precision(self, device: str) -> str:
+        """The mixed precision to use on a device: bfloat16, float16 or off."""
+        on_gpu = torch.device(device).type == "cuda"
+        if self.amp == "float16" and not on_gpu:
+            raise UsageError("--amp float16 needs a GPU: use bfloat16 or off on a CPU.")
+        return self.amp or ("bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "off")
+
+    def layout(self, device: str) -> torch.memory_format:
+        """The memory layout of weights and images on a device."""
+        on_gpu = torch.device(device).type == "cuda"
+        wanted = on_gpu if self.channels_last is None else self.channels_last
+        return torch.channels_last if wanted else torch.contiguous_format

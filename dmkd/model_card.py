@@ -1,0 +1,120 @@
+"""What a student's model card says: how it was made, out of the summary of its training run."""
+
+from typing import Any
+
+from dmkd.cifar_models import CIFAR_MODELS
+
+# What the authors of generators' weights allow; of images made with them that is at least a question.
+GENERATOR_LICENCES = {
+    "facebook/DiT-XL-2-256": "CC-BY-NC-4.0",
+    "facebook/DiT-XL-2-512": "CC-BY-NC-4.0",
+    "digits": "Apache-2.0; the digits that it was trained on are CC BY 4.0",
+}
+
+
+def model_card(summary: dict[str, Any], which: str) -> str:
+    """Markdown with the Hugging Face hub's front matter. ``which``: "student" (last epoch) or "best"."""
+    training = summary["training"]
+    name = f"{training['student']} by distillation"
+    parts = [
+        FRONT_MATTER,
+        f"# {name}\n",
+        _opening(summary),
+        "## Use\n\n" + _use(training["student"]),
+        "## How good it is\n\n" + _accuracy(summary, which),
+        "## How it was made\n\n" + _table(_facts(summary)),
+        "## Licence\n\n" + _licence(summary["store"]["recipe"]),
+    ]
+    return "\n".join(parts)
+
+
+FRONT_MATTER = """---
+library_name: timm
+pipeline_tag: image-classification
+tags:
+- timm
+- image-classification
+- knowledge-distillation
+- synthetic-data
+- dmkd
+---
+"""
+
+
+def _opening(summary: dict[str, Any]) -> str:
+    images, recipe = summary["store"]["images"], summary["store"]["recipe"]
+    maker = recipe.get("generator") or recipe.get("source") or "images that existed already"
+    teachers = ", ".join(t["teacher"].get("architecture", t["teacher"]["name"]) for t in summary["teachers"].values())
+    taught = f"the logits that {teachers} gave to them" if teachers else "the classes asked for, without a teacher"
+    return (
+        f"An image classifier ({summary['parameters']:,} parameters) trained with dmkd on {images:,} images of {maker} "
+        f"and {taught}.\n"
+    )
+
+
+def _use(architecture: str) -> str:
+    first = "import dmkd.cifar_models  # tells timm of this architecture: pip install dmkd\nimport timm\n"
+    imports = first if architecture in CIFAR_MODELS else "import timm\n"
+    return (
+        f"```python\n{imports}\n"
+        'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # or hf-hub:USER/NAME\n'
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
+        "```\n"
+    )
+
+
+def _accuracy(summary: dict[str, Any], which: str) -> str:
+    measured = summary["best"] if which == "best" else summary
+    agreement = (
+        f"On its own training views it agrees with its labels in {summary['agreement']:.2%} of cases (last epoch)."
+    )
+    if summary["evaluated_on"] is None or measured["top1"] is None:
+        return f"It was not measured on images of another source. {agreement}\n"
+    text = f"Top-1 {measured['top1']:.2%}, top-5 {measured['top5']:.2%} on `{summary['evaluated_on']}`. "
+    if which == "best":
+        text += (
+            f"This is the student of epoch {measured['epoch']} of {summary['training']['epochs']}, **chosen by these very "
+            f"images**, so its accuracy on them flatters; the last epoch's student reached {summary['top1']:.2%}. "
+        )
+    else:
+        text += "It is the student of the last epoch: nothing was chosen by these images. "
+    return f"{text}{agreement}\n"
+
+
+def _facts(summary: dict[str, Any]) -> list[tuple[str, Any]]:
+    store, training, execution = summary["store"], summary["training"], summary["execution"]
+    teachers = [
+        (
+            f"teacher `{name}`",
+            f"{t['teacher'].get('architecture', name)}, sha256 {t['teacher'].get('sha256', '?')}, codec {t['codec']}",
+        )
+        for name, t in summary["teachers"].items()
+    ]
+    return [
+        ("store identity", store["identity"]),
+        ("images", f"{store['images']:,}"),
+        *((f"store: {key}", value) for key, value in store["recipe"].items() if value is not None),
+        *teachers,
+        *((f"views: {key}", value) for key, value in summary["views"].items()),
+        *((f"training: {key}", value) for key, value in training.items() if value is not None),
+        *((f"run: {key}", value) for key, value in execution.items() if value is not None),
+        ("hardware", summary["hardware"]),
+        ("versions", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
+    ]
+
+
+def _table(rows: list[tuple[str, Any]]) -> str:
+    escaped = [(name, str(value).replace("|", "\\|").replace("\n", " ")) for name, value in rows]
+    return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in escaped)
+
+
+def _licence(recipe: dict[str, Any]) -> str:
+    generator = recipe.get("generator")
+    if generator is None:
+        return "The images were not made by dmkd: mind their licence, and the teacher's.\n"
+    known = GENERATOR_LICENCES.get(str(generator))
+    terms = f"is under {known}" if known else "has a licence that dmkd does not know"
+    return (
+        f"The generator `{generator}` {terms}. What is trained on its images may be bound by that, and by the teacher's "
+        "licence.\n"
+    )
