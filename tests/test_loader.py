@@ -279,8 +279,19 @@ def test_each_iteration_is_the_next_epoch(store):
     assert [b.ids.tolist() for b in running] == passes[0]
 
 
+@pytest.fixture(autouse=True)
+def others_threads():
+    """Threads that ran before a test: those of a loader that some other test's traceback keeps alive, say."""
+    OTHERS.clear()
+    OTHERS.update(threading.enumerate())
+
+
+OTHERS: set[threading.Thread] = set()
+
+
 def loader_threads():
-    return [t.name for t in threading.enumerate() if t.name.startswith(("dmkd-loader", "ThreadPoolExecutor"))]
+    running = set(threading.enumerate()) - OTHERS
+    return [t.name for t in running if t.name.startswith(("dmkd-loader", "ThreadPoolExecutor"))]
 
 
 @pytest.mark.parametrize("memory", [0, 10**9])
