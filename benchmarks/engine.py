@@ -14,7 +14,6 @@
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -144,8 +143,14 @@ def drive(blocks: int, workers: int) -> None:
 
             ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
         seconds = run(store, Sleeping(store.path, images=1), range(blocks), workers)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_mb()
     print(json.dumps({"blocks": blocks, "workers": workers, "seconds": seconds, "peak_mb": peak}))
+
+
+def peak_mb() -> float:
+    """This process's peak resident memory since it was executed; ``ru_maxrss`` would include that of its parent."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def writing(folder: Path, blocks: int = 300) -> float:
