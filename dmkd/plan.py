@@ -120,6 +120,9 @@ def plan(
     }
     made = per_image["sampling"] + per_image["decoding"]
     per_image["total"] = made + sum(per_image["labels"].values())
+    recipe = resolved_options(wanted, request, labels)
+    if wanted.store is None and images.sub_batch is None and (device or "cuda").startswith("cuda"):
+        del recipe["sub-batch"]  # the GPU will tell
     arrays = _arrays(wanted, label_sets)
     blocks = -(-wanted.num_images // wanted.block_size)
     left = _left(wanted, label_sets)
@@ -128,7 +131,7 @@ def plan(
     result = {
         "path": path,
         "exists": wanted.store is not None,
-        "recipe": resolved_options(wanted, request, labels),
+        "recipe": recipe,
         "images": wanted.num_images,
         "image_size": wanted.info.image_size,
         "classes": len(wanted.recipe.classes or range(wanted.recipe.num_classes)),

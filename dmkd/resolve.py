@@ -155,8 +155,10 @@ def _new_recipe(
         **sampling(images, info, defaults),
         dtype=dtype,
         seed=_first(images.seed, 0),
-        # On a GPU only until the largest that fits is found.
-        sub_batch=_first(images.sub_batch, min(block_size, _sub_batch(info))),
+        # On a GPU a whole block, until the largest that fits is found.
+        sub_batch=_first(
+            images.sub_batch, block_size if device.startswith("cuda") else min(block_size, _sub_batch(info))
+        ),
         compile=bool(images.compile),
         cpu_threads=default_cpu_threads() if device == "cpu" else None,
         image_codec=str(parse_image_codec(images.image_codec)),
