@@ -2,8 +2,8 @@
 
     python benchmarks/fidelity_study.py [--seeds 5] [--updates 240] [--workers 0] [--quick] [--json]
 
-Li et al. 2023 (arXiv:2305.12954) found that images of low fidelity (a small guidance scale, few sampling steps) and relatively weak
-teachers teach best. Here: stores of 3,000 digits by DDIM at guidance 1, 1.5, 2, 4 and 10, 20, 50, 100 steps, students that
+Li et al. 2023 (arXiv:2305.12954) found that images of low fidelity (a small guidance scale, few sampling steps) and relatively
+weak teachers teach best. Here: stores of 3,000 digits by DDIM at guidance 1, 1.5, 2, 4 and 10, 20, 50, 100 steps, students that
 learn from the first 300, 1,000 and 3,000 images of each; and three teachers on the store of guidance 2, 20 steps. All
 students take as many optimiser steps; told are mean and standard deviation (n - 1) over seeds of the top-1 accuracy on the 360
 held-out digits. Seeds are those of the student: images are drawn once.
