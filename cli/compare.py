@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ from dmkd.stores.errors import DmkdError, UsageError
 
 from .display import percent, print_table
 from .options import check_plot_file, device_option, endpoint_option, json_option
-from .train_student import command as train_student
-
-AXES = ("labels", "student", "seed")  # options of train-student that are axes here
+from .training_options import execution_options, take_execution, training_options
 
 
 @click.command("compare", short_help="Students of several stores, labels, options: means over seeds.")
@@ -51,6 +48,8 @@ AXES = ("labels", "student", "seed")  # options of train-student that are axes h
 @device_option
 @json_option
 @endpoint_option
+@training_options
+@execution_options
 def command(
     stores: tuple[str, ...],
     labels: tuple[str, ...],
@@ -67,6 +66,7 @@ def command(
     device: str | None,
     as_json: bool,
     preset: str | None,
+    student_args: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Train a student for every combination of what is listed, with several seeds, and print mean and standard deviation.
@@ -86,9 +86,12 @@ def command(
     from dmkd.devices import choose_device
     from dmkd.engine import RunOptions, planned_workers
     from dmkd.stores import open_store
+    from dmkd.training_recipe import parse_student_args
 
     from .display import make_display
 
+    execution = take_execution(options)
+    options["student_args"] = parse_student_args(student_args) or None
     plot = _plot_file(plot, Path(out))
     if csv_file is not None and not csv_file.resolve().parent.is_dir():
         raise UsageError(f"--csv {csv_file}: give a file in a folder that exists.")
@@ -107,7 +110,9 @@ def command(
         val = "digits"
     chosen = choose_device(device)
     count = planned_workers(RunOptions(workers, chosen), chosen) or 0
-    outcome = make_runs(runs, Path(out), val=val, device=chosen, workers=count, display=make_display())
+    outcome = make_runs(
+        runs, Path(out), val=val, device=chosen, workers=count, display=make_display(), execution=execution
+    )
 
     rows, varying = table(runs, outcome.summaries), varying_axes(runs)
     if rows and plot is not None:
@@ -128,13 +133,14 @@ def command(
         )
 
 
-# What train-student puts into its recipe can be said of all runs here, or varied.
-TRAINING_OPTIONS = {
-    option.name: option
-    for option in train_student.params
-    if option.name not in (*AXES, *signature(train_student.callback or command).parameters) and option.expose_value
-} | {option.name: option for option in train_student.params if option.name == "preset"}
-command.params += TRAINING_OPTIONS.values()
+@click.command(add_help_option=False)
+@training_options
+def _all_training_options(**options: Any) -> None:
+    """Never called: it is asked for its options."""
+
+
+# What --vary takes: what has one value a run.
+VARIABLE = {str(option.name): option for option in _all_training_options.params if not option.multiple}
 
 
 def parse_vary(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -143,13 +149,13 @@ def parse_vary(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     for text in texts:
         name, equals, listed = text.partition("=")
         key = name.strip().removeprefix("--").replace("-", "_")
-        if not equals or key not in TRAINING_OPTIONS:
-            known = ", ".join(sorted(str(name).replace("_", "-") for name in TRAINING_OPTIONS))
+        if not equals or key not in VARIABLE:
+            known = ", ".join(sorted(name.replace("_", "-") for name in VARIABLE))
             raise UsageError(f"--vary {text!r}: write OPTION=A,B with one of {known}; labels, student, images and seeds "
                              "have options of their own.")  # fmt: skip
         if key in varied:
             raise UsageError(f"--vary {key} is given twice: list all values once.")
-        option = TRAINING_OPTIONS[key]
+        option = VARIABLE[key]
         try:
             varied[key] = tuple(option.type.convert(part.strip(), option, None) for part in listed.split(","))
         except click.BadParameter as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dmkd.compare import Run, result_line
 from dmkd.devices import CPU_THREADS
+from dmkd.execution import Execution
 from dmkd.failures import reason_of
 from dmkd.progress import Display
 from dmkd.ray_engine import ray_session
@@ -34,7 +35,16 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def make_runs(runs: Sequence[Run], out: Path, *, val: str, device: str, workers: int, display: Display) -> Outcome:
+def make_runs(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    val: str,
+    device: str,
+    workers: int,
+    display: Display,
+    execution: Execution | None = None,
+) -> Outcome:
     """Make what is missing of the runs in ``out/runs``; each one's line is added to ``out/results.jsonl`` as it is done.
 
     ``val``: what the students are measured on, as for ``train``. ``workers`` 0: this process; N: N Ray tasks at a time, each
@@ -42,6 +52,7 @@ def make_runs(runs: Sequence[Run], out: Path, *, val: str, device: str, workers:
     go on; the next call tries it again.
     """
     refuse_too_many_workers(workers, device)
+    execution = execution or Execution()
     outcome, stores = Outcome(), {path: open_store(path) for path in {run.store for run in runs}}
     (out / RUNS).mkdir(parents=True, exist_ok=True)
     written = recorded(out)
@@ -67,14 +78,14 @@ def make_runs(runs: Sequence[Run], out: Path, *, val: str, device: str, workers:
             advance(1, "" if summary is None else f"{run.name}  top-1 {100 * summary['top1']:.2f} %")
 
         if workers and todo:
-            _on_ray(todo, out, val, device, workers, done)
+            _on_ray(todo, out, val, device, execution, workers, done)
         else:
             for run in todo:
 
                 def report(progress: Progress, name: str = run.name) -> None:
                     advance(0, f"{name}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}")
 
-                done(run, *_attempt(run, stores[run.store], out, val, device, report))
+                done(run, *_attempt(run, stores[run.store], out, val, device, execution, report))
     return outcome
 
 
@@ -112,25 +123,34 @@ def refuse_too_many_workers(workers: int, device: str) -> None:
 
 
 def _attempt(
-    run: Run, store: Store, out: Path, val: str, device: str, report: Report = lambda progress: None
+    run: Run,
+    store: Store,
+    out: Path,
+    val: str,
+    device: str,
+    execution: Execution,
+    report: Report = lambda progress: None,
 ) -> tuple[dict[str, Any] | None, str]:
     """Train one student -> its summary, or None and the reason in one line."""
     folder = out / RUNS / run.name
     try:
-        summary = finished(run, out) or train(run.recipe, store, folder, device=device, evaluate_on=val, report=report)
+        summary = finished(run, out) or train(
+            run.recipe, store, folder, device=device, evaluate_on=val, execution=execution, report=report
+        )
         if summary["evaluated_on"] != val or summary["top1"] is None:
-            summary = _measure_again(summary, folder, store, val, device)
+            summary = _measure_again(summary, folder, store, val, device, execution)
         return summary, ""
     except Exception as error:
         return None, reason_of(error)
 
 
-def _measure_again(summary: Mapping[str, Any], folder: Path, store: Store, val: str, device: str) -> dict[str, Any]:
+def _measure_again(
+    summary: Mapping[str, Any], folder: Path, store: Store, val: str, device: str, execution: Execution
+) -> dict[str, Any]:
     """A finished student on other images than it was measured on before; the summary says so from now on."""
-    evaluation = evaluate_folder(folder / STUDENT, val, device, store.class_names)
-    # What was chosen on the other images is not comparable with this.
-    again = {key: value for key, value in summary.items() if key != "best"}
-    again |= {"evaluated_on": val, "top1": evaluation.top1, "top5": evaluation.top5}
+    evaluation = evaluate_folder(folder / STUDENT, val, device, store.class_names, execution.data_workers)
+    again = {**summary, "evaluated_on": val, "top1": evaluation.top1, "top5": evaluation.top5}
+    again["best"] = None  # what was chosen on other images is not comparable
     temporary = folder / f"{SUMMARY}.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(again, indent=2) + "\n")
     os.replace(temporary, folder / SUMMARY)
@@ -142,6 +162,7 @@ def _on_ray(
     out: Path,
     val: str,
     device: str,
+    execution: Execution,
     workers: int,
     done: Callable[[Run, dict[str, Any] | None, str], None],
 ) -> None:
@@ -155,7 +176,7 @@ def _on_ray(
             while waiting or running:
                 while waiting and len(running) < workers:
                     run = waiting.pop(0)
-                    running[task.remote(run, out, val, "cuda" if on_gpu else "cpu")] = run
+                    running[task.remote(run, out, val, "cuda" if on_gpu else "cpu", execution)] = run
                 for future in ray.wait(list(running), timeout=1.0)[0]:
                     run = running.pop(future)
                     try:
@@ -168,9 +189,11 @@ def _on_ray(
                 ray.cancel(future, force=True)
 
 
-def _attempt_in_task(run: Run, out: Path, val: str, device: str) -> tuple[dict[str, Any] | None, str]:
+def _attempt_in_task(
+    run: Run, out: Path, val: str, device: str, execution: Execution
+) -> tuple[dict[str, Any] | None, str]:
     with _one_thread():
-        return _attempt(run, open_store(run.store), out, val, device)
+        return _attempt(run, open_store(run.store), out, val, device, execution)
 
 
 @contextmanager

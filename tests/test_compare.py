@@ -24,6 +24,7 @@ from dmkd.cli.main import main
 from dmkd.compare import Axes, facts_of, plan_runs, table, varying_axes
 from dmkd.compare_plot import Layout, draw, layout_of
 from dmkd.compare_runs import finished, make_runs
+from dmkd.execution import Execution
 from dmkd.progress import Silent
 from dmkd.stores import DmkdError, UsageError, create_store, parse_codec
 
@@ -220,6 +221,14 @@ def test_a_folder_that_holds_another_run_is_not_taken_for_this_one(compared, sto
     runs, out, _ = compared
     other = replace(runs[0], description={**runs[0].description, "labels": {}})
     assert finished(runs[0], out) is not None and finished(other, out) is None
+
+
+def test_how_runs_are_carried_out_is_handed_on(stores, tmp_path):
+    (run,) = plan(stores[:1], {"epochs": 2})
+    execution = Execution(evaluate_every=2)
+    make_runs([run], tmp_path, val=stores[0], device="cpu", workers=0, display=Silent(), execution=execution)
+    (curves,) = tmp_path.glob("runs/*/metrics.jsonl")
+    assert ["top1" in json.loads(line) for line in curves.read_text().splitlines()] == [False, True]
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(stores, tmp_path):
