@@ -6,10 +6,8 @@ from typing import Any
 
 import click
 
-from dmkd.stores.errors import UsageError
-
 from .display import print_table
-from .options import device_option, find_store, json_option, store_option
+from .options import check_plot_file, device_option, find_store, json_option, store_option
 
 
 @click.command("codec-report", short_help="What each label codec costs and loses.")
@@ -51,7 +49,7 @@ def command(
     from .display import make_display
 
     if plot is not None:
-        _check_plot(plot)
+        check_plot_file(plot)
     opened = open_store(find_store(store))
     report = codec_report(opened, teacher, codecs, views=views, device=choose_device(device), display=make_display())
     if plot is not None:
@@ -78,16 +76,6 @@ def _row(name: str, numbers: dict[str, Any]) -> list[str]:
         f"{numbers['encode_views_per_s']:,.0f}",
         f"{numbers['decode_views_per_s']:,.0f}",
     ]
-
-
-def _check_plot(path: Path) -> None:
-    """Refuse before the work what could not be drawn after it."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UsageError("--plot needs matplotlib: pip install 'dmkd[plot]'.") from error
-    if path.suffix.lower() not in (".png", ".svg", ".pdf") or not path.resolve().parent.is_dir():
-        raise UsageError(f"--plot {path}: give a .png, .svg or .pdf file in a folder that exists.")
 
 
 def draw(report: dict[str, Any], path: Path) -> None:

@@ -136,16 +136,18 @@ class Pace:
         return f"ETA {duration((self.total - self.done) / rate)}" if rate and self.done < self.total else ""
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on stdout: the first column left, the others right."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], bold: Sequence[bool] | None = None
+) -> None:
+    """A table on stdout: the first column left, the others right; ``bold``: whether each row is."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+    for number, row in enumerate(rows):
+        table.add_row(*(str(cell) for cell in row), style="bold" if bold and bold[number] else None)
     _stdout().print(table)
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "import": "dmkd.cli.import_images",
     "label": "dmkd.cli.label",
     "train-student": "dmkd.cli.train_student",
+    "compare": "dmkd.cli.compare",
     "evaluate": "dmkd.cli.evaluate",
     "export-student": "dmkd.cli.export_student",
     "codec-report": "dmkd.cli.codec_report",

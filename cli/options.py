@@ -104,3 +104,13 @@ def _is_store(metadata: Path) -> bool:
         return "dmkd_format" in json.loads(metadata.read_text()).get("attributes", {})
     except (OSError, ValueError):
         return False
+
+
+def check_plot_file(path: Path) -> None:
+    """Refuse before the work what could not be drawn after it."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UsageError("--plot needs matplotlib: pip install 'dmkd[plot]'.") from error
+    if path.suffix.lower() not in (".png", ".svg", ".pdf") or not path.resolve().parent.is_dir():
+        raise UsageError(f"--plot {path}: give a .png, .svg or .pdf file in a folder that exists.")

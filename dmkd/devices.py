@@ -4,6 +4,8 @@ import os
 
 from dmkd.stores.errors import UsageError
 
+CPU_THREADS = "DMKD_CPU_THREADS"
+
 
 def choose_device(asked: str | None) -> str:
     """``asked``, or the first GPU if there is one, or the CPU. Raises ``UsageError`` if this machine has no such device."""
@@ -21,7 +23,11 @@ def choose_device(asked: str | None) -> str:
 
 
 def default_cpu_threads() -> int:
-    """Threads that a CPU run uses, unless the recipe says otherwise: the cores this process may run on."""
+    """Threads that a CPU run uses, unless the recipe says otherwise: $DMKD_CPU_THREADS, or the cores it may run on."""
+    if wanted := os.environ.get(CPU_THREADS):
+        if not wanted.isdecimal() or int(wanted) < 1:
+            raise UsageError(f"${CPU_THREADS} must be a number of threads, 1 or more, not {wanted!r}.")
+        return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

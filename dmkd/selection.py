@@ -19,7 +19,9 @@ COLUMNS = {
     "top1": "the class that the teacher sees",
     "agree": "top1 is the class asked for",
     "class_id": "the class asked for",
+    "image_id": "the image's number in the store, from 0",
 }
+OF_THE_IMAGE = ("class_id", "image_id")  # the others are a teacher's opinion
 CONDITIONS = ("agree",)
 EXAMPLE = "entropy < 2.5 and agree"
 LONGEST = 1000  # characters: bounds the depth, Python's own parser being known to crash on deep nesting
@@ -43,6 +45,12 @@ class Selection:
 
     def __str__(self) -> str:
         return self.expression
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any column of it is a teacher's opinion."""
+        names = {node.id for node in ast.walk(_parsed(self.expression)) if isinstance(node, ast.Name)}
+        return not names <= set(OF_THE_IMAGE)
 
     def mask(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Columns name -> (n,), as :func:`columns_of` makes them -> bool (n,): the images selected.
@@ -77,14 +85,18 @@ def parse_selection(text: str) -> Selection:
     return Selection(expression)
 
 
-def columns_of(quality: np.ndarray, class_ids: np.ndarray) -> dict[str, np.ndarray]:
-    """A label set's quality, float32 (n, 3), and class ids (n,) -> the columns of :data:`COLUMNS`, (n,) each.
+def columns_of(quality: np.ndarray | None, class_ids: np.ndarray, image_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """A label set's quality, float32 (n, 3), class ids (n,) and image ids (n,) -> the columns of :data:`COLUMNS`, (n,) each.
 
-    Float64 for entropy, p_class and top1, NaN where labels are missing; int64 for class_id; bool for agree.
+    Float64 for entropy, p_class and top1, NaN where labels are missing; int64 for class_id and image_id; bool for agree.
+    Without a quality the columns of the image alone: enough for what does not need a teacher.
     """
-    top1, p_class, entropy = np.asarray(quality, np.float64).T
     class_id = np.asarray(class_ids, np.int64)
-    return {"entropy": entropy, "p_class": p_class, "top1": top1, "agree": top1 == class_id, "class_id": class_id}
+    columns = {"class_id": class_id, "image_id": np.asarray(image_ids, np.int64)}
+    if quality is not None:
+        top1, p_class, entropy = np.asarray(quality, np.float64).T
+        columns |= {"entropy": entropy, "p_class": p_class, "top1": top1, "agree": top1 == class_id}
+    return columns
 
 
 def _parsed(text: str) -> ast.expr:

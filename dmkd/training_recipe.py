@@ -27,7 +27,7 @@ class TrainingRecipe:
     pretrained: bool  # begin with timm's pretrained weights
     labels: str | None  # label sets, "resnet34" or "resnet34=2,resnet18=1"; None: class ids alone
     view_set: str  # views that the student sees, those of the labels
-    select: str | None  # which images, by the first teacher's opinion of them; None: all
+    select: str | None  # which images, by their ids or the first teacher's opinion of them; None: all
     loss: str  # "kl": stored logits at a temperature; "dkd": the same, decoupled; "hard": the class asked for
     temperature: float
     temperature_end: float | None  # the temperature falls to this over the run; None: it stays
@@ -196,7 +196,9 @@ def _check(values: dict[str, Any]) -> None:
 def _choose_labels(store: Store, values: dict[str, Any]) -> tuple[str | None, str]:
     label_sets, views = store.labels, store.views
     wanted = values.get("labels")
-    if values["loss"] == "hard" and wanted is None and values["select"] is None:
+    select = values["select"]
+    opinion = select is not None and parse_selection(select).needs_teacher
+    if values["loss"] == "hard" and wanted is None and not opinion:
         view_set = values.get("view_set") or next(iter(views), None)
         if view_set not in views:
             raise UsageError(f"{store.path} has no view set {view_set!r}; it has {', '.join(views) or 'none'}.")

@@ -20,7 +20,7 @@ NAN = float("nan")
 
 
 def selected(text, quality=QUALITY, class_ids=CLASS_IDS):
-    return parse_selection(text).mask(columns_of(quality, class_ids)).tolist()
+    return parse_selection(text).mask(columns_of(quality, class_ids, np.arange(len(class_ids)))).tolist()
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ NUMBERS = st.one_of(
 )
 COMPARISONS = st.builds(
     lambda column, op, number, turned: f"{number!r} {op} {column}" if turned else f"{column} {op} {number!r}",
-    st.sampled_from(["entropy", "p_class", "top1", "class_id"]),
+    st.sampled_from(["entropy", "p_class", "top1", "class_id", "image_id"]),
     st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
     NUMBERS,
     st.booleans(),
@@ -89,10 +89,13 @@ def test_a_selection_means_what_python_means_image_by_image(text, rows):
     quality = np.array([row[:3] for row in rows], np.float32)
     class_ids = np.array([row[3] for row in rows], np.int32)
     expected = []
-    for (top1, p_class, entropy), class_id in zip(quality.tolist(), class_ids.tolist(), strict=True):
+    for image_id, ((top1, p_class, entropy), class_id) in enumerate(
+        zip(quality.tolist(), class_ids.tolist(), strict=True)
+    ):
         names = {"top1": top1, "p_class": p_class, "entropy": entropy, "class_id": class_id, "agree": top1 == class_id}
+        names["image_id"] = image_id
         expected.append(bool(eval(text, {"__builtins__": {}}, names)))
-    mask = parse_selection(text).mask(columns_of(quality, class_ids))
+    mask = parse_selection(text).mask(columns_of(quality, class_ids, np.arange(len(class_ids))))
     assert mask.dtype == bool
     assert mask.tolist() == expected
 
@@ -103,7 +106,8 @@ def test_a_selection_reads_back_from_its_text(text, rows):
     selection = parse_selection(text)
     again = parse_selection(str(selection))
     assert again == selection and str(again) == str(selection)
-    columns = columns_of(np.array([row[:3] for row in rows], np.float32), np.array([row[3] for row in rows]))
+    quality, class_ids = np.array([row[:3] for row in rows], np.float32), np.array([row[3] for row in rows])
+    columns = columns_of(quality, class_ids, np.arange(len(rows)))
     np.testing.assert_array_equal(again.mask(columns), selection.mask(columns))
 
 
@@ -129,7 +133,7 @@ def test_an_image_without_labels_is_never_selected(text, missing):
 
 def test_columns_of_what_the_labeller_writes():
     logits = np.array([[0, 0], [0, np.log(3)]], np.float32)
-    columns = columns_of(label_quality(logits, np.array([1, 1])), np.array([1, 1], np.int32))
+    columns = columns_of(label_quality(logits, np.array([1, 1])), np.array([1, 1], np.int32), np.arange(2))
     assert columns.keys() == COLUMNS.keys()
     np.testing.assert_allclose(columns["p_class"], [0.5, 0.75], rtol=1e-6)
     np.testing.assert_allclose(columns["entropy"], [np.log(2), np.log(4) - 0.75 * np.log(3)], rtol=1e-6)
@@ -137,8 +141,24 @@ def test_columns_of_what_the_labeller_writes():
     assert columns["class_id"].dtype == np.int64 and columns["agree"].dtype == bool
 
 
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [("image_id < 300", False), ("not (class_id == 3 or 1 < image_id < 9)", False), ("image_id < 3 and agree", True)],
+)
+def test_ids_and_classes_are_known_without_a_teacher(text, needed):
+    selection = parse_selection(text)
+    assert selection.needs_teacher == needed
+    if not needed:
+        without = selection.mask(columns_of(None, CLASS_IDS, np.arange(4)))
+        assert without.tolist() == selected(text)
+
+
+def test_the_first_n_ids_are_the_first_n_images():
+    assert selected("image_id < 2") == [True, True, False, False]
+
+
 def test_a_mask_is_no_view_of_a_column():
-    columns = columns_of(QUALITY, CLASS_IDS)
+    columns = columns_of(QUALITY, CLASS_IDS, np.arange(4))
     parse_selection("agree").mask(columns)[:] = False
     assert columns["agree"].any()
 
@@ -217,7 +237,9 @@ def test_what_is_no_selection_is_refused_in_one_sentence_that_helps(text, part):
     message = str(caught.value)
     assert part in message
     assert "\n" not in message and len(message) < 350
-    assert "the columns are entropy, p_class, top1, agree, class_id, as in `entropy < 2.5 and agree`." in message
+    assert (
+        "the columns are entropy, p_class, top1, agree, class_id, image_id, as in `entropy < 2.5 and agree`." in message
+    )
 
 
 @settings(deadline=None)
@@ -227,7 +249,7 @@ def test_any_text_is_a_selection_or_a_usage_error(text):
         selection = parse_selection(text)
     except UsageError:
         return
-    assert selection.mask(columns_of(QUALITY, CLASS_IDS)).shape == (4,)
+    assert selection.mask(columns_of(QUALITY, CLASS_IDS, np.arange(4))).shape == (4,)
 
 
 def test_the_deepest_text_there_is_is_read():

@@ -245,10 +245,11 @@ class Loader:
         if select is None:
             selected[ids] = True
             return selected
-        if not self.label_sets:
-            raise UsageError("--select needs a teacher's opinion of the images: choose one with --labels.")
-        quality = next(iter(self.label_sets.values())).quality[ids]
-        selected[ids] = parse_selection(select).mask(quality_columns(quality, self.store.class_ids[ids]))
+        selection, first = parse_selection(select), next(iter(self.label_sets.values()), None)
+        if selection.needs_teacher and first is None:
+            raise UsageError(f"--select {select!r} needs a teacher's opinion of the images: choose one with --labels.")
+        quality = first.quality[ids] if first else None
+        selected[ids] = selection.mask(quality_columns(quality, self.store.class_ids[ids], ids))
         if not selected.any():
             raise UsageError(f"--select {select!r} leaves none of the {len(ids):,} images of {self.store.path}.")
         return selected

@@ -1,0 +1,150 @@
+"""Options of a training run that ``train-student`` and ``compare`` share."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from dmkd.execution import Execution
+
+
+def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What determines a student beside its architecture, its labels and its seed: for ``resolve_training``."""
+    for option in reversed(
+        (
+            click.option(
+                "--student-arg",
+                "student_args",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Given to timm's create_model, such as drop_path_rate=0.1; as many as you like.",
+            ),
+            click.option("--pretrained", is_flag=True, default=None, help="Begin with timm's pretrained weights."),
+            click.option(
+                "--preset", metavar="NAME", help="dm-kd or cutmix-t20. Default: what suits the store's image size."
+            ),
+            click.option(
+                "--select", metavar="RULE", help='Images to use, such as "entropy<2.5 and agree". Default: all.'
+            ),
+            click.option(
+                "--loss", metavar="KIND", help="kl, dkd (decoupled), or hard: only the class asked for. Default: kl."
+            ),
+            click.option("--temperature", type=float, metavar="T", help="Of the KL. Default: 10, as DM-KD."),
+            click.option(
+                "--temperature-end",
+                type=float,
+                metavar="T",
+                help="Let the temperature fall to this. Default: it stays.",
+            ),
+            click.option(
+                "--dkd-alpha",
+                type=float,
+                metavar="X",
+                help="Of dkd: weight of the target class. Default: 1, as its authors.",
+            ),
+            click.option(
+                "--dkd-beta",
+                type=float,
+                metavar="X",
+                help="Of dkd: weight of the other classes. Its authors: 8 on CIFAR-100 at T=4, 0.5 on ImageNet at T=1. "
+                "Default: 8.",
+            ),
+            click.option(
+                "--hard-weight",
+                type=float,
+                metavar="W",
+                help="Share of the class asked for in the loss, 0 to 1. Default: 0.",
+            ),
+            click.option("--label-smoothing", type=float, metavar="X", help="Of the class asked for. Default: 0."),
+            click.option(
+                "--feature-weight", type=float, metavar="W", help="Of the features' squared error (codec features)."
+            ),
+            click.option("--epochs", type=int, metavar="N", help="Default: 100 for ImageNet-sized images."),
+            click.option(
+                "--batch-size",
+                type=int,
+                metavar="N",
+                help="Of a step, all workers together. Default: 256, or 128 if small.",
+            ),
+            click.option(
+                "--accumulate", type=int, metavar="N", help="Run each batch in N parts, to save memory. Default: 1."
+            ),
+            click.option(
+                "--optimizer",
+                metavar="NAME",
+                help="sgd (plain momentum 0.9), adamw, or any name that timm.optim knows.",
+            ),
+            click.option("--lr", type=float, metavar="X", help="Learning rate at the start."),
+            click.option("--weight-decay", type=float, metavar="X"),
+            click.option(
+                "--clip-grad", type=float, metavar="NORM", help="Cut the gradient's norm to this. Default: no."
+            ),
+            click.option("--schedule", metavar="NAME", help="step, cosine, linear, poly (power 0.9) or constant."),
+            click.option("--warmup-epochs", type=int, metavar="N"),
+            click.option(
+                "--ema",
+                type=float,
+                metavar="DECAY",
+                help="The student is the moving average of the weights, say 0.9999.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How a run is carried out: for :func:`take_execution`."""
+    for option in reversed(
+        (
+            click.option(
+                "--evaluate-every",
+                type=int,
+                default=1,
+                show_default=True,
+                metavar="N",
+                help="Epochs between measurements.",
+            ),
+            click.option(
+                "--data-workers",
+                type=int,
+                default=0,
+                metavar="N",
+                help="Processes that decode the images to measure on.",
+            ),
+            click.option(
+                "--checkpoint-every",
+                type=float,
+                default=10.0,
+                show_default=True,
+                metavar="MINUTES",
+                help="Between checkpoints within an epoch; each epoch ends with one.",
+            ),
+            click.option(
+                "--amp", metavar="KIND", help="bfloat16, float16 or off. Default: bfloat16 on a GPU, off on a CPU."
+            ),
+            click.option(
+                "--channels-last/--no-channels-last",
+                default=None,
+                help="Memory layout. Default: channels last on a GPU.",
+            ),
+            click.option("--compile", "compile_student", is_flag=True, help="Compile the student with torch.compile."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def take_execution(options: dict[str, Any]) -> "Execution":
+    """Take the values of :func:`execution_options` out of a command's."""
+    from dmkd.execution import Execution
+
+    return Execution(
+        options.pop("amp"),
+        options.pop("channels_last"),
+        options.pop("compile_student"),
+        options.pop("checkpoint_every"),
+        options.pop("evaluate_every"),
+        options.pop("data_workers"),
+    )
