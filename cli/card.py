@@ -18,12 +18,11 @@ def command(path: str | None, store: str | None, licence: str | None) -> None:
     """Write the card of a store anew, and print it: what it is, how it was made, its views, labels and limits, how to read it.
 
     The card is Markdown, as Hugging Face wants a data set's README.md. It is kept in the store (generate, import and label
-    write it when they finish) and exports bring it along.
+    write it when they finish), exports bring it along, and "> README.md" makes a file of it.
 
     \b
     Examples:
       dmkd card imnet.zarr
-      dmkd card imnet.zarr > README.md
       dmkd card --store imnet.zarr --licence cc-by-nc-4.0
     """
     from dmkd.card import write_card

@@ -72,15 +72,17 @@ def _front(store: Store, licence: str, more: Mapping[str, Any], images: int | No
     from huggingface_hub import DatasetCardData
 
     count = images if images is not None else _made(store)
-    data = DatasetCardData(
+    made_up = ["synthetic", "diffusion"] if store.recipe.get("generator") else []
+    fields: dict[str, Any] = {
         **front_matter(licence),
-        pretty_name=_name(store),
-        task_categories=["image-classification"],
-        annotations_creators=["machine-generated"],
-        size_categories=[next((name for limit, name in _SIZES if count < limit), "10M<n<100M")],
-        tags=["knowledge-distillation", *(["synthetic", "diffusion"] if store.recipe.get("generator") else []), "dmkd"],
+        "pretty_name": _name(store),
+        "task_categories": ["image-classification"],
+        "annotations_creators": ["machine-generated"],
+        "size_categories": [next((name for limit, name in _SIZES if count < limit), "10M<n<100M")],
+        "tags": ["knowledge-distillation", *made_up, "dmkd"],
         **more,
-    )
+    }
+    data = DatasetCardData(**fields)
     return f"---\n{data.to_yaml().strip()}\n---\n\n"
 
 
@@ -192,10 +194,11 @@ def _reading(store: Store) -> list[str]:
         "## How to read it",
         "With [Zarr](https://zarr.dev) alone, version 3 or later:",
         f'```python\nimport zarr\n\nzarr.open("{name}", mode="r")["images"][:64]\n```',
-        "With dmkd (`pip install dmkd`), which proves every row by its checksum:",
+        "With dmkd, which proves every row by its checksum:",
         "```python\n" + "\n".join(lines) + "\n```",
-        "A view is a crop box (top, left, height, width, fractions of the image) and a flip; a teacher's logits belong to the "
-        f"view, not to the image. `dmkd train-student --store {name}` trains on matching pairs, and `dmkd export` writes "
+        "A view is a crop box (top, left, height, width, fractions of the image), a flip, and where views are mixed with another "
+        "image's, that too; a teacher's logits belong to the view, not to the image. "
+        f"`dmkd train-student --store {name}` trains on matching pairs, and `dmkd export` writes "
         "image folders, WebDataset shards or Parquet.",
     ]
 
@@ -233,7 +236,8 @@ def _limits(store: Store) -> list[str]:
     lines = ["No person has looked at the images or corrected the classes."]
     if store.recipe.get("generator"):
         lines = [
-            "The class is what the generator was asked for, not what a person saw; how often a teacher agrees is said above.",
+            "The class is what the generator was asked for, not what a person saw"
+            + ("; how often a teacher agrees is said above." if store.labels else "."),
             "The images have the biases and the faults of the generator, and of what it was trained on.",
             "It is made for training students, not for measuring them: evaluate on real images.",
         ]

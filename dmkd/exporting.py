@@ -265,8 +265,20 @@ def _reader(store: Store, options: ExportOptions) -> SampleReader:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1, not {count}.")
     if options.images is not None and options.images > store.num_images:
         raise UsageError(f"{store.path} has {store.num_images:,} images, so --images can't be {options.images:,}.")
+    if options.format == "imagefolder":
+        _refuse_logits(options)
     label_sets = [] if options.format == "imagefolder" else _label_sets(store, options.labels)
     return SampleReader(store, label_sets, ImageFormat(options.jpeg), options.views, options.dtype)
+
+
+def _refuse_logits(options: ExportOptions) -> None:
+    """Options that say which logits are written have no meaning where none are."""
+    named = options.labels not in (None, "none") and options.select is None
+    if named or options.views != FIRST or options.dtype != "float16":
+        raise UsageError(
+            "An image folder holds no logits: leave --labels, --views and --dtype out (with --select, --labels names the "
+            "teacher whose opinion counts), or export as webdataset or parquet."
+        )
 
 
 def _label_sets(store: Store, names: str | None) -> list[LabelSet]:

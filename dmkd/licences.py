@@ -40,7 +40,8 @@ def generator_licence(store: Store) -> str:
     if repository in GENERATOR_LICENCES:
         return GENERATOR_LICENCES[repository]
     card = _model_card(repository, revision or None) if source else None
-    return (card and _licence_of(card)) or UNKNOWN
+    licence = None if card is None else _licence_of(card)
+    return licence or UNKNOWN
 
 
 def front_matter(licence: str) -> dict[str, str]:

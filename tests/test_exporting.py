@@ -392,6 +392,8 @@ def test_an_export_of_something_else_is_never_continued(tmp_path):
         ({"select": "p_class > 2"}, "leaves none of the 100 images"),
         ({"select": "agree", "labels": "none"}, "needs a teacher's opinion"),
         ({"labels": "nobody", "select": "agree"}, "no label set 'nobody'; it has teacher"),
+        ({"labels": "teacher"}, "An image folder holds no logits"),
+        ({"views": "all"}, "An image folder holds no logits"),
         ({"labels": "nobody", "format": "parquet"}, "no label set 'nobody'; it has teacher"),
         ({"format": "zip"}, "--format must be imagefolder or webdataset or parquet, not 'zip'"),
     ],
