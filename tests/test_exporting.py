@@ -97,6 +97,7 @@ def test_an_image_folder_of_named_classes_keeps_its_folders_and_needs_no_list_of
     assert {p.name for p in (tmp_path / "out").iterdir() if p.is_dir()} == {"ant", "bee", "wasp"}
     back = import_images(str(tmp_path / "t.zarr"), str(tmp_path / "out"), ImportOptions(), Silent())
     assert contents(back) == contents(store) and back.class_names == ["ant", "bee", "wasp"]
+    assert "They are 12 image files that existed before" in back.card["readme"]
 
 
 @pytest.mark.parametrize(
