@@ -2,13 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-
+from dmkd.quality import quality_averages
 from dmkd.stores import LabelSet, Store
 
 from .display import byte_size, percent, print_facts, print_table
-
-QUALITY_IMAGES = 10_000  # images whose quality is read for the averages
 
 
 def store_facts(store: Store) -> dict[str, Any]:
@@ -42,24 +39,7 @@ def _label_set_facts(store: Store, label_set: LabelSet) -> dict[str, Any]:
         "codec": label_set.codec.to_json(),
         "missing_blocks": missing,
         "identity": label_set.identity,
-        **_quality(store, label_set, missing),
-    }
-
-
-def _quality(store: Store, label_set: LabelSet, missing: list[int]) -> dict[str, float | int]:
-    """The teacher's opinion of the images, over the first blocks that have both images and labels."""
-    absent = set(missing) | set(store.missing_blocks())
-    enough = -(-QUALITY_IMAGES // store.block_size)
-    blocks = [block for block in range(store.num_blocks) if block not in absent][:enough]
-    if not blocks:
-        return {}
-    ids = np.concatenate([store.block_ids(block) for block in blocks])
-    quality, class_ids = label_set.quality[ids], store.class_ids[ids]
-    return {
-        "agreement": float((quality[:, 0] == class_ids).mean()),
-        "p_class": float(quality[:, 1].mean()),
-        "entropy": float(quality[:, 2].mean()),
-        "quality_images": len(ids),
+        **quality_averages(store, label_set, missing),
     }
 
 

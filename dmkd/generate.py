@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dmkd.blocks import WorkOrder
+from dmkd.card import write_card
 from dmkd.classifiers import load_classifier
 from dmkd.devices import choose_device, default_cpu_threads
 from dmkd.engine import Engine, RunOptions, planned_workers
@@ -84,6 +85,7 @@ def generate(
         engine.run(order, store.missing_blocks(), "generate")
         _label_blocks(engine, label_sets)
     store.touch(library_versions())
+    write_card(store)
     return store, list(label_sets)
 
 
@@ -116,6 +118,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
     with Engine(store, run, device, display, "label", _log_options(labels, run)) as engine:
         _label_blocks(engine, tuple(names))
     store.touch(library_versions())
+    write_card(store)
     return store, names
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmkd.card import write_card
 from dmkd.devices import default_cpu_threads
 from dmkd.image_decoding import RESIZE, BrokenImage, decode, fit, header_size, open_decoders
 from dmkd.image_sources import Classes, ImageFile, ImageSource, files_sha256, find_images, read_bytes, read_class_names
@@ -108,6 +109,7 @@ def import_images(
                 display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
         _import_blocks(store, files, found, threads, display)
     store.touch(library_versions())
+    write_card(store)
     if labels is not None:
         from dmkd.generate import RunOptions, label
 

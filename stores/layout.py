@@ -13,6 +13,7 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     labels/<label set>/checks uint32    (N, 2)          (B, 2)          0      crc32c's of quality and of the codec's arrays
     labels/<label set>/constants/...   what a codec needs to decode all blocks alike, such as a basis: written once, one chunk
     runs/<time>-<host>-<process>/...   who made which block, when and on what: groups with attributes, no arrays (run_log.py)
+    card                      the data set's card: a group whose attribute ``readme`` is its README.md, for people; no identity
 
 Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``, ``block_size``,
 ``image_codec``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,
@@ -48,6 +49,7 @@ VIEWS = "views"
 LABELS = "labels"
 QUALITY = "quality"
 CONSTANTS = "constants"
+CARD = "card"
 
 QUALITY_COMPONENTS = ("top1", "p_class", "entropy")
 

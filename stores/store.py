@@ -300,6 +300,23 @@ class Store:
                 "ask for at least as many, or leave --images out."
             )
 
+    @property
+    def card(self) -> dict[str, Any]:
+        """The data set's card: ``readme`` (Markdown) and ``licence``; {} if none was written. For people alone."""
+        # An attribute and no file: Zarr warns of every file in a group that is none of its own, and other backends have none.
+        try:
+            return self._tree.attributes(layout.CARD)
+        except KeyError:
+            return {}
+
+    def write_card(self, readme: str, licence: str) -> None:
+        """Replace the card. Raises ``StoreWriteError`` if the disk fails."""
+        try:
+            self._tree.create_group(layout.CARD)
+            self._tree.set_attributes({"readme": readme, "licence": licence}, layout.CARD)
+        except OSError as error:
+            raise StoreWriteError(f"Could not write the card of {self.path}: {error.strerror or error}.") from error
+
     def log_run(self, **facts: Any) -> RunLog:
         """A log of what this process is about to do; ``facts`` are JSON-able. Use it as a context."""
         return RunLog(self._tree, facts)
