@@ -227,7 +227,8 @@ class _Driver:
 
 
 def _first_line(error: BaseException) -> str:
-    """What Ray says of a dead actor runs over many lines; the cause is one of them."""
+    """What Ray says of a dead actor runs over many lines; the cause is one of them, and guesses follow it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if "exit" in line.lower() or "died because" in line or "OOM" in line]
-    return (causes or lines or [type(error).__name__])[-1]
+    cause = (causes or lines or [type(error).__name__])[-1]
+    return cause.partition(" Some common causes include")[0].rstrip(".")
