@@ -70,7 +70,7 @@ class Scale:
     corruptions: int
 
 
-FULL = Scale(72, 12, {"actor": 20, "helper": 4, "gcs": 2, "raylet": 6, "command": 8}, 200)
+FULL = Scale(72, 12, {"actor": 26, "helper": 3, "gcs": 1, "raylet": 4, "command": 6}, 200)
 QUICK = Scale(48, 4, {"actor": 3, "command": 1}, 40)
 
 
@@ -415,8 +415,9 @@ def main() -> None:
     options = parser.parse_args()
     scale, start = QUICK if options.quick else FULL, time.monotonic()
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left running
     adopt_orphans()
-    with tempfile.TemporaryDirectory(prefix="dmkd-faults-") as name:
+    with tempfile.TemporaryDirectory(prefix="dmkd-faults-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "RAY_TMPDIR": name}
         damaged = corrupt_a_store(folder / "corrupted.zarr", scale.corruptions, options.seed)
