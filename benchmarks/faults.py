@@ -127,7 +127,7 @@ def wait_until(condition: Callable[[], object], seconds: float) -> bool:
 
 @dataclass(frozen=True)
 class End:
-    """An end of the command without success: its exit code, what had been killed since it was started, what it said last."""
+    """An end without success: exit code, what had been killed (or was full) since the command was started, its last words."""
 
     code: int
     killed: tuple[str, ...]
@@ -135,7 +135,7 @@ class End:
 
     @property
     def unexpected(self) -> bool:
-        """Whether it should have gone on: it outlives its actors."""
+        """Whether it should have gone on: it outlives its actors, and its S3 server's absence."""
         return set(self.killed) <= {"actor"}
 
 
@@ -173,11 +173,13 @@ class Command:
     def kill(self, target: str, pid: int) -> None:
         self.killed.append(target)
         os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: pid not in descendants(os.getpid()), PATIENCE_SECONDS)
 
     def processes(self, target: str) -> list[int]:
         """Its living processes of this kind; not those that an earlier start has left behind."""
-        below = descendants(self.process.pid) | {self.process.pid: " ".join(self.words)}
-        return sorted(pid for pid, title in below.items() if TARGETS[target](title))
+        living = descendants(os.getpid())
+        below = [self.process.pid, *descendants(self.process.pid)]
+        return sorted(pid for pid in below if pid in living and TARGETS[target](living[pid]))
 
     def _end_if_stalled(self) -> None:
         if (blocks := self.blocks_done()) != self._blocks:
@@ -291,7 +293,7 @@ def run_on_full_disk(models: Path, folder: Path, scale: Scale, undisturbed: Any)
     try:
         place = Folder(folder / "s.zarr")
         command = Command(models, place, scale, folder.with_suffix(".log"))
-        command.process.wait()
+        wait_for_the_end(command)
         subprocess.run(["mount", "-o", f"remount,size={size * 8}", folder], check=True)
         finish(command)
         return {"how": "tmpfs", **report(command, undisturbed)}
@@ -308,9 +310,15 @@ def run_with_size_limit(models: Path, folder: Path, scale: Scale, undisturbed: A
     resource.setrlimit(resource.RLIMIT_FSIZE, (min(image_chunks) // 2, before[1]))  # the command inherits it
     command = Command(models, Folder(folder / "s.zarr"), scale, folder.with_suffix(".log"), workers=0)
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    command.process.wait()
+    wait_for_the_end(command)
     finish(command)
     return {"how": "file size limit", **report(command, undisturbed)}
+
+
+def wait_for_the_end(command: Command) -> None:
+    """Wait until it has noticed that its disk is full."""
+    wait_until(lambda: command.process.poll() is not None, STALL_SECONDS)
+    command.killed.append("disk")
 
 
 # An S3 server that goes away
