@@ -84,6 +84,7 @@ def generate(
         fit_label_sets(store, label_sets, _driver_device(run, device), recipe.cpu_threads, display)
         engine.run(order, store.missing_blocks(), "generate")
         _label_blocks(engine, label_sets)
+    store.sweep_partials()  # of workers that were killed while they wrote
     store.touch(library_versions())
     write_card(store)
     return store, list(label_sets)
@@ -117,6 +118,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
         display.notice(f"{len(missing)} of {store.num_blocks} blocks have no images yet; the others are labelled.")
     with Engine(store, run, device, display, "label", _log_options(labels, run)) as engine:
         _label_blocks(engine, tuple(names))
+    store.sweep_partials()  # of workers that were killed while they wrote
     store.touch(library_versions())
     write_card(store)
     return store, names

@@ -20,9 +20,9 @@ from dmkd.dispatch import Scheduler, StartWorker
 from dmkd.engine import end_of_run, finishing_on_interrupt, give_up_if_hopeless
 from dmkd.failures import FATAL, DeviceLostError, WorkerStartError, is_device_lost, reason_of
 from dmkd.monitor import Monitor
-from dmkd.stores import UsageError
+from dmkd.stores import DmkdError, UsageError
 
-POLL_SECONDS = 10.0  # between two looks at how many GPUs the cluster has
+POLL_SECONDS = 10.0  # between two looks at the cluster
 CONNECT_SECONDS = 10.0
 EXIT_SECONDS = 2.0  # for the driver to hear of a lost device before its process is gone
 
@@ -141,6 +141,7 @@ class _Driver:
             num_gpus=1 if on_gpu else 0, num_cpus=1, max_restarts=0, max_concurrency=ahead + 1
         )
         self.follow_cluster = workers is None
+        self.node = ray.get_runtime_context().get_node_id()
         self.polled_at = time.monotonic()
         self.scheduler = Scheduler(blocks, workers=self._gpus() if workers is None else workers, ahead=ahead)
         self.actors: dict[int, Any] = {}
@@ -228,8 +229,16 @@ class _Driver:
         self.monitor.worker_gone(worker, reason)
 
     def _poll(self) -> None:
-        if self.follow_cluster and time.monotonic() - self.polled_at >= POLL_SECONDS:
-            self.polled_at = time.monotonic()
+        if time.monotonic() - self.polled_at < POLL_SECONDS:
+            return
+        self.polled_at = time.monotonic()
+        if not any(node["Alive"] for node in self.ray.nodes() if node["NodeID"] == self.node):
+            # Actors die with their driver's node, and new ones would wait for a place for ever.
+            raise DmkdError(
+                "Ray has died on this machine (its raylet was killed, or had no memory left): what is finished is kept; run "
+                "the same command again."
+            )
+        if self.follow_cluster:
             self.scheduler.want_workers(self._gpus())
 
     def _gpus(self) -> int:
@@ -238,7 +247,8 @@ class _Driver:
 
 
 def _first_line(error: BaseException) -> str:
-    """What Ray says of a dead actor runs over many lines; the cause is one of them."""
+    """What Ray says of a dead actor runs over many lines; the cause is one of them, and guesses follow it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if "exit" in line.lower() or "died because" in line or "OOM" in line]
-    return (causes or lines or [type(error).__name__])[-1]
+    cause = (causes or lines or [type(error).__name__])[-1]
+    return cause.partition(" Some common causes include")[0].rstrip(".")

@@ -152,7 +152,11 @@ class ZarrTree:
         """Write a block's rows as one chunk, atomically. The caller has checked shape and dtype."""
         array = self._array(node)
         start = block * array.chunks[0]
-        array[start : start + len(rows)] = rows
+        try:
+            array[start : start + len(rows)] = rows
+        except FileNotFoundError:
+            # Another process, starting or ending on this store, took our temporary file for a dead writer's.
+            array[start : start + len(rows)] = rows
 
     def read_block(self, node: str, block: int) -> np.ndarray:
         """The rows of one block. A wrong checksum is zarr's ``ValueError``; the caller says which chunk it was."""

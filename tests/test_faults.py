@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tree_bytes
+from fake_orders import fake_store
 
 from dmkd.stores import open_store
 
@@ -139,6 +140,19 @@ def test_a_driver_that_is_killed_takes_its_actors_with_it_and_nothing_is_lost(ma
         time.sleep(0.1)
     assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]
     finish_in_process(path, tmp_path, made_by_fakes)
+
+
+def test_when_ray_itself_is_killed_the_driver_ends_and_says_so(tmp_path):
+    path = tmp_path / "s.zarr"
+    fake_store(path, num_images=2000)  # more than the actors make before they hear of it
+    process = fake_driver(path, tmp_path, 2)
+    wait_for_chunks(path, 6, process)
+    (raylet,) = subprocess.run(["pgrep", "-x", "raylet", "-P", str(process.pid)], stdout=subprocess.PIPE).stdout.split()
+    os.kill(int(raylet), signal.SIGKILL)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "Ray has died on this machine" in errors
+    assert len(open_store(path).missing_blocks()) > 0
 
 
 def test_a_store_that_can_not_be_written_is_told(tiny_generator, tiny_teacher, tmp_path):

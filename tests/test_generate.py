@@ -1,5 +1,6 @@
 """Making stores: what is made, resumed, refused, grown and labelled later."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,21 @@ def test_the_same_recipe_gives_the_same_bytes(finished, tiny_generator, tiny_tea
     again = make(tmp_path / "again.zarr", tiny_generator, tiny_teacher, views="rrc:2")
     assert again.identity == finished.identity
     assert tree_bytes(tmp_path / "again.zarr") == tree_bytes(Path(finished.path))
+
+
+def test_what_a_killed_worker_left_half_written_is_gone_when_the_store_is_finished(tiny_generator, tmp_path):
+    path = tmp_path / "s.zarr"
+    leftover = path / "images" / "c.1.0.0.0f3a.partial"
+
+    class WhileOneIsKilled(Silent):
+        @contextmanager
+        def task(self, *_: object, **__: object):
+            leftover.write_bytes(b"half")  # after the sweep with which a run begins
+            yield lambda count, note="", detail=None: None
+
+    options = ImageOptions(generator=str(tiny_generator), images=16, sampler="ddim", steps=2, block_size=16)
+    generate(str(path), options, LabelOptions(("none",)), HERE, WhileOneIsKilled())
+    assert open_store(path).missing_blocks() == [] and not leftover.exists()
 
 
 def test_another_seed_gives_other_images(finished, tiny_generator, tmp_path):

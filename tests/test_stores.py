@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +268,22 @@ def test_half_written_files_are_swept_and_never_read(tmp_path):
     leftover.write_bytes(b"half")
     assert store.missing_blocks() == []
     assert store.sweep_partials() == 1 and not leftover.exists()
+
+
+def test_a_write_whose_temporary_file_is_swept_by_another_process_is_done_again(tmp_path, monkeypatch):
+    store, replace, swept = new_store(tmp_path / "s.zarr", num_images=16), Path.replace, []
+
+    def swept_before(file, target):
+        if not swept and file.suffix == ".partial":
+            swept.append(open_store(store.path).sweep_partials())
+        return replace(file, target)
+
+    monkeypatch.setattr(Path, "replace", swept_before)
+    arrays = block_arrays(store, 0)
+    store.write_block(0, **arrays)
+    assert swept == [1], "the file was there, and was taken away before it was renamed"
+    np.testing.assert_array_equal(store.images[:], arrays["images"])
+    assert store.missing_blocks() == [] and store.sweep_partials() == 0
 
 
 FULL_DISK = """
