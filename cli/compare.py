@@ -195,7 +195,7 @@ def _plot_file(asked: Path | None, out: Path) -> Path | None:
 def print_comparison(rows: Sequence[dict[str, Any]], axes: Sequence[str], title: str) -> None:
     """A row a condition; the best in bold."""
     shown = list(axes) or ["store"]
-    facts = {
+    facts: dict[str, tuple[str, Any]] = {
         "guidance": ("guidance", lambda value: f"{value:g}" if isinstance(value, float) else str(value)),
         "steps": ("steps", str),
         "teacher_agreement": ("teacher agrees", lambda value: f"{value:.1%}"),

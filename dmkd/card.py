@@ -121,7 +121,7 @@ def _contents(store: Store) -> list[str]:
         rows = [(name, v.num_views, _policy(v.attributes), ", ".join(v.components)) for name, v in views.items()]
         parts.append(_table(("view set", "views an image", "drawn as", "stored of each view"), rows))
     if labels := store.labels:
-        rows = [_label_row(store, name) for name in labels]
+        label_rows = [_label_row(store, name) for name in labels]
         header = (
             "label set",
             "teacher",
@@ -133,7 +133,7 @@ def _contents(store: Store) -> list[str]:
             "p(class)",
             "entropy",
         )
-        parts.append(_table(header, rows))
+        parts.append(_table(header, label_rows))
         parts.append(
             "*Agrees*: the share of images in which the teacher's likeliest class is the class asked for. *p(class)*: its mean "
             "probability of that class. *Entropy*: of its softmax, in nats. All at the teacher's own evaluation view, over the "

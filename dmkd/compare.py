@@ -64,13 +64,13 @@ def plan_runs(
     """
     _check_axes(axes, options, updates)
     planner = _Planner(axes, options, preset, updates)
-    combinations = [
-        (*fixed, dict(zip(axes.vary, varied, strict=True)))
-        for *fixed, varied in itertools.product(
-            axes.stores, axes.labels, axes.students, axes.images, list(itertools.product(*axes.vary.values()))
+    variations = [dict(zip(axes.vary, values, strict=True)) for values in itertools.product(*axes.vary.values())]
+    return [
+        planner.run(store, labels, student, images, varied, seed)
+        for seed, store, labels, student, images, varied in itertools.product(
+            axes.seeds, axes.stores, axes.labels, axes.students, axes.images, variations
         )
     ]
-    return [planner.run(*combination, seed) for seed in axes.seeds for combination in combinations]
 
 
 def varying_axes(runs: Sequence[Run]) -> list[str]:

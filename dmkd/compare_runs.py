@@ -169,7 +169,8 @@ def _on_ray(
     import ray
 
     on_gpu = device.startswith("cuda")
-    waiting, running = list(runs), {}
+    waiting = list(runs)
+    running: dict[Any, Run] = {}
     with ray_session(workers, device, None):
         task = ray.remote(_attempt_in_task).options(num_gpus=1 if on_gpu else 0, num_cpus=1, max_retries=RETRIES)
         try:

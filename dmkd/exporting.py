@@ -362,7 +362,7 @@ def _chosen_ids(
             f"{''.join(f', {label_set.name}' for label_set in needed)}): nothing can be exported."
         )
     if judge is not None:
-        columns = columns_of(judge.quality[ids], store.class_ids[ids])
+        columns = columns_of(judge.quality[ids], store.class_ids[ids], ids)
         chosen = ids[parse_selection(options.select or "").mask(columns)]
         if not len(chosen):
             raise UsageError(f"--select {options.select!r} leaves none of the {len(ids):,} images of {store.path}.")
