@@ -198,7 +198,7 @@ def print_comparison(rows: Sequence[dict[str, Any]], axes: Sequence[str], title:
     facts: dict[str, tuple[str, Any]] = {
         "guidance": ("guidance", lambda value: f"{value:g}" if isinstance(value, float) else str(value)),
         "steps": ("steps", str),
-        "teacher_agreement": ("teacher agrees", lambda value: f"{value:.1%}"),
+        "teacher_agreement": ("agrees", lambda value: f"{value:.1%}"),
         "entropy": ("entropy", lambda value: f"{value:.2f}"),
         "p_class": ("p(class)", lambda value: f"{value:.2f}"),
     }
@@ -229,4 +229,6 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _told(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
