@@ -18,7 +18,7 @@ from .identity import fingerprint
 from .locations import partial_files
 from .sets import LabelSet, ViewSet
 from .store import Store
-from .zarr_tree import ZarrTree
+from .trees import open_tree
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
@@ -75,7 +75,7 @@ class Verifier:
         # Views (node, block) that some labels were made from, and those that some labels were not made from.
         self.confirmed_views: set[tuple[str, int]] = set()
         self.doubted_views: set[tuple[str, int]] = set()
-        self._tree = ZarrTree(store.path)
+        self._tree = open_tree(store.path)
         self._present: dict[str, set[int]] = {}
         self._view_sets: list[ViewSet] = []
         self._constant: list[int] = []
@@ -472,7 +472,7 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
     not what was there.
     """
     done = Repair()
-    tree = ZarrTree(store.path)
+    tree = open_tree(store.path)
     done.swept = store.sweep_partials()
     broken = [finding for finding in findings if finding.severity == ERROR]
     again = Verifier(store)
