@@ -26,6 +26,7 @@ COMMANDS = {
     "codec-report": "dmkd.cli.codec_report",
     "inspect": "dmkd.cli.inspect",
     "verify": "dmkd.cli.verify",
+    "convert": "dmkd.cli.convert",
 }
 
 

@@ -198,7 +198,7 @@ class Store:
                 for node, rows in {**of_views, **of_labels, **of_images}.items():
                     self._write(node, block, rows)
         except OSError as error:
-            raise _write_error(f"block {block} of {self.path}", error) from error
+            raise write_error(f"block {block} of {self.path}", error) from error
         self._kept.forget([block])
 
     def add_view_set(
@@ -519,7 +519,7 @@ class Store:
         try:
             self._tree.write_block(node, block, rows)
         except OSError as error:
-            raise _write_error(self._tree.chunk_path(node, block), error) from error
+            raise write_error(self._tree.chunk_path(node, block), error) from error
 
 
 def create_store(
@@ -618,7 +618,8 @@ def _check_name(name: str, what: str) -> None:
         raise UsageError(f"{name!r} can't name a {what}: use letters, digits, '.', '_' and '-'.")
 
 
-def _write_error(what: str, error: OSError) -> StoreWriteError:
+def write_error(what: str, error: OSError) -> StoreWriteError:
+    """What a user is told of a write that the disk refused."""
     reason = {
         errno.ENOSPC: "the disk is full; free some space",
         errno.EDQUOT: "the disk quota is used up; free some space",
