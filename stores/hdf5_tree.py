@@ -27,6 +27,7 @@ from .layout import ArraySpec
 # Indexes of chunks that are found fast, however many there are, and checksums of all that HDF5 itself writes. Since HDF5 1.10.
 FORMAT = ("v110", "v110")
 DEFLATE_LEVEL = 4
+CHECKSUM_BYTES = 4
 DELETED = "deleted_blocks"
 OWN_ATTRIBUTES = (DELETED, "DIMENSION_LABELS")  # of arrays, and no part of the store's
 
@@ -351,12 +352,15 @@ def _decode(array: Any, block: int) -> np.ndarray:
         start = block * array.chunks[0]
         return _read_checked(array, slice(start, start + array.chunks[0]))
     try:
-        skipped, content = array.id.read_direct_chunk(_corner(array, block))
-        content = Fletcher32().decode(content)
+        chunk: Any = None
+        if not array.compression:  # of known length, and what is read into numpy's memory can be changed by readers
+            chunk = np.empty(array.dtype.itemsize * int(np.prod(array.chunks)) + CHECKSUM_BYTES, np.uint8)
+        skipped, chunk = array.id.read_direct_chunk(_corner(array, block), out=chunk)
+        content = Fletcher32().decode(chunk)
         if array.compression:
             content = Shuffle(array.dtype.itemsize).decode(zlib.decompress(content))
         rows = np.frombuffer(content, array.dtype).reshape(array.chunks)
-    except (RuntimeError, OSError, zlib.error) as error:
+    except (RuntimeError, ValueError, OSError, zlib.error) as error:
         raise ValueError(_reason(error)) from error
     if skipped:
         raise ValueError("a filter was left out")

@@ -14,9 +14,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import block_arrays, filled_store, new_store
 from places import Hdf5File
 
+from dmkd.cli.main import main
 from dmkd.stores import (
     DamagedChunkError,
     NotAStoreError,
@@ -102,6 +104,7 @@ def test_dying_at_any_system_call_leaves_the_old_file_or_the_new_one(tmp_path, t
 
 WRITER = """
 import sys
+from click.testing import CliRunner
 from conftest import block_arrays
 from dmkd.stores import open_store
 store = open_store(sys.argv[1])
@@ -213,6 +216,7 @@ def test_what_fails_inside_a_transaction_changes_nothing(tmp_path):
 
 FULL_DISK = """
 import os, resource, sys
+from click.testing import CliRunner
 from conftest import block_arrays
 from dmkd.stores import open_store, StoreWriteError
 store = open_store(sys.argv[1])
@@ -284,6 +288,44 @@ def test_the_journal_of_another_file_is_not_used(tmp_path):
         open_store(store.path)
     changes.flush()
     assert Path(store.path).read_bytes() == before
+
+
+# Every command
+
+
+def test_every_command_works_on_an_hdf5_file(tmp_path, tiny_generator, tiny_teacher, other_teacher):
+    path, zarr = tmp_path / "s.h5", tmp_path / "s.zarr"
+    # fmt: off
+    generate = ["--generator", tiny_generator, "--teacher", tiny_teacher, "--images", 48, "--block-size", 16,
+                "--sampler", "ddpm", "--steps", 2, "--views", "rrc:1", "--device", "cpu"]
+    for arguments in (
+        ["generate", "--store", path, *generate],
+        ["label", "--store", path, "--teacher", other_teacher, "--codec", "klt:0.5", "--device", "cpu"],
+        ["generate", "--store", path, "--images", 64, "--device", "cpu"],
+        ["train-student", "--store", path, "--labels", "tiny-resnet,tiny-efficientnet", "--epochs", 1,
+         "--student", "test_resnet", "--batch-size", 16, "--device", "cpu", "--out", tmp_path / "run"],
+        ["evaluate", tmp_path / "run" / "student", "--data", path, "--device", "cpu"],
+        ["codec-report", "--store", path, "--teacher", tiny_teacher, "--codec", "float16", "--device", "cpu"],
+        ["inspect", path],
+        ["verify", path, "--rerun-teacher", 1, "--regenerate", 1, "--device", "cpu"],
+        ["plan", "--store", path],
+        ["convert", path, zarr],
+        ["verify", zarr],
+    ):
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, (arguments, done.output)
+    # fmt: on
+    store = open_store(path)
+    content = bytearray(Hdf5File(path).read("images/c.1.0.0.0"))
+    content[100] ^= 1
+    Hdf5File(path).write("images/c.1.0.0.0", bytes(content))
+    before = open_store(zarr).images[:]
+    found = CliRunner().invoke(main, ["verify", str(path), "--repair"])
+    assert found.exit_code == 0 and "images, block 1" in found.output, found.output
+    assert store.missing_blocks() == [1]
+    again = CliRunner().invoke(main, ["generate", "--store", str(path), "--device", "cpu"])
+    assert again.exit_code == 0, again.output
+    np.testing.assert_array_equal(store.images[:], before)
 
 
 # What the file is like
