@@ -117,7 +117,7 @@ for block in store.missing_blocks():
 
 def test_a_writer_that_is_killed_twelve_times_loses_nothing_it_had_written(tmp_path):
     path = tmp_path / "s.h5"
-    new_store(path, num_images=200_000, block_size=100)
+    new_store(path, num_images=50_000, block_size=100)
     rng, told, kills = random.Random(0), set(), 0
     while kills < 12:
         command = [sys.executable, "-c", WRITER, str(path)]
