@@ -12,7 +12,8 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from io import FileIO
 from typing import Any, TypeVar
 
 import h5py
@@ -43,7 +44,7 @@ class Hdf5Tree:
         self.path = path
         self._lock = threading.RLock()
         self._file: h5py.File | None = None  # what is read from
-        self._descriptor = -1
+        self._opened: FileIO | None = None  # the same, as the system has it
         self._version: Version | None = None  # of what is read
         self._changing: h5py.File | None = None  # inside a transaction
         self._present: dict[str, set[int]] = {}  # array -> blocks that are there, in what is read
@@ -53,9 +54,6 @@ class Hdf5Tree:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
-
-    def __del__(self) -> None:
-        self._close()
 
     # Groups and attributes
 
@@ -71,9 +69,9 @@ class Hdf5Tree:
         """Make the file. What was there before is kept."""
         if self.exists():
             return
-        content = new_file()
-        h5py.File(content, "w", libver=FORMAT, userblock_size=USER_BLOCK).close()
-        content.save_new(self.path)
+        with new_file() as content:
+            h5py.File(content, "w", libver=FORMAT, userblock_size=USER_BLOCK).close()
+            content.save_new(self.path)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -273,7 +271,7 @@ class Hdf5Tree:
 
     def _open(self) -> h5py.File:
         self._close()
-        self._descriptor = os.open(self.path, os.O_RDONLY)
+        self._opened = FileIO(self.path)
         self._version = read_version(self._descriptor)
         try:
             self._file = h5py.File(Snapshot(self._descriptor), "r")
@@ -288,12 +286,16 @@ class Hdf5Tree:
 
     def _close(self) -> None:
         if self._file is not None:
-            with suppress(Exception):  # when Python ends, h5py may have gone before
-                self._file.close()
+            self._file.close()
             self._file = None
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    @property
+    def _descriptor(self) -> int:
+        assert self._opened is not None
+        return self._opened.fileno()
 
     def _list(self, file: h5py.File, node: str) -> set[int]:
         """Blocks that are there; kept until another process changes the file."""

@@ -160,11 +160,14 @@ class Changes(Snapshot):
             os.ftruncate(file.fileno(), self._size)
             os.fsync(file.fileno())
         os.replace(partial, path)
+        _sync_folder(path)
 
 
-def new_file() -> Changes:
+@contextmanager
+def new_file() -> Iterator[Changes]:
     """What HDF5 can write a new file to; :meth:`Changes.save_new` puts it on the disk."""
-    return Changes(os.open(os.devnull, os.O_RDONLY))
+    with open(os.devnull, "rb") as nothing:
+        yield Changes(nothing.fileno())
 
 
 @contextmanager
