@@ -29,6 +29,7 @@ COMMANDS = {
     "card": "dmkd.cli.card",
     "export": "dmkd.cli.export",
     "verify": "dmkd.cli.verify",
+    "convert": "dmkd.cli.convert",
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dmkd.stores.errors import UsageError
+from dmkd.stores.journaled_file import is_marked
 from dmkd.stores.locations import set_endpoint
 
 
@@ -30,8 +31,8 @@ def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
     named = click.option(
         "--store",
         metavar="PATH",
-        help="The store: a folder, or s3://BUCKET/NAME (gs://, az://). Default: $DMKD_STORE, or the only store in the "
-        "current folder.",
+        help="The store: a folder, an HDF5 file (.h5), or s3://BUCKET/NAME (gs://, az://). Default: $DMKD_STORE, or the "
+        "only store in the current folder.",
     )
     return named(endpoint_option(function))
 
@@ -90,7 +91,8 @@ def find_store(store: str | None) -> str:
     """The store that is meant. Raises ``UsageError`` if none is named and there is not just one here."""
     if store or (store := os.environ.get("DMKD_STORE")):
         return store
-    here = sorted(path.parent for path in Path().glob("*/zarr.json") if _is_store(path))
+    folders = [path.parent for path in Path().glob("*/zarr.json") if _is_store(path)]
+    here = sorted(folders + [path for path in Path().glob("*.h5") if is_marked(str(path))])
     if len(here) == 1:
         return str(here[0])
     if not here:

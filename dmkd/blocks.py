@@ -13,7 +13,7 @@ from dmkd.label_sets import ViewPlan
 from dmkd.recipe import Recipe
 from dmkd.render import render_block
 from dmkd.sources import ImageGenerator
-from dmkd.stores import LabelSet, MismatchError, ViewSet, locations, open_store
+from dmkd.stores import LabelSet, MismatchError, Store, ViewSet, locations, open_store
 from dmkd.versions import machine
 from dmkd.views import VIEW_COMPONENTS, ViewPolicy, draw_views
 
@@ -115,8 +115,7 @@ class BlockWorker:
 
     def write(self, made: MadeBlock) -> int:
         """Encode the labels and write the block; returns its number of images."""
-        self.store.write_block(made.block, **made.arrays)
-        return made.num_images
+        return write_made(self.store, made)
 
     def _label(
         self, images: torch.Tensor, class_ids: np.ndarray, views: dict[str, np.ndarray]
@@ -173,6 +172,12 @@ class BlockWorker:
                 f"{label_set.teacher['sha256'][:12]}…): bring the old weights back, or label under another --name."
             )
         return teacher
+
+
+def write_made(store: Store, made: MadeBlock) -> int:
+    """Encode the labels and write the block; returns its number of images."""
+    store.write_block(made.block, **made.arrays)
+    return made.num_images
 
 
 def make_images(generator: ImageGenerator, recipe: Recipe, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:

@@ -1,6 +1,8 @@
 """Making blocks on Ray actors: one actor a GPU, blocks pulled one by one, failures retried elsewhere.
 
-Images never travel through Ray: an actor makes a block and writes it; what comes back is a count and two times.
+Images do not travel through Ray: an actor makes a block and writes it; what comes back is a count and two times. Only where
+the store is one HDF5 file, blocks go through Ray to the one process that writes it, on the driver's machine: file locks,
+by which writers on one machine take turns, are not to be relied on between machines.
 
 An actor is given blocks once its ``start`` has answered. One that has no place in the cluster yet is waited for by nobody:
 to an autoscaler it is the demand for a machine. One that dies is replaced by another one, at once or when there is room.
@@ -13,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from dmkd.block_stages import BlockDone, BlockStages, Order, blocks_ahead
@@ -20,11 +23,24 @@ from dmkd.dispatch import Scheduler, StartWorker
 from dmkd.engine import end_of_run, finishing_on_interrupt, give_up_if_hopeless
 from dmkd.failures import FATAL, DeviceLostError, WorkerStartError, is_device_lost, reason_of
 from dmkd.monitor import Monitor
-from dmkd.stores import DmkdError, UsageError
+from dmkd.stores import DmkdError, UsageError, locations, open_store
 
 POLL_SECONDS = 10.0  # between two looks at the cluster
 CONNECT_SECONDS = 10.0
 EXIT_SECONDS = 2.0  # for the driver to hear of a lost device before its process is gone
+
+
+class Hdf5Writer:
+    """The one process that writes an HDF5 store. Should it die, Ray starts it again and writes what was not written."""
+
+    def __init__(self, store_path: str) -> None:
+        self._store = open_store(store_path)
+
+    def write(self, made: Any) -> int:
+        """Write a block -> its number of images."""
+        from dmkd.blocks import write_made
+
+        return write_made(self._store, made)
 
 
 class RayBlockWorker:
@@ -33,8 +49,9 @@ class RayBlockWorker:
     Models are loaded in :meth:`start`, not in the constructor: Ray reduces what a constructor raises to a string.
     """
 
-    def __init__(self, order: Order) -> None:
-        self._stages = BlockStages(order)
+    def __init__(self, order: Order, writer: Any = None) -> None:
+        """``writer``: the actor that writes; None: this one does."""
+        self._stages = BlockStages(order, partial(_write_by, writer) if writer is not None else None)
         self._compute = ThreadPoolExecutor(1, "block-compute")
         self._stopping = False
 
@@ -68,6 +85,16 @@ class RayBlockWorker:
 
     def _make(self, block: int, inputs: Any) -> Any:
         return None if self._stopping else self._stages.make(block, inputs)
+
+
+def _write_by(writer: Any, made: Any) -> int:
+    """Let another actor write, and raise what it raises."""
+    import ray
+
+    try:
+        return ray.get(writer.write.remote(made))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
 
 
 @contextmanager
@@ -145,6 +172,7 @@ class _Driver:
         self.polled_at = time.monotonic()
         self.scheduler = Scheduler(blocks, workers=self._gpus() if workers is None else workers, ahead=ahead)
         self.actors: dict[int, Any] = {}
+        self.writer = self._start_writer() if locations.is_hdf5(order.store_path) else None
         self.calls: dict[Any, tuple[int, int | None]] = {}  # future -> (worker, block; None: its start)
 
     def run(self) -> None:
@@ -168,9 +196,17 @@ class _Driver:
 
     def end(self) -> None:
         """End all actors."""
-        for actor in self.actors.values():
+        for actor in [*self.actors.values(), *([self.writer] if self.writer else [])]:
             with suppress(Exception):  # Ray may be gone before its actors
                 self.ray.kill(actor)
+
+    def _start_writer(self) -> Any:
+        """On this machine, where the file is known to lie."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        return self.ray.remote(Hdf5Writer).options(**options).remote(self.order.store_path)
 
     def _wait(self) -> None:
         """Wait until something is answered, or is due, and take it in."""
@@ -186,7 +222,7 @@ class _Driver:
                     self._take_in(future)
 
     def _start(self, worker: int) -> None:
-        actor: Any = self.actor_class.remote(self.order)
+        actor: Any = self.actor_class.remote(self.order, self.writer)
         self.actors[worker] = actor
         self.calls[actor.start.remote()] = (worker, None)
 

@@ -35,6 +35,11 @@ Rules:
   Teachers look at the pixels as a reader gets them, and checks are over those.
 - Chunk keys are ``c.<block>.0...``: one flat folder for an array.
 - All arrays are created at their final shape by one process; workers write whole chunks and never touch metadata.
+
+In HDF5 (``.h5``) the same tree is one file: the same nodes, shapes, dtypes and chunks. What differs: attributes are JSON as text;
+a chunk ends in HDF5's Fletcher-32 instead of a crc32c, and is compressed by shuffle and deflate where Zarr has Zstd or
+Blosc; images are raw; axes are not permuted within a chunk. A block is written as a whole (journaled_file.py). As HDF5
+can't delete a chunk, deleted blocks are named in the array's attribute ``deleted_blocks``.
 """
 
 from collections.abc import Mapping

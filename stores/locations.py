@@ -34,6 +34,17 @@ def bucket(path: str) -> str:
     return "/".join(path.split("/")[:3])
 
 
+def is_hdf5(path: str) -> bool:
+    """Whether a store at this path is an HDF5 file: it ends in .h5 or .hdf5. Raises ``UsageError`` for one in a bucket."""
+    if not path.lower().endswith((".h5", ".hdf5")):
+        return False
+    if scheme(path):
+        raise UsageError(
+            f"{path}: an HDF5 file lies on a disk; in a bucket a store is Zarr, and ends in neither .h5 nor .hdf5."
+        )
+    return True
+
+
 def join(path: str, *names: str) -> str:
     """What lies below a store, as a user would write it."""
     return "/".join([path.rstrip("/"), *names])

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import DmkdError, StoreWriteError
-from .zarr_tree import ZarrTree
+
+if TYPE_CHECKING:
+    from .trees import Tree
 
 RUNS = "runs"
 BLOCKS_A_PART = 512
@@ -29,7 +31,7 @@ class RunLog:
     Nothing is written before the first worker or block: a run that finds all done leaves no trace.
     """
 
-    def __init__(self, tree: ZarrTree, facts: Mapping[str, Any]) -> None:
+    def __init__(self, tree: "Tree", facts: Mapping[str, Any]) -> None:
         self._tree = tree
         self._facts = {**facts, "started": _now(), "ended": None, "outcome": "running"}
         self._workers: dict[str, Mapping[str, Any]] = {}
@@ -93,7 +95,7 @@ class RunLog:
             self._tree.set_attributes({"blocks": self._rows}, f"{self._node}/part-{self._part}")
 
 
-def read_runs(tree: ZarrTree) -> list[dict[str, Any]]:
+def read_runs(tree: "Tree") -> list[dict[str, Any]]:
     """All runs, the oldest first: ``name``, what :class:`RunLog` was given, ``workers`` (name -> facts) and ``blocks``."""
     runs = []
     for name in tree.children(RUNS):
@@ -104,7 +106,7 @@ def read_runs(tree: ZarrTree) -> list[dict[str, Any]]:
     return runs
 
 
-def _free_name(tree: ZarrTree) -> str:
+def _free_name(tree: "Tree") -> str:
     """``<UTC time>-<host>-<process>``, which sorts by time; a second run in the same second gets a number."""
     host = "".join(c if c.isalnum() or c in ".-" else "-" for c in socket.gethostname())
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{host}-{os.getpid()}"

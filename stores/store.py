@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import layout
+from . import layout, locations
 from .checks import bind_views, image_checks, label_checks, quality_checks
 from .codecs import Codec
 from .errors import (
@@ -19,15 +19,16 @@ from .errors import (
     UsageError,
 )
 from .identity import fingerprint, refuse_mismatch
-from .image_codecs import ImageCodec, parse_image_codec, stored_image_codec
+from .image_codecs import RAW, ImageCodec, parse_image_codec, stored_image_codec
 from .rows import CheckRows, ClassRows, Ids, ImageRows, KeptChunks, Rows, by_block
 from .run_log import RunLog, read_runs
 from .sets import LabelSet, ViewSet
-from .zarr_tree import ZarrTree
+from .trees import open_tree
 
 
 class Store:
-    """A store in a folder or a bucket. Made by :func:`create_store`, opened by :func:`open_store`. Can be pickled to workers.
+    """A store in a folder, a bucket or an HDF5 file. Made by :func:`create_store`, opened by
+    :func:`open_store`. Can be pickled to workers.
 
     ``images[ids]`` uint8 (n, H, W, 3) RGB · ``class_ids[ids]`` int32 (n,) · ``views[name][ids]`` float32 (n, V, P) ·
     ``labels[name].logits(ids)`` float32 (n, V, C). Every row is proved to be its image's before it is handed out; who
@@ -36,7 +37,7 @@ class Store:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._tree = ZarrTree(path)
+        self._tree = open_tree(path)
         self._present: dict[str, set[int]] = {}
         self._kept = KeptChunks()
         self._label_sets: dict[str, LabelSet] = {}
@@ -191,9 +192,13 @@ class Store:
         of_images, new_checks = self._image_arrays(ids, images, class_ids)
         of_views = self._view_arrays(ids, views or {})
         of_labels = self._label_arrays(block, ids, new_checks, of_views, labels or {})
-        self._retire(block, ids, new_checks, of_views, of_labels)
-        for node, rows in {**of_views, **of_labels, **of_images}.items():
-            self._write(node, block, rows)
+        try:
+            with self._tree.transaction():
+                self._retire(block, ids, new_checks, of_views, of_labels)
+                for node, rows in {**of_views, **of_labels, **of_images}.items():
+                    self._write(node, block, rows)
+        except OSError as error:
+            raise write_error(f"block {block} of {self.path}", error) from error
         self._kept.forget([block])
 
     def add_view_set(
@@ -281,13 +286,14 @@ class Store:
         if num_images == self.num_images:
             return
         nodes = self._array_nodes()
-        if self.num_images % self.block_size:
-            for node in nodes:
-                self._tree.delete_block(node, self.num_blocks - 1)
-        # Images last: should this be interrupted, the store still has its old length and growing starts again.
-        for node in reversed(nodes):
-            if self._tree.shape(node)[0] != num_images:
-                self._tree.resize(node, num_images)
+        with self._tree.transaction():
+            if self.num_images % self.block_size:
+                for node in nodes:
+                    self._tree.delete_block(node, self.num_blocks - 1)
+            # Images last: should this be interrupted, the store still has its old length and growing starts again.
+            for node in reversed(nodes):
+                if self._tree.shape(node)[0] != num_images:
+                    self._tree.resize(node, num_images)
         self._present.clear()
         self._kept = KeptChunks()
         self.touch()
@@ -530,17 +536,7 @@ class Store:
         try:
             self._tree.write_block(node, block, rows)
         except OSError as error:
-            reason = {
-                errno.ENOSPC: "the disk is full; free some space",
-                errno.EDQUOT: "the disk quota is used up; free some space",
-                errno.EROFS: "the file system is read-only",
-                errno.EACCES: "there is no permission to write",
-                errno.EFBIG: "the file would be larger than allowed here",
-            }.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
-            raise StoreWriteError(
-                f"Could not write {self._tree.chunk_path(node, block)}: {reason}, then run the same command again; "
-                "what was written before is whole."
-            ) from error
+            raise write_error(self._tree.chunk_path(node, block), error) from error
 
 
 def create_store(
@@ -566,6 +562,10 @@ def create_store(
         raise UsageError(f"A store needs at least one image, not {num_images}.")
     block_size = block_size or layout.choose_block_size(num_images, image_shape)
     image_codec = str(parse_image_codec(image_codec))
+    if image_codec != RAW and locations.is_hdf5(path):
+        raise UsageError(
+            f"{path}: an HDF5 file holds pixels as they are; --image-codec {image_codec} is for Zarr stores."
+        )
     store = Store(path)
     tree = store._tree
     if tree.exists():
@@ -609,10 +609,10 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     if not tree.exists():
         if not tree.taken():
             raise NotAStoreError(f"There is no store at {path}.")
-        raise NotAStoreError(f"{path} is no dmkd store: it holds no Zarr v3 group.")
+        raise NotAStoreError(f"{path} is no dmkd store: it holds no {tree.kind}.")
     attributes = tree.attributes()
     if "dmkd_format" not in attributes:
-        raise NotAStoreError(f"{path} is a Zarr group, but no dmkd store.")
+        raise NotAStoreError(f"{path} is no dmkd store: its {tree.kind} lacks the attribute dmkd_format.")
     if attributes["dmkd_format"] != layout.FORMAT_VERSION:
         raise NotAStoreError(
             f"{path} is written in dmkd format {attributes['dmkd_format']}; this version reads {layout.FORMAT_VERSION}."
@@ -626,13 +626,27 @@ def open_store(path: str | os.PathLike[str]) -> Store:
 
 def store_exists(path: str) -> bool:
     """Whether :func:`open_store` would succeed, or would refuse for a reason that the user must hear."""
-    tree = ZarrTree(path)
+    tree = open_tree(path)
     return tree.exists() and tree.attributes().get("state") != "creating"
 
 
 def _check_name(name: str, what: str) -> None:
     if not name or not all(c.isalnum() or c in "._-" for c in name) or name.startswith((".", "_")):
         raise UsageError(f"{name!r} can't name a {what}: use letters, digits, '.', '_' and '-'.")
+
+
+def write_error(what: str, error: OSError) -> StoreWriteError:
+    """What a user is told of a write that the disk refused."""
+    reason = {
+        errno.ENOSPC: "the disk is full; free some space",
+        errno.EDQUOT: "the disk quota is used up; free some space",
+        errno.EROFS: "the file system is read-only",
+        errno.EACCES: "there is no permission to write",
+        errno.EFBIG: "the file would be larger than allowed here",
+    }.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
+    return StoreWriteError(
+        f"Could not write {what}: {reason}, then run the same command again; what was written before is whole."
+    )
 
 
 def _now() -> str:

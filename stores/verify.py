@@ -15,10 +15,10 @@ from .checks import class_checks, encoded_checks, image_checks, quality_checks, 
 from .codecs import Coder
 from .errors import DmkdError, StoreUnreachableError
 from .identity import fingerprint
-from .locations import partial_files
+from .locations import is_hdf5, partial_files
 from .sets import LabelSet, ViewSet
 from .store import Store
-from .zarr_tree import ZarrTree
+from .trees import open_tree
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
@@ -75,7 +75,7 @@ class Verifier:
         # Views (node, block) that some labels were made from, and those that some labels were not made from.
         self.confirmed_views: set[tuple[str, int]] = set()
         self.doubted_views: set[tuple[str, int]] = set()
-        self._tree = ZarrTree(store.path)
+        self._tree = open_tree(store.path)
         self._present: dict[str, set[int]] = {}
         self._view_sets: list[ViewSet] = []
         self._constant: list[int] = []
@@ -472,7 +472,7 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
     not what was there.
     """
     done = Repair()
-    tree = ZarrTree(store.path)
+    tree = open_tree(store.path)
     done.swept = store.sweep_partials()
     broken = [finding for finding in findings if finding.severity == ERROR]
     again = Verifier(store)
@@ -480,7 +480,7 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
     if any(finding.severity == ERROR and not finding.repairable for finding in seen):
         done.refused.append(
             "attributes or metadata are wrong, and what is made by them may be something else than what was there. "
-            "Nothing was deleted; bring zarr.json back from a copy first."
+            f"Nothing was deleted; bring {'the file' if is_hdf5(store.path) else 'zarr.json'} back from a copy first."
         )
         return done
     for block in sorted({finding.block for finding in broken if finding.block is not None and finding.repairable}):
@@ -516,9 +516,8 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
             assert finding.block is not None
             if store.source is None:
                 done.refused.append(
-                    f"{finding.where}: these images were not made by a generator, so dmkd can't make them again. Bring "
-                    f"the chunk back from a copy; or, if what they were imported from is still there, delete "
-                    f"{tree.chunk_path(layout.IMAGES, finding.block)} and run the same `dmkd import` again."
+                    f"{finding.where}: these images were not made by a generator, so dmkd can't make them again. "
+                    + _way_back(store.path, tree.chunk_path(layout.IMAGES, finding.block))
                 )
                 continue
             delete(layout.IMAGES, finding.block)
@@ -545,6 +544,15 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
                 if of_views in again.doubted_views - again.confirmed_views:
                     delete_views(*of_views)
     return done
+
+
+def _way_back(path: str, chunk: str) -> str:
+    if is_hdf5(path):
+        return f"Bring {path} back from a copy, or `dmkd import` into a new store what they were imported from."
+    return (
+        "Bring the chunk back from a copy; or, if what they were imported from is still there, delete "
+        f"{chunk} and run the same `dmkd import` again."
+    )
 
 
 def show_ids(ids: Sequence[int] | np.ndarray) -> str:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ CHUNK_NAME = re.compile(r"c\.(\d+)(?:\.0)*")
 class ZarrTree:
     """One Zarr v3 hierarchy. Opens on first use in each process, so it can be pickled to workers."""
 
+    kind = "Zarr v3 group"
+
     def __init__(self, path: str) -> None:
         self.path = path
         self._opened: Any = None
@@ -40,6 +43,10 @@ class ZarrTree:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Where HDF5 must change as a whole, Zarr need not: each chunk and each node's metadata is a file of its own."""
+        return nullcontext()
 
     # Groups and attributes
 

@@ -1,4 +1,4 @@
-"""Where a test's store lies, read and changed behind dmkd's back: a folder, or a prefix of a bucket on an S3 server."""
+"""Where a test's store lies, read and changed behind dmkd's back: a folder, a prefix of a bucket on an S3 server, or a file."""
 
 import json
 import os
@@ -55,7 +55,64 @@ class BucketPrefix(Folder):
         return sorted(item["Key"][len(self._prefix) + 1 :] for page in pages for item in page.get("Contents", []))
 
 
+class Hdf5File(Folder):
+    """The same in an HDF5 file: chunks are named as in a folder, and what is written is what filters would have written."""
+
+    def sibling(self, name: str) -> Folder:
+        return (Hdf5File if name.endswith(".zarr") else Folder)(Path(self.path).parent / name.replace(".zarr", ".h5"))
+
+    def read(self, name: str) -> bytes:
+        import h5py
+
+        with h5py.File(self.path, "r", locking=False) as file:
+            array, corner = self._chunk(file, name)
+            return bytes(array.id.read_direct_chunk(corner)[1])
+
+    def write(self, name: str, content: bytes) -> None:
+        from dmkd.stores.hdf5_tree import Hdf5Tree
+
+        tree = Hdf5Tree(self.path)
+        tree.create_root()
+        if name.endswith("zarr.json"):
+            node = name.removesuffix("zarr.json").rstrip("/")
+            with tree.transaction():
+                if node:
+                    tree.create_group(node)
+                for attribute in tree.attributes(node):
+                    del tree._changing[node or "/"].attrs[attribute]
+                tree.set_attributes(json.loads(content)["attributes"], node)
+        else:
+            with tree.transaction():
+                array, corner = self._chunk(tree._changing, name)
+                array.id.write_direct_chunk(corner, content, 0)
+
+    def names(self) -> list[str]:
+        import h5py
+
+        found: list[str] = []
+
+        def visit(node: str, array: object) -> None:
+            if isinstance(array, h5py.Dataset):
+                array.id.chunk_iter(lambda chunk: found.append(self._name(node, array, chunk.chunk_offset)))
+
+        with h5py.File(self.path, "r", locking=False) as file:
+            file.visititems(visit)
+        return sorted(found)
+
+    @staticmethod
+    def _name(node: str, array, corner: tuple[int, ...]) -> str:
+        return f"{node}/c." + ".".join(str(o // n) for o, n in zip(corner, array.chunks, strict=True))
+
+    @staticmethod
+    def _chunk(file, name: str):
+        node, _, places = name.rpartition("/c.")
+        array = file[node]
+        return array, tuple(int(p) * n for p, n in zip(places.split("."), array.chunks, strict=True))
+
+
 def place_of(path: str) -> Folder:
+    if path.endswith(".h5"):
+        return Hdf5File(path)
     return BucketPrefix(path) if path.startswith("s3://") else Folder(path)
 
 

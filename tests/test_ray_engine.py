@@ -13,6 +13,7 @@ import dmkd.dispatch
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.progress import Silent
 from dmkd.stores import DmkdError, MismatchError, open_store
+from dmkd.stores.convert import convert
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,6 +45,15 @@ def in_process(tmp_path_factory, tiny_generator, tiny_teacher):
 def test_two_actors_make_the_bytes_that_one_process_makes(in_process, tiny_generator, tiny_teacher, tmp_path):
     make(tmp_path / "s.zarr", tiny_generator, tiny_teacher, workers=2)
     assert tree_bytes(tmp_path / "s.zarr") == in_process
+
+
+def test_one_actor_writes_the_hdf5_file_that_two_make(tiny_generator, tiny_teacher, tmp_path, in_process):
+    made = make(tmp_path / "s.h5", tiny_generator, tiny_teacher, workers=2)
+    convert(made, str(tmp_path / "s.zarr"))
+    assert tree_bytes(tmp_path / "s.zarr") == in_process
+    run = RunOptions(workers=2, device="cpu")
+    labelled, _ = label(made.path, LabelOptions((str(tiny_teacher),), name="again", codec="uint8"), run, Silent())
+    assert labelled.labels["again"].missing_blocks() == [] and len(labelled.runs()) == 2
 
 
 def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(in_process, tiny_generator, tiny_teacher, tmp_path):

@@ -1,0 +1,151 @@
+"""The same store in another place or format: Zarr in a folder or bucket, or HDF5. What is read from both is equal to the bit.
+
+Chunks are decoded and encoded again, as each format writes them; attributes, the run log and the codecs' constants are
+copied as they are. Until all is there the new store says that it is being made, and only this module goes on with it.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import layout, locations
+from .errors import UsageError
+from .identity import refuse_mismatch
+from .run_log import RUNS
+from .store import Store, open_store, write_error
+from .trees import open_tree
+
+if TYPE_CHECKING:
+    from .trees import Tree
+
+CONVERTING = "converting"  # the root's state
+COMMIT_BYTES = (
+    64 * 2**20
+)  # pixels that are written at once: each change of an HDF5 file is waited for until it is on the disk
+
+
+def convert(source: Store, path: str, advance: Callable[[int], object] = lambda images: None) -> Store:
+    """Copy a store to ``path``, which ends in .h5 or .hdf5 or becomes a Zarr store -> the copy.
+
+    Blocks that ``source`` lacks are missing there too. Interrupted, the same call goes on; blocks that have changed in
+    ``source`` meanwhile are copied again. ``advance`` is told of images that are there. Raises ``UsageError`` if the path
+    is taken, or if JPEG images were to go to HDF5, ``DamagedChunkError`` if ``source`` is damaged.
+    """
+    if source.image_codec.lossy and locations.is_hdf5(path):
+        raise UsageError(
+            f"The images of {source.path} are JPEG files, which an HDF5 file does not hold: as pixels they would take several "
+            "times the space, and not come back as these files. Keep them in a Zarr store."
+        )
+    target = open_tree(path)
+    _begin(source, target, path)
+    try:
+        arrays = _copy_structure(source, target)
+        for blocks in _portions(source):
+            with target.transaction():
+                for block in blocks:
+                    _copy_block(source, target, arrays, block)
+            advance(sum(len(source.block_ids(block)) for block in blocks))
+        _copy_runs(source._tree, target)
+        target.set_attributes(source._tree.attributes())  # the state among them, so this comes last
+    except OSError as error:
+        raise write_error(path, error) from error
+    return open_store(path)
+
+
+def _begin(source: Store, target: "Tree", path: str) -> None:
+    """Make the root, or make sure that it is one that was begun for this source."""
+    if not locations.scheme(path) and os.path.realpath(path) == os.path.realpath(source.path):
+        raise UsageError(f"{path} is the store itself: give the copy another name.")
+    begun = {"dmkd_format": layout.FORMAT_VERSION, "identity": source.identity}
+    if not target.exists():
+        if target.taken():
+            raise UsageError(f"{path} is there already and is no dmkd store; give the copy another name.")
+        try:
+            target.create_root()
+            target.set_attributes({**begun, "state": CONVERTING})
+        except OSError as error:
+            raise write_error(path, error) from error
+        return
+    there = target.attributes()
+    if not there:  # interrupted at once
+        target.set_attributes({**begun, "state": CONVERTING})
+    elif there.get("state") != CONVERTING:
+        raise UsageError(f"{path} is there already; give the copy another name or delete it.")
+    else:
+        way_out = f"Delete {path} and run the same command again."
+        refuse_mismatch(f"The copy that was begun at {path}", {key: there.get(key) for key in begun}, begun, way_out)
+
+
+def _copy_structure(source: Store, target: "Tree") -> list[str]:
+    """Groups, attributes, constants and empty arrays -> the arrays of blocks, in the order of writing."""
+    tree = source._tree
+    specs: dict[str, layout.ArraySpec] = {}
+    for name, view_set in source.views.items():
+        target.create_group(layout.VIEWS)
+        specs[f"{layout.VIEWS}/{name}"] = layout.views_spec(view_set.num_views, len(view_set.components))
+    for name, label_set in source.labels.items():
+        node = f"{layout.LABELS}/{name}"
+        target.create_group(layout.LABELS)
+        target.create_group(node)
+        target.set_attributes(tree.attributes(node), node)
+        if not label_set.fitted:
+            continue
+        coder = label_set.coder
+        for part in label_set.codec.constants:
+            target.create_group(f"{node}/{layout.CONSTANTS}")
+            constant = f"{node}/{layout.CONSTANTS}/{part}"
+            target.write_constant(constant, tree.read_constant(constant))
+        specs |= {f"{node}/{part}": s for part, s in layout.label_specs(coder.arrays(label_set.num_views)).items()}
+    specs[layout.CLASS_IDS] = layout.class_ids_spec()
+    specs[layout.CHECKS] = layout.checks_spec()
+    specs[layout.IMAGES] = layout.images_spec(source.image_shape, str(source.image_codec))
+    for node, spec in specs.items():
+        if not _has_array(target, node, tree.shape(node)):
+            attributes: dict[str, Any] = tree.attributes(node)
+            target.create_array(node, spec, tree.shape(node)[0], source.block_size, attributes)
+    return list(specs)
+
+
+def _has_array(tree: "Tree", node: str, shape: tuple[int, ...]) -> bool:
+    try:
+        return tree.shape(node) == shape
+    except KeyError:
+        return False
+
+
+def _portions(source: Store) -> Iterator[range]:
+    """All blocks, a few at a time."""
+    each = max(1, COMMIT_BYTES // (source.block_size * int(np.prod(source.image_shape))))
+    for start in range(0, source.num_blocks, each):
+        yield range(start, min(start + each, source.num_blocks))
+
+
+def _copy_block(source: Store, target: "Tree", nodes: list[str], block: int) -> None:
+    """One block of all arrays, the markers last. What is there already stays, if its checks are still the source's."""
+    checks = [node for node in nodes if node.rsplit("/", 1)[-1] == layout.CHECKS]
+    changed = any(_differs(source, target, node, block) for node in checks)
+    for node in nodes:
+        if not source._tree.has_block(node, block):
+            target.delete_block(node, block)
+        elif changed or not target.has_block(node, block):
+            target.write_block(node, block, source._decoded(node, block))
+
+
+def _differs(source: Store, target: "Tree", node: str, block: int) -> bool:
+    if not target.has_block(node, block):
+        return False
+    return not source._tree.has_block(node, block) or not np.array_equal(
+        source._decoded(node, block), target.read_block(node, block)
+    )
+
+
+def _copy_runs(source: "Tree", target: "Tree", node: str = RUNS) -> None:
+    """The run log: groups within groups, and their attributes."""
+    for name in source.children(node):
+        below = f"{node}/{name}"
+        target.create_group(node)
+        target.create_group(below)
+        target.set_attributes(source.attributes(below), below)
+        _copy_runs(source, target, below)
