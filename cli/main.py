@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "dmkd.cli.evaluate",
     "codec-report": "dmkd.cli.codec_report",
     "inspect": "dmkd.cli.inspect",
+    "view": "dmkd.cli.view",
     "verify": "dmkd.cli.verify",
 }
 

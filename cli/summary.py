@@ -26,7 +26,7 @@ def print_store(store: Store) -> None:
     print_facts(store.path, _what_it_is(facts))
     if facts["label_sets"]:
         rows = [label_row(*item, facts) for item in facts["label_sets"].items()]
-        print_table("Labels", LABEL_COLUMNS, rows)
+        print_table("Labels", LABEL_COLUMNS, rows, compact=True)
     _print_damaged(facts)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from . import layout
 from .codecs import Codec, Coder, codec_from_json
-from .errors import DamagedChunkError, StoreError
+from .errors import DamagedChunkError, StoreError, UsageError
 from .rows import Ids, QualityRows, Rows, ViewRows, read_encoded
 
 if TYPE_CHECKING:
@@ -120,6 +120,15 @@ class LabelSet:
             return self.logits([int(ids)], view, temperature)[0]
         logits = self.coder.decode(self.encoded(ids), temperature)
         return logits if view is None else logits[:, view]
+
+    def softmax(self, ids: Ids, view: int | None = None, temperature: float = 1.0) -> np.ndarray:
+        """The teacher's probabilities softmax(logits / temperature), float32 (n, V, C), or (n, C) of one view; one id drops
+        the first axis. Raises ``UsageError`` for a temperature that is not above 0."""
+        if not temperature > 0:
+            raise UsageError(f"The temperature must be above 0, not {temperature:g}.")
+        scaled = self.logits(ids, view, temperature).astype(np.float64) / temperature
+        exponential = np.exp(scaled - scaled.max(-1, keepdims=True))
+        return (exponential / exponential.sum(-1, keepdims=True)).astype(np.float32)
 
     def missing_blocks(self) -> list[int]:
         """Blocks that have no labels yet, ascending."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import block_arrays, filled_store, new_store
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmkd.cli.main import main
@@ -62,6 +62,7 @@ def test_a_large_store_is_sampled_and_says_so(tmp_path, monkeypatch):
     assert "in 100 images" in whole and " blocks\n" not in whole.split("sees")[1].splitlines()[0]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(1, 50), st.integers(0, 5))
 def test_a_sample_is_spread_evenly(number, count, seed):
     blocks = list(range(0, 3 * number, 3))
