@@ -78,7 +78,7 @@ def command(
 
         sheet, what = views_sheet(opened, image, label_set if labels else None, temperature), f"image-{image}"
     elif ids is not None:
-        sheet, what = ids_sheet(opened, parse_ids(ids), label_set, columns), "ids"
+        sheet, what = opened.show(parse_ids(ids), labels, columns), "ids"
     elif by in (None, "class"):
         sheet, what = class_sheet(opened, label_set, classes, count or 8, columns), "by-class"
     else:
@@ -144,14 +144,6 @@ def opinion_sheet(store: "Store", label_set: "LabelSet | None", order: str, coun
     title = f"{store.path}: {len(ids)} images {told}"
     subtitle = f"among {among:,} of {store.num_images:,} images; {caption_key(label_set)}"
     return draw_sheet(title, subtitle, [Row(image_tiles(store, ids.tolist(), label_set))], columns)
-
-
-def ids_sheet(store: "Store", ids: list[int], label_set: "LabelSet | None", columns: int | None) -> "Image":
-    import numpy as np
-
-    from dmkd.stores.contact_sheet import show_images
-
-    return show_images(store, ids, label_if_there(store, label_set, np.array(ids)), columns)
 
 
 def label_if_there(store: "Store", label_set: "LabelSet | None", ids: "np.ndarray") -> "LabelSet | None":

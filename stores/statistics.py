@@ -74,6 +74,20 @@ def read_opinions(store: "Store", label_set: LabelSet, blocks: Sequence[int]) ->
     return Opinions(ids, class_ids, quality, [one for one in found if isinstance(one, str)])
 
 
+def opinion_table(ids: np.ndarray, class_ids: np.ndarray, quality: np.ndarray) -> Any:
+    """What :meth:`LabelSet.quality_table` gives, of int64 (n,), int32 (n,) and float32 (n, 3)."""
+    kinds = [("image", "i8"), ("class_id", "i4"), ("top1", "i4"), ("p_class", "f4"), ("entropy", "f4"), ("agrees", "?")]
+    table = np.empty(len(ids), kinds)
+    table["image"], table["class_id"] = ids, class_ids
+    table["top1"], table["p_class"], table["entropy"] = quality.T
+    table["agrees"] = table["top1"] == class_ids
+    try:
+        from pandas import DataFrame
+    except ImportError:
+        return table
+    return DataFrame({name: table[name] for name, _ in kinds}).set_index("image")
+
+
 def distribution(values: np.ndarray, low: float, high: float) -> dict[str, Any]:
     """Mean, quantiles and a histogram between two limits of float32 (n,), n > 0; JSON-able."""
     values = values.astype(np.float64)

@@ -150,7 +150,13 @@ class ZarrTree:
 
     def present_blocks(self, node: str) -> set[int]:
         """Blocks whose chunk exists, by one listing (zarr's ``nchunks_initialized`` is quadratic)."""
-        names = _list_dir(self._root.store, node)
+        if locations.scheme(self.path):
+            names = _list_dir(self._root.store, node)
+        else:  # zarr's own listing takes five times as long, which 20,000 blocks make felt
+            try:
+                names = os.listdir(Path(self.path) / node)
+            except FileNotFoundError:
+                names = []
         return {int(match[1]) for name in names if (match := CHUNK_NAME.fullmatch(name))}
 
     def chunk_bytes(self, node: str) -> dict[int, int]:
