@@ -137,18 +137,27 @@ class Pace:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], bold: Sequence[bool] | None = None
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    bold: Sequence[bool] | None = None,
+    compact: bool = False,
 ) -> None:
-    """A table on stdout: the first column left, the others right; ``bold``: whether each row is."""
+    """A table on stdout: the first column left, the others right. ``bold``: whether each row is; ``compact``: without lines,
+    indented as facts are."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
+    if compact:
+        _stdout().print(title, style="bold", markup=False, highlight=False)
+        table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    else:
+        table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for number, row in enumerate(rows):
         table.add_row(*(str(cell) for cell in row), style="bold" if bold and bold[number] else None)
-    _stdout().print(table)
+    _stdout().print(_indented(table) if compact else table)
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, Any]]) -> None:
@@ -158,6 +167,19 @@ def print_facts(title: str, facts: Sequence[tuple[str, Any]]) -> None:
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         console.print(f"  {name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_sentence(text: str, style: str = "") -> None:
+    """A sentence on stdout, indented as facts are, on as many lines as it takes."""
+    from rich.text import Text
+
+    _stdout().print(_indented(Text(text, style)))
+
+
+def _indented(what: Any) -> Any:
+    from rich.padding import Padding
+
+    return Padding(what, (0, 0, 0, 2), expand=False)
 
 
 def _stdout() -> Any:

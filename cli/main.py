@@ -26,6 +26,7 @@ COMMANDS = {
     "export-student": "dmkd.cli.export_student",
     "codec-report": "dmkd.cli.codec_report",
     "inspect": "dmkd.cli.inspect",
+    "view": "dmkd.cli.view",
     "card": "dmkd.cli.card",
     "export": "dmkd.cli.export",
     "verify": "dmkd.cli.verify",

@@ -1,74 +1,192 @@
-"""What a store holds, as facts for a script and as a screen for a person."""
+"""What a store holds, as a screen for a person: a short one after a command's work, a full one for ``dmkd inspect``."""
 
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
-from dmkd.quality import quality_averages
-from dmkd.stores import LabelSet, Store
+import click
 
-from .display import byte_size, percent, print_facts, print_table
+from dmkd.stores import Store
+from dmkd.stores.facts import store_facts
 
+from .display import byte_size, duration, percent, print_facts, print_sentence, print_table
 
-def store_facts(store: Store) -> dict[str, Any]:
-    """JSON-able: ``images``, ``complete``, ``missing_blocks``, ``label_sets`` and what made the store."""
-    missing = store.missing_blocks()
-    return {
-        "path": store.path,
-        "images": store.num_images,
-        "image_shape": list(store.image_shape),
-        "classes": store.num_classes,
-        "blocks": store.num_blocks,
-        "block_size": store.block_size,
-        "missing_blocks": missing,
-        "complete": not missing and not any(label_set.missing_blocks() for label_set in store.labels.values()),
-        "identity": store.identity,
-        "recipe": store.recipe,
-        "view_sets": {name: view_set.attributes for name, view_set in store.views.items()},
-        "label_sets": {name: _label_set_facts(store, label_set) for name, label_set in store.labels.items()},
-        "created": store.attributes["created"],
-        "updated": store.attributes["updated"],
-        "versions": store.attributes["versions"],
-    }
+__all__ = ["print_everything", "print_store", "store_facts"]
 
-
-def _label_set_facts(store: Store, label_set: LabelSet) -> dict[str, Any]:
-    missing = label_set.missing_blocks()
-    return {
-        "teacher": label_set.teacher,
-        "view_set": label_set.view_set,
-        "views": label_set.num_views,
-        "codec": label_set.codec.to_json(),
-        "missing_blocks": missing,
-        "identity": label_set.identity,
-        **quality_averages(store, label_set, missing),
-    }
+BARS = "▁▂▃▄▅▆▇█"
+NO_BREAK = "\u00a0"
+RUNS_SHOWN = 5
+VERSIONS_SHOWN = ("dmkd", "torch", "diffusers", "transformers", "timm")  # the others are in the JSON
+LABEL_COLUMNS = ("label set", "teacher", "views", "codec", "a view", "done", "agrees", "p(class)", "entropy")
 
 
 def print_store(store: Store) -> None:
-    """One screen: what it is, what made it, whether it is complete, its labels."""
+    """What it is, what made it, whether it is complete, its labels."""
     facts = store_facts(store)
+    print_facts(store.path, _what_it_is(facts))
+    if facts["label_sets"]:
+        rows = [label_row(*item, facts) for item in facts["label_sets"].items()]
+        print_table("Labels", LABEL_COLUMNS, rows, compact=True)
+    _print_damaged(facts)
+
+
+def print_everything(facts: dict[str, Any]) -> None:
+    """One screen of what :func:`dmkd.stores.facts.store_facts` found."""
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in VERSIONS_SHOWN if name in facts["versions"])
+    lines = [
+        *_what_it_is(facts),
+        ("created", f"{_time(facts['created'])}, changed {_time(facts['updated'])} UTC"),
+        *([("with", versions)] if versions else []),
+        *((f"{'sizes' if not i else ''}", line) for i, line in enumerate(size_lines(facts))),
+    ]
+    print_facts(facts["path"], lines)
+    if facts["view_sets"]:
+        columns = ["view set", "policy", "views", "size", "seed", "done"]
+        _print_section("Views", columns, _view_rows(facts))
+    if facts["label_sets"]:
+        _print_section("Labels", LABEL_COLUMNS, [label_row(*item, facts) for item in facts["label_sets"].items()])
+    for name, label_set in facts["label_sets"].items():
+        if label_set.get("statistics", {}).get("images"):
+            click.echo()
+            print_facts(opinion_title(name, label_set["statistics"]), opinion_lines(label_set["statistics"]))
+    if facts["runs"]:
+        shown = facts["runs"][-RUNS_SHOWN:]
+        title = "Runs" + (f", the last {RUNS_SHOWN} of {len(facts['runs'])}" if len(facts["runs"]) > RUNS_SHOWN else "")
+        columns = ["started (UTC)", "command", "outcome", "blocks", "time", "images/s", "workers"]
+        _print_section(title, columns, [run_row(run, facts["block_size"]) for run in shown])
+    _print_damaged(facts)
+
+
+def _print_section(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    click.echo()
+    print_table(title, columns, rows, compact=True)
+
+
+def _what_it_is(facts: dict[str, Any]) -> list[tuple[str, str]]:
     recipe, missing = facts["recipe"], facts["missing_blocks"]
     height, width, _ = facts["image_shape"]
-    made = sum(len(store.block_ids(block)) for block in set(range(store.num_blocks)) - set(missing))
-    state = "complete" if not missing else f"{len(missing)} of {facts['blocks']} blocks missing"
-    lines = [
-        ("images", f"{made:,} of {facts['images']:,}, {height}x{width}, {state}"),
+    state = "complete" if not missing else f"{len(missing):,} of {facts['blocks']:,} blocks missing"
+    codec = "" if facts["image_codec"] == "raw" else f", {facts['image_codec']}"
+    return [
+        ("images", f"{facts['images_made']:,} of {facts['images']:,}, {height}x{width}{codec}, {state}"),
         ("classes", classes_line(facts["classes"], recipe.get("classes"))),
-        (
-            "blocks",
-            f"{facts['blocks']:,} of {facts['block_size']:,}, {byte_size(store.block_size * height * width * 3)}",
-        ),
+        ("blocks", f"{facts['blocks']:,} of {facts['block_size']:,}"),
+        ("on disk", byte_size(facts["bytes"])),
         ("made by", recipe_line(recipe)),
         *([("prompts", prompts_line(recipe))] if recipe.get("prompts") else []),
         *([("seed", f"{recipe['seed']}, {numerics_line(recipe)}")] if "sub_batch" in recipe else []),
         ("identity", f"{facts['identity'][:16]}…"),
     ]
-    print_facts(store.path, lines)
-    if facts["label_sets"]:
-        print_table(
-            "Labels",
-            ["label set", "teacher", "views", "codec", "done", "agrees", "p(class)", "entropy"],
-            [label_row(name, facts["blocks"], label_set) for name, label_set in facts["label_sets"].items()],
-        )
+
+
+def size_lines(facts: dict[str, Any]) -> list[str]:
+    """Bytes on disk of each array, those of a label set together, as many on a line as fit."""
+    sizes: dict[str, int] = {}
+    for node, array in facts["arrays"].items():
+        part = "/".join(node.split("/")[:2])
+        sizes[part] = sizes.get(part, 0) + array["bytes"]
+    words = [f"{node} {byte_size(size)}" for node, size in sizes.items()]
+    return textwrap.wrap(", ".join(word.replace(" ", NO_BREAK) for word in words), 86, break_on_hyphens=False)
+
+
+def _view_rows(facts: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            name,
+            policy_line(view_set["policy"]),
+            view_set["num_views"],
+            f"{view_set['size']} {view_set['interpolation']}",
+            view_set.get("seed", ""),
+            _done(view_set, facts),
+        ]
+        for name, view_set in facts["view_sets"].items()
+    ]
+
+
+def policy_line(policy: dict[str, Any] | str) -> str:
+    """``rrc:8+cutmix``, as ``--views`` takes it."""
+    from dmkd.views import ViewPolicy
+
+    return str(ViewPolicy.from_json(policy)) if isinstance(policy, dict) else policy
+
+
+def _print_damaged(facts: dict[str, Any]) -> None:
+    if damaged := facts["damaged"]:
+        more = f" And {len(damaged) - 1:,} more like it." if len(damaged) > 1 else ""
+        click.echo()
+        print_sentence(f"Damaged: {damaged[0]}{more}", "red")
+
+
+def opinion_title(name: str, statistics: dict[str, Any]) -> str:
+    read, labelled = statistics["blocks_read"], statistics["blocks_labelled"]
+    images = f"{statistics['images']:,} images"
+    return f"What {name} sees in {images}" + (f", from {read:,} of {labelled:,} blocks" if read < labelled else "")
+
+
+def opinion_lines(statistics: dict[str, Any]) -> list[tuple[str, str]]:
+    """The distributions of p(class) and of entropy, and the classes at either end."""
+    lines = []
+    for name, title in (("p_class", "p(class)"), ("entropy", "entropy")):
+        low, high = (statistics[name]["histogram"]["edges"][i] for i in (0, -1))
+        at = {key: f"{value:.3f}" for key, value in statistics[name]["quantiles"].items()}
+        drawn = f"{low:g} {bars(statistics[name]['histogram']['counts'])} {high:<4.3g}"
+        lines.append((title, f"{drawn}  median {at['0.5']}, 90 % between {at['0.05']} and {at['0.95']}"))
+    ends = statistics["classes"]
+    percentage, nats = "{:.0%}".format, "{:.2f} nats".format
+    return [
+        *lines,
+        ("agrees", f"most on {class_list(ends['agreement']['best'], percentage)}"),
+        ("", f"least on {class_list(ends['agreement']['worst'], percentage)}"),
+        ("certain", f"most on {class_list(ends['entropy']['lowest'], nats)}"),
+        ("", f"least on {class_list(ends['entropy']['highest'], nats)}"),
+    ]
+
+
+def class_list(classes: Sequence[dict[str, Any]], written: Any) -> str:
+    """``207 golden retriever (98 %), ...``; a class that is named by its number is written once."""
+    return ", ".join(
+        f"{one['class_id'] if one['name'] == str(one['class_id']) else _named(one)} ({written(one['value'])})"
+        for one in classes
+    )
+
+
+def _named(one: dict[str, Any]) -> str:
+    return f"{one['class_id']} {one['name'].split(',')[0]}"
+
+
+def bars(counts: Sequence[int]) -> str:
+    """A histogram as one line of text: the lowest bar is nothing, any other something."""
+    most, levels = max(counts), len(BARS) - 1
+    return "".join(BARS[-(-count * levels // most)] if most else BARS[0] for count in counts)
+
+
+def run_row(run: dict[str, Any], block_size: int) -> list[str]:
+    seconds = run["seconds"]
+    rate = f"{run['blocks'] * block_size / seconds:,.1f}" if seconds else ""
+    hardware = ", ".join(run["hardware"])
+    return [
+        _time(run["started"]),
+        run["command"] or "",
+        (run["outcome"] or "").split(":")[0],
+        f"{run['blocks']:,}",
+        duration(seconds) if seconds else "",
+        rate,
+        f"{run['workers']} x {hardware}" if hardware else str(run["workers"]),
+    ]
+
+
+def _time(text: str | None) -> str:
+    """``2026-11-22 12:36`` of an ISO time."""
+    return (text or "")[:16].replace("T", " ")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "1"
+
+
+def _done(part: dict[str, Any], facts: dict[str, Any]) -> str:
+    done = 1 - len(part["missing_blocks"]) / facts["blocks"]
+    return "100%" if done == 1 else f"{min(done, 0.999):.1%}" if done > 0.99 else f"{done:.0%}"
 
 
 def classes_line(count: int, chosen: list[int] | None) -> str:
@@ -103,15 +221,21 @@ def prompts_line(recipe: dict[str, Any]) -> str:
     return line + (f", negative {recipe['negative_prompt']!r}" if recipe["negative_prompt"] else "")
 
 
-def label_row(name: str, blocks: int, label_set: dict[str, Any]) -> list[str]:
-    done = 1 - len(label_set["missing_blocks"]) / blocks
+def label_row(name: str, label_set: dict[str, Any], facts: dict[str, Any]) -> list[str]:
+    each = label_set.get("bytes_a_view")
     return [
         name,
         label_set["teacher"]["architecture"],
         f"{label_set['views']} {label_set['view_set']}",
-        label_set["codec"]["name"],
-        f"{done:.0%}",
+        codec_line(label_set["codec"]),
+        byte_size(each) if each else "",
+        _done(label_set, facts),
         percent(label_set.get("agreement")),
         f"{label_set['p_class']:.3f}" if "p_class" in label_set else "",
         f"{label_set['entropy']:.3f}" if "entropy" in label_set else "",
     ]
+
+
+def codec_line(codec: dict[str, Any]) -> str:
+    """``klt:0.5``, as ``--codec`` takes it."""
+    return ":".join([codec["name"], *(f"{value:g}" for key, value in codec.items() if key in ("step", "k"))])

@@ -32,6 +32,7 @@ CHECKSUM_BYTES = 4
 DELETED = "deleted_blocks"
 OWN_ATTRIBUTES = (DELETED, "DIMENSION_LABELS")  # of arrays, and no part of the store's
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -116,6 +117,10 @@ class Hdf5Tree:
     def children(self, node: str) -> list[str]:
         """Names of the groups and arrays directly below a group, sorted; none if there is no such group."""
         return self._reading(lambda file: sorted(file[node or "/"]) if not node or node in file else [])
+
+    def names(self, node: str) -> list[str]:
+        """As :meth:`children`: a file holds nothing else."""
+        return self.children(node)
 
     # Arrays
 
@@ -206,10 +211,28 @@ class Hdf5Tree:
 
         return self._reading(read)
 
+    def chunk_bytes(self, node: str) -> dict[int, int]:
+        """Block -> bytes of its chunk as it is stored, of those that exist, by one walk through the array's index."""
+
+        def read(file: h5py.File) -> dict[int, int]:
+            array, sizes = _array(file, node), {}
+
+            def note(chunk: Any) -> None:
+                sizes[chunk.chunk_offset[0] // array.chunks[0]] = chunk.size
+
+            array.id.chunk_iter(note)
+            return {block: size for block, size in sizes.items() if block in self._list(file, node)}
+
+        return self._reading(read)
+
     def for_each(self, work: Callable[[int], None], blocks: Iterable[int]) -> None:
         """Do some work that reads blocks."""
         for block in blocks:
             work(block)
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """The results of some work that reads, in the order of ``items``."""
+        return [work(item) for item in items]
 
     def delete_block(self, node: str, block: int) -> None:
         """From now on the block counts as missing, and who reads it with h5py gets fill values."""

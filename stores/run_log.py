@@ -7,6 +7,7 @@ reads it to decide what is done, a crash may lose its last half minute, and it m
 """
 
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -104,6 +105,38 @@ def read_runs(tree: "Tree") -> list[dict[str, Any]]:
         blocks = [row for part in parts for row in tree.attributes(f"{node}/{part}").get("blocks", [])]
         runs.append({"name": name, **tree.attributes(node), "blocks": blocks})
     return runs
+
+
+def run_summaries(tree: "Tree") -> list[dict[str, Any]]:
+    """All runs, the oldest first, told briefly: ``name``, ``command``, ``started``, ``ended``, ``outcome``, ``workers``,
+    ``hosts`` and ``hardware`` of these, ``blocks``, ``seconds`` from the start to the last block.
+
+    Of each run only the first and the last part are read: all parts but the last have as many blocks as the first.
+    """
+    return tree.map(lambda name: _summary(tree, name), [name for name in tree.names(RUNS) if name != "zarr.json"])
+
+
+def _summary(tree: "Tree", name: str) -> dict[str, Any]:
+    node = f"{RUNS}/{name}"
+    parts = [f"part-{n}" for n in sorted(int(p[5:]) for p in tree.names(node) if re.fullmatch(r"part-\d+", p))]
+    facts = tree.attributes(node)
+    ends = [tree.attributes(f"{node}/{part}").get("blocks", []) for part in dict.fromkeys([*parts[:1], *parts[-1:]])]
+    blocks = len(ends[0]) * (len(parts) - 1) + len(ends[-1]) if ends else 0
+    workers = facts.get("workers", {}).values()
+    started = facts.get("started")
+    seconds = ends[-1][-1][4] - datetime.fromisoformat(started).timestamp() if blocks and started else None
+    return {
+        "name": name,
+        "command": facts.get("command"),
+        "started": started,
+        "ended": facts.get("ended"),
+        "outcome": facts.get("outcome"),
+        "workers": len(workers),
+        "hosts": sorted({worker["host"] for worker in workers if worker.get("host")}),
+        "hardware": sorted({worker["hardware"] for worker in workers if worker.get("hardware")}),
+        "blocks": blocks,
+        "seconds": None if seconds is None else round(max(seconds, 0.0), 1),
+    }
 
 
 def _free_name(tree: "Tree") -> str:

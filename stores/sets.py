@@ -6,7 +6,7 @@ import numpy as np
 
 from . import layout
 from .codecs import Codec, Coder, codec_from_json
-from .errors import DamagedChunkError, StoreError
+from .errors import DamagedChunkError, StoreError, UsageError
 from .rows import Ids, QualityRows, Rows, ViewRows, read_encoded
 
 if TYPE_CHECKING:
@@ -105,6 +105,26 @@ class LabelSet:
         """float32 (N, 3): the teacher's top-1 class, p(class id) and entropy (nats) at the canonical view."""
         return QualityRows(self._store, f"{self.node}/{layout.QUALITY}", self.identity)
 
+    def quality_table(self, ids: Ids | None = None) -> Any:
+        """The teacher's opinion as a table, one row an image: ``image`` int64, ``class_id`` int32, ``top1`` int32, ``p_class``
+        float32, ``entropy`` float32 (nats), ``agrees`` bool.
+
+        A pandas DataFrame with index ``image`` if pandas is installed, else a numpy structured array. ``ids`` None: all images
+        that are there and labelled. Raises ``DamagedChunkError`` for what can't be read.
+        """
+        from .statistics import opinion_table, read_opinions
+
+        store = self._store
+        if ids is None:
+            missing = {*store.missing_blocks(), *self.missing_blocks()}
+            blocks = [block for block in range(store.num_blocks) if block not in missing]
+            opinions = read_opinions(store, self, blocks)
+            if opinions.damaged:
+                raise DamagedChunkError(opinions.damaged[0])
+            return opinion_table(opinions.ids, opinions.class_ids, opinions.quality)
+        wanted = store.resolve_ids([int(ids)] if isinstance(ids, int | np.integer) else ids)
+        return opinion_table(wanted, store.class_ids[wanted], self.quality[wanted])
+
     def encoded(self, ids: Ids) -> dict[str, np.ndarray]:
         """The codec's arrays at these ids, axis 0 being the id. Raises ``DamagedChunkError`` if they were not made from the
         images and views that are there."""
@@ -120,6 +140,15 @@ class LabelSet:
             return self.logits([int(ids)], view, temperature)[0]
         logits = self.coder.decode(self.encoded(ids), temperature)
         return logits if view is None else logits[:, view]
+
+    def softmax(self, ids: Ids, view: int | None = None, temperature: float = 1.0) -> np.ndarray:
+        """The teacher's probabilities softmax(logits / temperature), float32 (n, V, C), or (n, C) of one view; one id drops
+        the first axis. Raises ``UsageError`` for a temperature that is not above 0."""
+        if not temperature > 0:
+            raise UsageError(f"The temperature must be above 0, not {temperature:g}.")
+        scaled = self.logits(ids, view, temperature).astype(np.float64) / temperature
+        exponential = np.exp(scaled - scaled.max(-1, keepdims=True))
+        return (exponential / exponential.sum(-1, keepdims=True)).astype(np.float32)
 
     def missing_blocks(self) -> list[int]:
         """Blocks that have no labels yet, ascending."""

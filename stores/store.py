@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from .rows import CheckRows, ClassRows, Ids, ImageRows, KeptChunks, Rows, by_blo
 from .run_log import RunLog, read_runs
 from .sets import LabelSet, ViewSet
 from .trees import open_tree
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from xarray import DataTree
 
 
 class Store:
@@ -52,6 +56,12 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}: {self.num_images} images of {'x'.join(map(str, self.image_shape))})"
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks: what the store is, its labels, some images. Takes at most a second and raises nothing."""
+        from .card import html_card
+
+        return html_card(self)
 
     # What the store is
 
@@ -164,6 +174,44 @@ class Store:
         if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
             raise UsageError(f"Image ids must be a list of whole numbers, not {array.dtype} of shape {array.shape}.")
         return array.astype(np.int64)
+
+    # Looking
+
+    def show(self, ids: Ids, labels: str | None = None, columns: int | None = None) -> "Image":
+        """A contact sheet of these images, at most 400, as a Pillow image: a notebook shows it when it ends a cell.
+
+        Captions have id, class, and the probability and entropy of the label set ``labels`` (None: the first that has labels
+        of all of them). Small images are enlarged pixel by pixel. ``columns`` None: 8, or what fits.
+        Raises ``UsageError`` for an unknown label set, ``MissingBlockError`` for images that have not been made.
+        """
+        from .contact_sheet import show_images
+
+        wanted = self.resolve_ids([int(ids)] if isinstance(ids, int | np.integer) else ids)
+        return show_images(self, wanted.tolist(), self._labels_of(wanted, labels), columns)
+
+    def to_xarray(self) -> "DataTree":
+        """The store as an xarray DataTree, read lazily through this store, without dask.
+
+        At the root ``images`` uint8 (image, y, x, channel) and ``class_ids`` int32 (image,); at ``/views/<name>`` ``views``
+        float32 (image, view, component); at ``/labels/<name>`` ``logits`` float32 (image, view, class), decoded, and
+        ``quality`` float32 (image, opinion). Attributes are those of the store. Reading rows raises as the store does.
+        Raises ``UsageError`` if xarray is not installed.
+        """
+        from .xarray_tree import to_xarray
+
+        return to_xarray(self)
+
+    def _labels_of(self, ids: np.ndarray, name: str | None) -> LabelSet | None:
+        """The label set of this name; without a name the first that has labels of all these images, or None."""
+        label_sets = self.labels
+        if name is not None:
+            if name not in label_sets:
+                there = f"it has {', '.join(label_sets)}" if label_sets else "it has none"
+                raise UsageError(f"{self.path} has no label set {name!r}; {there}.")
+            return label_sets[name]
+        blocks = set((ids // self.block_size).tolist())
+        whole = (one for one in label_sets.values() if one.fitted and not blocks & set(one.missing_blocks()))
+        return next(whole, None)
 
     # Writing
 

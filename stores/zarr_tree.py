@@ -3,13 +3,14 @@
 Everything above this file speaks of nodes (``"labels/resnet34/logits"``), blocks and numpy arrays.
 """
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -25,6 +26,9 @@ from .layout import ArraySpec
 
 READS_AT_ONCE = 16  # from a bucket
 CHUNK_NAME = re.compile(r"c\.(\d+)(?:\.0)*")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class ZarrTree:
@@ -89,6 +93,10 @@ class ZarrTree:
             name for name in names if name != "zarr.json" and sync(self._root.store.exists(f"{prefix}{name}/zarr.json"))
         )
 
+    def names(self, node: str) -> list[str]:
+        """Names of all that lies directly below a node, sorted: a folder's files and groups."""
+        return sorted(_list_dir(self._root.store, node))
+
     # Arrays
 
     def create_array(
@@ -149,8 +157,26 @@ class ZarrTree:
 
     def present_blocks(self, node: str) -> set[int]:
         """Blocks whose chunk exists, by one listing (zarr's ``nchunks_initialized`` is quadratic)."""
-        names = _list_dir(self._root.store, node)
+        if locations.scheme(self.path):
+            names = _list_dir(self._root.store, node)
+        else:  # zarr's own listing takes five times as long, which 20,000 blocks make felt
+            try:
+                names = os.listdir(Path(self.path) / node)
+            except FileNotFoundError:
+                names = []
         return {int(match[1]) for name in names if (match := CHUNK_NAME.fullmatch(name))}
+
+    def chunk_bytes(self, node: str) -> dict[int, int]:
+        """Block -> bytes of its chunk as it is stored, of those that exist, by one listing."""
+        if locations.scheme(self.path):
+            sizes = self._root.store.sizes(node)
+        else:
+            try:
+                with os.scandir(Path(self.path) / node) as entries:
+                    sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.startswith("c.")}
+            except FileNotFoundError:
+                sizes = {}
+        return {int(match[1]): size for name, size in sizes.items() if (match := CHUNK_NAME.fullmatch(name))}
 
     def has_block(self, node: str, block: int) -> bool:
         return sync(self._root.store.exists(f"{node}/{self._chunk_name(node, block)}"))
@@ -173,13 +199,15 @@ class ZarrTree:
 
     def for_each(self, work: Callable[[int], None], blocks: Iterable[int]) -> None:
         """Do some work that reads blocks: several at once in a bucket, where most of the time is waiting."""
+        for _ in self.map(work, blocks):
+            pass
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """The results of some work that reads, in the order of ``items``: done as in :meth:`for_each`."""
         if not locations.scheme(self.path):
-            for block in blocks:
-                work(block)
-            return
+            return [work(item) for item in items]
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            for _ in pool.map(work, blocks):
-                pass
+            return list(pool.map(work, items))
 
     def delete_block(self, node: str, block: int) -> None:
         sync(self._root.store.delete(f"{node}/{self._chunk_name(node, block)}"))

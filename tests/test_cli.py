@@ -168,7 +168,7 @@ def test_bad_input_gets_one_sentence_and_harms_nothing(here, arguments, code, se
 
 def test_an_unexpected_error_is_one_line_and_debug_shows_where(here, monkeypatch):
     filled_store(here / "s.zarr", num_images=16)
-    monkeypatch.setattr(Store, "missing_blocks", lambda self: 1 / 0)
+    monkeypatch.setattr(Store, "views", property(lambda self: 1 / 0))
     done = dmkd("inspect", "s.zarr")
     assert done.exit_code == 1 and "ZeroDivisionError: division by zero (unexpected; set DMKD_DEBUG=1" in error_of(done)
     done = dmkd("inspect", "s.zarr", env={"DMKD_DEBUG": "1"})
