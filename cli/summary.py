@@ -25,7 +25,7 @@ def print_store(store: Store) -> None:
     facts = store_facts(store)
     print_facts(store.path, _what_it_is(facts))
     if facts["label_sets"]:
-        rows = [label_row(*item, facts) for item in facts["label_sets"].items()]
+        rows = _label_rows(facts)
         print_table("Labels", LABEL_COLUMNS, rows, compact=True)
     _print_damaged(facts)
 
@@ -44,7 +44,7 @@ def print_everything(facts: dict[str, Any]) -> None:
         columns = ["view set", "policy", "views", "size", "seed", "done"]
         _print_section("Views", columns, _view_rows(facts))
     if facts["label_sets"]:
-        _print_section("Labels", LABEL_COLUMNS, [label_row(*item, facts) for item in facts["label_sets"].items()])
+        _print_section("Labels", LABEL_COLUMNS, _label_rows(facts))
     for name, label_set in facts["label_sets"].items():
         if label_set.get("statistics", {}).get("images"):
             click.echo()
@@ -219,6 +219,10 @@ def prompts_line(recipe: dict[str, Any]) -> str:
     first, *more = recipe["prompts"]
     line = f"{first!r}" + (f" and {len(more)} more" if more else "")
     return line + (f", negative {recipe['negative_prompt']!r}" if recipe["negative_prompt"] else "")
+
+
+def _label_rows(facts: dict[str, Any]) -> list[list[str]]:
+    return [label_row(name, label_set, facts) for name, label_set in facts["label_sets"].items()]
 
 
 def label_row(name: str, label_set: dict[str, Any], facts: dict[str, Any]) -> list[str]:

@@ -61,7 +61,7 @@ def read_opinions(store: "Store", label_set: LabelSet, blocks: Sequence[int]) ->
         except (DamagedChunkError, MissingBlockError) as error:
             return str(error)
         sound = (class_checks(ids, class_ids) == checks[:, 0]) & (
-            quality_checks(ids, checks, quality) == label_checks[:, 0]
+            quality_checks(label_set.identity, ids, checks, quality) == label_checks[:, 0]
         )
         if not sound.all():
             return f"Block {block} of {of_labels[0]} is damaged, or not that of its images."

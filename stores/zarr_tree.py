@@ -169,7 +169,7 @@ class ZarrTree:
     def chunk_bytes(self, node: str) -> dict[int, int]:
         """Block -> bytes of its chunk as it is stored, of those that exist, by one listing."""
         if locations.scheme(self.path):
-            sizes = self._root.store.sizes(node)
+            sizes = self._storage.sizes(node)
         else:
             try:
                 with os.scandir(Path(self.path) / node) as entries:
