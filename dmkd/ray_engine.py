@@ -121,6 +121,11 @@ def ray_session(workers: int, device: str, address: str | None) -> Iterator[None
             f"There is no Ray cluster at --ray-address {address} ({reason_of(error)}): start one with `ray start --head`, "
             "or leave the option out to work on this machine."
         ) from error
+    except Exception as error:  # Ray has no type of its own for what kept its processes from starting
+        raise DmkdError(
+            f"Ray could not be started on this machine ({reason_of(error)}): run the same command again, or with --workers 0, "
+            "which needs no Ray."
+        ) from error
     try:
         yield
     finally:
