@@ -242,7 +242,7 @@ class Kill:
 
 
 def planned_kills(scale: Scale, seed: int) -> list[Kill]:
-    """Moments over the first three quarters of the work, so that all kills come before its end."""
+    """Moments over the first three quarters of the work: the last quarter is what those that come late have left."""
     rng = random.Random(seed)
     targets = [target for target, count in scale.kills.items() for _ in range(count)]
     rng.shuffle(targets)
