@@ -149,7 +149,10 @@ def test_when_ray_itself_is_killed_the_driver_ends_and_says_so(tmp_path):
     wait_for_chunks(path, 6, process)
     (raylet,) = subprocess.run(["pgrep", "-x", "raylet", "-P", str(process.pid)], stdout=subprocess.PIPE).stdout.split()
     os.kill(int(raylet), signal.SIGKILL)
-    _, errors = process.communicate(timeout=100)
+    try:
+        _, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()  # takes the rest of its Ray with it
     assert process.returncode == 1
     assert "Ray has died on this machine" in errors
     assert len(open_store(path).missing_blocks()) > 0
