@@ -251,6 +251,7 @@ def long_runs(store):
     return plan([store], {"epochs": 8, "batch_size": 8}, seeds=(0, 1))
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_run_it_goes_on_there_with_the_same_result(stores, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}

@@ -109,6 +109,7 @@ def finish_in_process(path, folder, expected):
     assert tree_bytes(path) == expected
 
 
+@pytest.mark.slow
 def test_interrupted_on_ray_the_actors_finish_what_is_in_hand(made_by_fakes, tmp_path):
     path = tmp_path / "s.zarr"
     process = fake_driver(path, tmp_path, 2)
@@ -142,6 +143,7 @@ def test_a_driver_that_is_killed_takes_its_actors_with_it_and_nothing_is_lost(ma
     finish_in_process(path, tmp_path, made_by_fakes)
 
 
+@pytest.mark.slow
 def test_when_ray_itself_is_killed_the_driver_ends_and_says_so(tmp_path):
     path = tmp_path / "s.zarr"
     fake_store(path, num_images=2000)  # more than the actors make before they hear of it

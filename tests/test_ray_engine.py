@@ -47,6 +47,7 @@ def test_two_actors_make_the_bytes_that_one_process_makes(in_process, tiny_gener
     assert tree_bytes(tmp_path / "s.zarr") == in_process
 
 
+@pytest.mark.slow
 def test_one_actor_writes_the_hdf5_file_that_two_make(tiny_generator, tiny_teacher, tmp_path, in_process):
     made = make(tmp_path / "s.h5", tiny_generator, tiny_teacher, workers=2)
     convert(made, str(tmp_path / "s.zarr"))
