@@ -4,7 +4,8 @@
 
 - kills: the command with three Ray workers; 40 times SIGKILL hits one of its processes, at moments that are drawn (with a
   seed): an actor, one of Ray's helpers, Ray's control server (gcs), the raylet, or the command itself. Whenever it has ended
-  without success, the same command is started again at once, until the store is finished.
+  without success, the same command is started again at once, until the store is finished. If kills are left then, they hit
+  another store.
 - full disk: the same on a disk that holds half of the store (a tmpfs of that size; without the right to mount, in one process
   with a limit on the size of a file). Then the disk gets larger, and the same command is started again.
 - S3 server: the same into a bucket of OpenStack Swift, which is killed after a third of the blocks and started after 8 seconds.
@@ -14,7 +15,7 @@ Each store is then compared with an undisturbed run's. ``missing``: an array has
 has more than one chunk of a block, or one of a block that does not exist; a half-written file (.partial) is left; two image
 ids have the same pixels. ``hashes_equal``: the same chunks, each with the same sha256. Models are tiny and random. Linux only.
 
---quick takes under a minute on a quiet machine: four kills, 40 corruptions, neither full disk nor S3.
+All of it took 10 minutes on two cores that others used too. --quick: four kills, 40 corruptions, neither full disk nor S3.
 """
 
 import argparse
