@@ -104,16 +104,22 @@ def descendants(root: int) -> dict[int, str]:
 
 
 def end_leftovers(spared: Sequence[int] = ()) -> int:
-    """Wait for what killed commands left running -> how many had to be killed. ``spared`` are other children of this process."""
+    """Kill what killed commands left running -> how many actors and commands were among it, which may write, and did not end by
+    themselves. Ray's agents take a minute. ``spared`` are other children of this process."""
 
-    def leftovers() -> list[int]:
-        return [pid for pid in descendants(os.getpid()) if pid not in spared]
+    def leftovers() -> dict[int, str]:
+        return {pid: title for pid, title in descendants(os.getpid()).items() if pid not in spared}
 
-    wait_until(lambda: not leftovers(), PATIENCE_SECONDS)
-    for pid in (remaining := leftovers()):
+    def writers() -> list[int]:
+        return [pid for pid, title in leftovers().items() if TARGETS["actor"](title) or TARGETS["command"](title)]
+
+    wait_until(lambda: not writers(), PATIENCE_SECONDS)
+    remaining = len(writers())
+    for pid in leftovers():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    return len(remaining)
+    wait_until(lambda: not leftovers(), PATIENCE_SECONDS)
+    return remaining
 
 
 def wait_until(condition: Callable[[], object], seconds: float) -> bool:
