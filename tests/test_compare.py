@@ -270,6 +270,7 @@ def test_killed_in_the_middle_of_a_run_it_goes_on_there_with_the_same_result(sto
     ]
 
 
+@pytest.mark.slow
 def test_ray_tasks_make_the_runs_and_a_failure_is_one_of_them(stores, tmp_path):
     import ray
 

@@ -126,6 +126,7 @@ def test_interrupted_on_ray_the_actors_finish_what_is_in_hand(made_by_fakes, tmp
     finish_in_process(path, tmp_path, made_by_fakes)
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_takes_its_actors_with_it_and_nothing_is_lost(made_by_fakes, tmp_path):
     path = tmp_path / "s.zarr"
     process = fake_driver(path, tmp_path, 2)

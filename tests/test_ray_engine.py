@@ -124,6 +124,7 @@ def test_a_block_that_always_fails_is_set_aside_and_the_others_are_made(
     assert open_store(path).labels["tiny-resnet"].missing_blocks() == [1]
 
 
+@pytest.mark.slow
 def test_models_that_can_not_be_loaded_end_the_run_after_some_tries(tiny_generator, tmp_path):
     make_teacher(tmp_path / "teacher")
     make(tmp_path / "s.zarr", tiny_generator, tmp_path / "teacher", workers=0, images=16)
