@@ -166,13 +166,39 @@ def read_encoded(
 
     def read() -> dict[str, np.ndarray]:
         arrays = {name: store._read(node, ids) for name, node in nodes.items()}
-        of_images, of_views = store._read_small(layout.CHECKS, ids), store._read_small(views, ids)
-        found = encoded_checks(identity, ids, of_images, of_views, arrays)
-        wrong = found != store._read_small(checks, ids)[:, 1]
-        _refuse(store, (*nodes.values(), checks, views), ids, wrong)
+        _prove_encoded(store, identity, ids, arrays, nodes, checks, views)
         return arrays
 
     return proved(store, ids, read)
+
+
+def prove_encoded(
+    store: "Store",
+    identity: str,
+    ids: np.ndarray,
+    arrays: dict[str, np.ndarray],
+    nodes: dict[str, str],
+    checks: str,
+    views: str,
+) -> None:
+    """Raise ``DamagedChunkError`` unless ``arrays``, name -> (n, ...) straight from the files, are what :func:`read_encoded`
+    would read."""
+    proved(store, ids, lambda: _prove_encoded(store, identity, ids, arrays, nodes, checks, views))
+
+
+def _prove_encoded(
+    store: "Store",
+    identity: str,
+    ids: np.ndarray,
+    arrays: dict[str, np.ndarray],
+    nodes: dict[str, str],
+    checks: str,
+    views: str,
+) -> None:
+    of_images, of_views = store._read_small(layout.CHECKS, ids), store._read_small(views, ids)
+    found = encoded_checks(identity, ids, of_images, of_views, arrays)
+    wrong = found != store._read_small(checks, ids)[:, 1]
+    _refuse(store, (*nodes.values(), checks, views), ids, wrong)
 
 
 def proved(store: "Store", ids: np.ndarray, read: Callable[[], Read]) -> Read:

@@ -1,5 +1,6 @@
 """A batch: n images, one stored view of each, and the teachers' labels of that very view."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,3 +36,29 @@ class Batch:
     def logits(self, temperature: float = 1.0) -> torch.Tensor:
         """The teachers' logits, float32 (n, C), see :meth:`Loader.logits`."""
         return self.loader.logits(self, temperature)
+
+    def split(self, sizes: Sequence[int]) -> list["Batch"]:
+        """The same rows as consecutive batches of these sizes; nothing is copied."""
+        if len(sizes) == 1:
+            return [self]
+        stops = np.cumsum(sizes).tolist()
+        return [self._slice(slice(stop - size, stop)) for size, stop in zip(sizes, stops, strict=True)]
+
+    def _slice(self, rows: slice) -> "Batch":
+        labels = {name: {part: t[rows] for part, t in arrays.items()} for name, arrays in self.labels.items()}
+        partners = self.partners._slice(rows) if self.partners else None
+        parts = self.ids[rows], self.images[rows], self.class_ids[rows], self.views[rows]
+        return Batch(self.loader, *parts, labels, partners)
+
+    def tensors(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        """All tensors, those of the partners included, by name."""
+        tensors = {f"{prefix}images": self.images, f"{prefix}class_ids": self.class_ids}
+        tensors |= {f"{prefix}{n}/{part}": t for n, arrays in self.labels.items() for part, t in arrays.items()}
+        return tensors | (self.partners.tensors("partners/") if self.partners else {})
+
+    def with_tensors(self, tensors: Mapping[str, torch.Tensor], prefix: str = "") -> "Batch":
+        """The same batch with the tensors that :meth:`tensors` named."""
+        labels = {n: {part: tensors[f"{prefix}{n}/{part}"] for part in arrays} for n, arrays in self.labels.items()}
+        partners = self.partners.with_tensors(tensors, "partners/") if self.partners else None
+        images, class_ids = tensors[f"{prefix}images"], tensors[f"{prefix}class_ids"]
+        return Batch(self.loader, self.ids, images, class_ids, self.views, labels, partners)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from dmkd.stores import LabelSet, Store, UsageError, ViewSet, layout
-from dmkd.stores.mapped import can_be_mapped
+from dmkd.stores.mapped import MappedArray, can_be_mapped
 
 IMAGES, CLASS_IDS, VIEWS = "images", "class_ids", "views"
 
@@ -66,7 +66,7 @@ def columns_of(store: Store, view_set: ViewSet, label_sets: Mapping[str, LabelSe
     ]
     for name, label_set in label_sets.items():
         # The arrays of a label set are read, and verified, together: asked for one after the other they are read once.
-        read = lru_cache(KEPT_LABEL_BLOCKS)(partial(_labels_of_block, store, label_set))
+        read = lru_cache(KEPT_LABEL_BLOCKS)(_reader_of_labels(store, label_set))
         prove = partial(_prove_labels, read, store.block_size)
         for part, node in label_set.array_nodes.items():
             shape = store._tree.shape(node)
@@ -86,8 +86,24 @@ def _column(
     return Column(name, node, read, name not in (IMAGES, CLASS_IDS), shape, store._tree.dtype(node), plain, prove)
 
 
-def _labels_of_block(store: Store, label_set: LabelSet, block: int) -> dict[str, np.ndarray]:
-    return label_set.encoded(np.array(store.block_ids(block)))
+def _reader_of_labels(store: Store, label_set: LabelSet) -> Callable[[int], dict[str, np.ndarray]]:
+    """Reads a block's arrays, verified together; as they lie in the files, mapped, where all of them can be: labels of many
+    views are larger than the images, and are not copied to be verified."""
+    if not all(can_be_mapped(store, node) for node in label_set.array_nodes.values()):
+        return lambda block: label_set.encoded(np.array(store.block_ids(block)))
+    mapped = {part: MappedArray(store, node, prove=_proved_later) for part, node in label_set.array_nodes.items()}
+
+    def read(block: int) -> dict[str, np.ndarray]:
+        ids = np.array(store.block_ids(block))
+        arrays = {part: array.read(block)[: len(ids)] for part, array in mapped.items()}
+        label_set.prove(ids, arrays)
+        return arrays
+
+    return read
+
+
+def _proved_later(ids: np.ndarray, rows: np.ndarray) -> None:
+    """Of one array alone nothing can be said."""
 
 
 def _prove_labels(

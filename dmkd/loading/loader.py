@@ -1,9 +1,8 @@
-"""The loader: an epoch of a store as batches, gathered and copied to the device by a thread while the last one is in use."""
+"""The loader: an epoch of a store as batches, gathered and copied to the device by threads while others are in use."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,47 +10,32 @@ import torch
 
 from dmkd.devices import default_cpu_threads
 from dmkd.label_decoding import LabelDecoder
-from dmkd.loading.ahead import ahead
 from dmkd.loading.batch import Batch
-from dmkd.loading.buffers import BufferPool
 from dmkd.loading.columns import (
     CLASS_IDS,
     IMAGES,
     VIEWS,
-    Column,
     columns_of,
     fits_on_gpu_unasked,
     place_columns,
     refuse_what_does_not_fit,
     window_blocks,
 )
+from dmkd.loading.gather import Gatherer, Reading
+from dmkd.loading.in_order import in_order
 from dmkd.loading.order import EpochOrder
-from dmkd.loading.sources import (
-    BlockCache,
-    BlockRows,
-    BlockWindow,
-    DeviceRows,
-    MappedRows,
-    MemoryRows,
-    ReadBlock,
-    Source,
-    reader_of,
-)
 from dmkd.loading.transfer import Transfer
 from dmkd.render import render
 from dmkd.selection import columns_of as quality_columns
 from dmkd.selection import parse_selection
 from dmkd.stores import MissingBlockError, Store, UsageError
-from dmkd.stores.mapped import map_limit
 from dmkd.training_recipe import TrainingRecipe, parse_labels
 
 MEMORY_BYTES = 4 * 2**30
 RESIDENT = ("auto", "ram", "gpu")
 MOST_THREADS = 4
-# A copy is split among the threads in parts of this size or larger: smaller ones are not worth a thread's waking up.
-PART_BYTES = 2**20
-
-Take = Callable[[Column, np.ndarray, np.ndarray | None], torch.Tensor]
+# Small batches are gathered several at a time: what Python does for each would take longer than the copying.
+TOGETHER_BYTES = 8 * 2**20
 
 
 class Loader:
@@ -69,7 +53,8 @@ class Loader:
     Reading: local uncompressed arrays are mapped and shuffled fully; what can't be mapped is read block by block through
     a window, a quarter of ``memory`` (bytes); small arrays are held in memory, up to half of it. ``resident``: "ram" or "gpu"
     keep the whole store there (``UsageError`` if it does not fit); "auto" uses the GPU if the store takes a quarter of its
-    free memory at most. ``threads`` copy and read, ``depth`` batches are made in advance.
+    free memory at most. ``threads`` copy and read; ``depth`` batches (of small ones, a few MiB of them) are there or being made
+    beside the one in use: None is one more than threads, 0 makes them as they are asked for.
 
     Raises ``DamagedChunkError`` naming the chunk when a block that fails its checksum is first touched.
     """
@@ -89,12 +74,13 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         threads: int | None = None,
-        depth: int = 2,
+        depth: int | None = None,
     ) -> None:
         if resident not in (None, *RESIDENT):
             raise UsageError(f"resident is one of {', '.join(RESIDENT)} or None, not {resident!r}.")
         self.store, self.batch_size, self.seed, self.device = store, batch_size, seed, device
-        self.threads, self.depth = threads or min(MOST_THREADS, default_cpu_threads()), depth
+        self.threads = threads or min(MOST_THREADS, default_cpu_threads())
+        self.depth = self.threads + 1 if depth is None else depth
         self.label_sets = {name: store.labels[name] for name in labels or {}}
         total = sum((labels or {}).values())
         self.weights = {name: weight / total for name, weight in (labels or {}).items()}
@@ -116,10 +102,7 @@ class Loader:
             refuse_what_does_not_fit(self.columns, resident, device)
         elif resident == "auto" and fits_on_gpu_unasked(self.columns, device):
             self.places = place_columns(self.columns, memory, "gpu")
-        self._pool = BufferPool(pinned=device.startswith("cuda"))
-        self._readers: dict[str, ReadBlock] = {c.name: reader_of(store, c) for c in self.columns}
-        self._sources: dict[str, Source | DeviceRows] = {}
-        self._open_sources()
+        self._gatherer = Gatherer(store, self.columns, self.places, self.window, self.blocks, device, self.threads)
 
     # Epochs
 
@@ -158,13 +141,22 @@ class Loader:
         Its threads end with the last batch, or when the generator is closed, as ``break`` does.
         """
         batches = self.order_of.batches(epoch)[first_batch::every]
-        if not self.device.startswith("cuda"):
-            yield from ahead(self._gathered(batches, epoch), self.depth)
-            return
-        transfer = Transfer(self.device)
-        for batch, tensors, done in ahead(self._transferred(batches, epoch, transfer), self.depth):
-            transfer.finish(tensors, done)
-            yield batch
+        together = self._batches_together()
+        groups = [batches[first : first + together] for first in range(0, len(batches), together)]
+        threads = 1 if self._gatherer.has_window else self.threads  # the blocks of a window are decoded by all
+        with ExitStack() as stack:
+            reading = stack.enter_context(self._gatherer.reading(self._largest_batch * together, batches))
+            transfer = Transfer(self.device) if self.device.startswith("cuda") else None
+            if transfer:
+                stack.callback(transfer.close)
+            make = partial(self._make, epoch=epoch, reading=reading, transfer=transfer)
+            for made, sizes, done in stack.enter_context(closing(in_order(make, groups, threads, self.depth))):
+                if transfer:
+                    transfer.finish(made.tensors().values(), done)
+                pieces = made.split(sizes)
+                del made  # not kept while the next is waited for
+                while pieces:
+                    yield pieces.pop(0)
 
     def at(self, ids: np.ndarray, epoch: int = 0) -> Batch:
         """The batch of any ids, int64 (n,), in the order given, with the views of an epoch."""
@@ -172,9 +164,8 @@ class Loader:
             raise UsageError(
                 f"Not all of the images asked for are finished, labelled and selected in {self.store.path}."
             )
-        with ThreadPoolExecutor(self.threads) as executor:
-            self._load(ids, executor)
-            return self._batch(ids, self.views_of_epoch(ids, epoch), self._taker(executor, self._sources))
+        with self._gatherer.reading(self._largest_batch) as reading:
+            return self._gather(ids, epoch, reading)
 
     # What a batch is used for
 
@@ -254,98 +245,44 @@ class Loader:
             raise UsageError(f"--select {select!r} leaves none of the {len(ids):,} images of {self.store.path}.")
         return selected
 
-    # Below: from ids to tensors
+    # Below: from ids to batches
 
-    def _open_sources(self) -> None:
-        """Where each column is read from; those of the window have a cache here, for :meth:`at`, and a window each epoch."""
-        mapped = sum(place == "mapped" for place in self.places.values())
-        with ThreadPoolExecutor(self.threads) as executor:
-            for column in self.columns:
-                read = self._readers[column.name]
-                match self.places[column.name]:
-                    case "memory":
-                        self._sources[column.name] = MemoryRows(self.store, column, read)
-                    case "mapped":
-                        self._sources[column.name] = MappedRows(self.store, column, map_limit() // mapped)
-                    case "window":
-                        cache = BlockCache(read, limit=self.window or 2)
-                        self._sources[column.name] = BlockRows(cache, self.store.block_size)
-                    case "device":
-                        blocks = self.blocks
-                        self._sources[column.name] = DeviceRows(self.store, column, read, blocks, self.device, executor)
+    @property
+    def _largest_batch(self) -> int:
+        return min(self.batch_size, self.num_images)
 
-    def _gathered(self, batches: list[np.ndarray], epoch: int) -> Generator[Batch, None, None]:
-        """The batches, on the host, or on the device what is kept there."""
-        with ThreadPoolExecutor(self.threads) as copying, self._window_of(batches) as window:
-            sources = self._sources if window is None else {**self._sources, **window.sources}
-            take = self._taker(copying, sources)
-            for ids in batches:
-                self._load(ids, copying)
-                if window:
-                    window.load(ids)
-                batch = self._batch(ids, self.views_of_epoch(ids, epoch), take)
-                if window:
-                    window.release(ids)
-                yield batch
+    def _batches_together(self) -> int:
+        """Batches that are gathered at a time: more than one only if they are small, and never through a window, which holds
+        what single batches need."""
+        if self._gatherer.has_window:
+            return 1
+        return max(1, TOGETHER_BYTES // (self._largest_batch * sum(column.taken_bytes for column in self.columns)))
 
-    @contextmanager
-    def _window_of(self, batches: list[np.ndarray]) -> Iterator[BlockWindow | None]:
-        """The window through which an epoch's batches are read, with threads of its own: a batch is never copied behind the
-        reading of blocks that are not needed yet. None if nothing is read that way."""
-        readers = {c.name: self._readers[c.name] for c in self.columns if self.places[c.name] == "window"}
-        if self.window is None or not readers:
-            yield None
-            return
-        with ThreadPoolExecutor(self.threads) as reading:
-            try:
-                yield BlockWindow(readers, batches, self.store.block_size, 2 * self.window, reading)
-            finally:
-                reading.shutdown(wait=False, cancel_futures=True)
+    def _make(
+        self, group: list[np.ndarray], *, epoch: int, reading: Reading, transfer: Transfer | None
+    ) -> tuple[Batch, list[int], Any]:
+        """Some batches in one, on the device or on the way there; their sizes; the event after which they have arrived."""
+        ids, sizes = np.concatenate(group), [len(ids) for ids in group]
+        if transfer is None:
+            return self._gather(ids, epoch, reading), sizes, None
+        with torch.cuda.stream(transfer.stream):  # what is kept on the device is picked there
+            batch = self._gather(ids, epoch, reading)
+        moved, done = transfer.begin(batch.tensors())
+        return batch.with_tensors(moved), sizes, done
 
-    def _load(self, ids: np.ndarray, executor: Executor) -> None:
-        """Read the blocks of these ids into the columns that are held in memory, if they are not there yet."""
-        blocks = np.unique(ids // self.store.block_size)
-        for source in self._sources.values():
-            if isinstance(source, MemoryRows):
-                source.load(blocks, executor)
-
-    def _taker(self, executor: Executor, sources: Mapping[str, Source | DeviceRows]) -> Take:
-        """A function that takes a column's rows of some ids, and of each the chosen view: a tensor (n, ...)."""
-        largest = min(self.batch_size, self.num_images)
-
-        def take(column: Column, ids: np.ndarray, view: np.ndarray | None) -> torch.Tensor:
-            source, view = sources[column.name], view if column.by_view else None
-            if isinstance(source, DeviceRows):
-                return source.pick(ids, view)
-            rows = self._pool.take((len(ids), *column.taken_shape), column.dtype, largest)
-            parts = min(self.threads, 1 + rows.nbytes // PART_BYTES, len(ids))
-            bounds = [len(ids) * part // parts for part in range(parts + 1)]
-            places = [slice(start, stop) for start, stop in pairwise(bounds)]
-            copies = [
-                executor.submit(source.take, ids[p], None if view is None else view[p], rows[p]) for p in places[1:]
-            ]
-            try:
-                here = places[0]
-                source.take(ids[here], None if view is None else view[here], rows[here])
-            finally:
-                wait(copies)
-            for copy in copies:
-                copy.result()
-            return torch.from_numpy(rows)
-
-        return take
-
-    def _batch(self, ids: np.ndarray, view: np.ndarray, take: Take) -> Batch:
-        batch = self._rows_of(ids, view, take, with_labels=True)
-        if "partner" in self.view_set.components:
-            # A partner is a row of the same block, so nothing more is read.
-            rows = batch.views[:, self.view_set.components.index("partner")].round().astype(np.int64)
-            partner_ids = ids // self.store.block_size * self.store.block_size + rows
-            batch.partners = self._rows_of(partner_ids, view, take, with_labels=False)
+    def _gather(self, ids: np.ndarray, epoch: int, reading: Reading) -> Batch:
+        view = self.views_of_epoch(ids, epoch)
+        with reading.blocks_of(ids):
+            batch = self._rows_of(ids, view, reading, with_labels=True)
+            if "partner" in self.view_set.components:
+                # A partner is a row of the same block, so nothing more is read.
+                rows = batch.views[:, self.view_set.components.index("partner")].round().astype(np.int64)
+                partner_ids = ids // self.store.block_size * self.store.block_size + rows
+                batch.partners = self._rows_of(partner_ids, view, reading, with_labels=False)
         return batch
 
-    def _rows_of(self, ids: np.ndarray, view: np.ndarray, take: Take, with_labels: bool) -> Batch:
-        taken = {c.name: take(c, ids, view) for c in self.columns if with_labels or "/" not in c.name}
+    def _rows_of(self, ids: np.ndarray, view: np.ndarray, reading: Reading, with_labels: bool) -> Batch:
+        taken = {c.name: reading.take(c, ids, view) for c in self.columns if with_labels or "/" not in c.name}
         labels = {
             name: {part: taken[f"{name}/{part}"] for part in label_set.array_nodes}
             for name, label_set in self.label_sets.items()
@@ -354,38 +291,6 @@ class Loader:
         # Copies: a few kilobytes, so that numpy's slices of them are safe too.
         views = taken[VIEWS].numpy().copy()
         return Batch(self, ids, taken[IMAGES], taken[CLASS_IDS].long(), views, labels)
-
-    def _transferred(
-        self, batches: list[np.ndarray], epoch: int, transfer: Transfer
-    ) -> Iterator[tuple[Batch, list[torch.Tensor], Any]]:
-        """The batches on the GPU, with the tensors and the event after which they are complete."""
-        gathered = self._gathered(batches, epoch)
-        try:
-            while True:
-                with torch.cuda.stream(transfer.stream):  # what is kept on the device is picked there
-                    batch = next(gathered, None)
-                if batch is None:
-                    return
-                moved, done = transfer.begin(tensors_of(batch))
-                yield with_tensors(batch, moved), list(moved.values()), done
-        finally:
-            gathered.close()
-            transfer.close()
-
-
-def tensors_of(batch: Batch, prefix: str = "") -> dict[str, torch.Tensor]:
-    """All tensors of a batch, its partners' included, by name."""
-    tensors = {f"{prefix}{IMAGES}": batch.images, f"{prefix}{CLASS_IDS}": batch.class_ids}
-    tensors |= {f"{prefix}{n}/{part}": t for n, arrays in batch.labels.items() for part, t in arrays.items()}
-    return tensors | (tensors_of(batch.partners, "partners/") if batch.partners else {})
-
-
-def with_tensors(batch: Batch, tensors: Mapping[str, torch.Tensor], prefix: str = "") -> Batch:
-    """The same batch with the tensors that :func:`tensors_of` named."""
-    labels = {n: {part: tensors[f"{prefix}{n}/{part}"] for part in arrays} for n, arrays in batch.labels.items()}
-    partners = with_tensors(batch.partners, tensors, "partners/") if batch.partners else None
-    images, class_ids = tensors[f"{prefix}{IMAGES}"], tensors[f"{prefix}{CLASS_IDS}"]
-    return Batch(batch.loader, batch.ids, images, class_ids, batch.views, labels, partners)
 
 
 def open_loader(recipe: TrainingRecipe, store: Store, device: str, rank: int = 0, world_size: int = 1) -> Loader:

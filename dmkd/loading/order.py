@@ -57,20 +57,28 @@ class EpochOrder:
 
     def ids(self, epoch: int) -> np.ndarray:
         """This rank's image ids in the order of an epoch, int64 (n,)."""
-        rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-        blocks = rng.permutation(self.blocks)
-        if self.window is None:
-            return self._share(rng.permutation(self._ids_of(blocks)))
-        # Neighbouring blocks for a rank: only blocks on the border of two ranks are read twice.
-        mine = self._share(self._ids_of(blocks))
-        if self.world_size > 1:
-            rng = np.random.Generator(np.random.PCG64([self.seed, epoch, self.rank]))
-        starts = np.flatnonzero(np.diff(mine // self.block_size, prepend=-1))
-        return np.concatenate([rng.permutation(part) for part in np.split(mine, starts[:: self.window][1:])])
+        return np.concatenate(self.batches(epoch))
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """This rank's batches: ids int64 (n,), ascending within a batch, so that rows of one block are copied together."""
-        return [np.sort(ids) for ids in np.array_split(self.ids(epoch), self.num_batches)]
+        shuffled = self._shuffled if self.window is None else self._shuffled_by_window
+        return [np.sort(ids) for ids in shuffled(epoch)]
+
+    def _shuffled(self, epoch: int) -> list[np.ndarray]:
+        """Each rank has its part of the very batches that a single one would have: how many there are changes nothing."""
+        rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        ids = rng.permutation(self._ids_of(rng.permutation(self.blocks)))
+        return [self._share(together) for together in np.array_split(ids, self.num_batches)]
+
+    def _shuffled_by_window(self, epoch: int) -> list[np.ndarray]:
+        """Each rank has neighbouring blocks of the epoch's order: only those on the border of two ranks are read twice."""
+        rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        mine = self._share(self._ids_of(rng.permutation(self.blocks)))
+        if self.world_size > 1:
+            rng = np.random.Generator(np.random.PCG64([self.seed, epoch, self.rank]))
+        starts = np.flatnonzero(np.diff(mine // self.block_size, prepend=-1))
+        ids = np.concatenate([rng.permutation(part) for part in np.split(mine, starts[:: self.window][1:])])
+        return np.array_split(ids, self.num_batches)
 
     def views(self, ids: np.ndarray, epoch: int, num_views: int) -> np.ndarray:
         """Which stored view of each image an epoch uses, int64 (n,): over V epochs each view once."""

@@ -48,22 +48,21 @@ class MappedRows:
 
 
 class MemoryRows:
-    """A column held whole; each block is read when it is first asked for."""
+    """A column held whole; each of ``blocks`` is read when it is first asked for."""
 
-    def __init__(self, store: Store, column: Column, read: ReadBlock) -> None:
+    def __init__(self, store: Store, column: Column, read: ReadBlock, blocks: np.ndarray) -> None:
         self._store, self._read = store, read
         # Not touched before it is filled, so blocks that are never asked for take no memory.
         self._rows = aligned_empty(column.shape, column.dtype)
-        self._loaded = np.zeros(store.num_blocks, bool)
+        self._missing = set(blocks.tolist())
         self._filling = threading.Lock()
 
-    def load(self, blocks: np.ndarray, executor: Executor) -> None:
-        """Read these blocks, several at a time."""
-        if self._loaded[blocks].all():
+    def load(self, ids: np.ndarray, executor: Executor) -> None:
+        """Read the blocks of these ids that are not there yet, several at a time."""
+        if not self._missing or self._missing.isdisjoint(blocks := np.unique(ids // self._store.block_size).tolist()):
             return
         with self._filling:
-            missing = np.unique(blocks[~self._loaded[blocks]])
-            list(executor.map(self._load, missing.tolist()))
+            list(executor.map(self._load, self._missing.intersection(blocks)))
 
     def take(self, ids: np.ndarray, view: np.ndarray | None, out: np.ndarray) -> None:
         # "raise" would go through a buffer; the ids are known to exist.
@@ -75,7 +74,7 @@ class MemoryRows:
     def _load(self, block: int) -> None:
         ids = self._store.block_ids(block)
         self._rows[ids.start : ids.stop] = self._read(block)
-        self._loaded[block] = True
+        self._missing.discard(block)
 
 
 class DeviceRows:

@@ -2,12 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterable
+from threading import Lock
 
 import torch
 
 
 class Transfer:
-    """Copies that a background thread begins and the thread that trains waits for, on the GPU alone.
+    """Copies that background threads begin and the thread that trains waits for, on the GPU alone.
 
     Host memory is kept until its copy is done; device memory is not given to anybody else before the training stream has
     gone past what uses it.
@@ -17,16 +18,17 @@ class Transfer:
         self.device = torch.device(device)
         self.stream = torch.cuda.Stream(self.device)
         self._under_way: deque[tuple[torch.cuda.Event, list[torch.Tensor]]] = deque()
+        self._beginning = Lock()
 
     def begin(self, tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.cuda.Event]:
         """The tensors on the device, and the event after which they hold what they should."""
-        with torch.cuda.stream(self.stream):
+        with self._beginning, torch.cuda.stream(self.stream):
             moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
             done = torch.cuda.Event()
             done.record(self.stream)
-        self._under_way.append((done, list(tensors.values())))
-        while self._under_way and self._under_way[0][0].query():
-            self._under_way.popleft()
+            self._under_way.append((done, list(tensors.values())))
+            while self._under_way and self._under_way[0][0].query():
+                self._under_way.popleft()
         return moved, done
 
     def finish(self, tensors: Iterable[torch.Tensor], done: torch.cuda.Event) -> None:
