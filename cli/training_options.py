@@ -114,6 +114,13 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="Processes that decode the images to measure on.",
             ),
             click.option(
+                "--memory",
+                type=float,
+                metavar="GIB",
+                help="Of the store that each worker may hold. Default: 4. Compressed and remote images are mixed in windows of "
+                "a quarter of it.",
+            ),
+            click.option(
                 "--checkpoint-every",
                 type=float,
                 default=10.0,
@@ -147,4 +154,5 @@ def take_execution(options: dict[str, Any]) -> "Execution":
         options.pop("checkpoint_every"),
         options.pop("evaluate_every"),
         options.pop("data_workers"),
+        options.pop("memory"),
     )

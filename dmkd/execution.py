@@ -19,6 +19,7 @@ class Execution:
     checkpoint_minutes: float = 10.0  # between two checkpoints within an epoch; each epoch ends with one
     evaluate_every: int = 1  # epochs; the last one is always measured
     data_workers: int = 0  # processes that decode the images to evaluate on
+    memory: float | None = None  # GiB of the store that each worker may hold; None: the loader's default
 
     def __post_init__(self) -> None:
         if self.amp not in (None, *AMP):
@@ -29,6 +30,8 @@ class Execution:
             raise UsageError(f"--evaluate-every must be at least 1 epoch, not {self.evaluate_every}.")
         if self.data_workers < 0:
             raise UsageError(f"--data-workers must be 0 or more, not {self.data_workers}.")
+        if self.memory is not None and not self.memory > 0:
+            raise UsageError(f"--memory must be greater than 0 GiB, not {self.memory:g}.")
 
     def precision(self, device: str) -> str:
         """The mixed precision to use on a device: bfloat16, float16 or off."""

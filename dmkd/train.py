@@ -88,7 +88,7 @@ class _Run:
     ) -> None:
         self.recipe, self.store, self.out, self.execution, self.team = recipe, store, out, execution, team
         precision = execution.precision(team.device)
-        self.loader = open_loader(recipe, store, team.device, team.rank, team.world_size)
+        self.loader = open_loader(recipe, store, team.device, team.rank, team.world_size, execution.memory)
         self.updates = -(-self.loader.num_images // recipe.batch_size)
         # Batches of the loader that make one optimiser step: as even as can be.
         self.parts = [len(part) for part in np.array_split(np.arange(len(self.loader)), self.updates)]
@@ -100,6 +100,7 @@ class _Run:
         self.carried_out: dict[str, Any] = {
             "device": torch.device(team.device).type,
             "workers": team.world_size,
+            "order": self.loader.order_description["order"],
             "cpu_threads": max(1, default_cpu_threads() // team.local_size) if team.device == "cpu" else None,
             "amp": precision,
             "channels_last": execution.layout(team.device) == torch.channels_last,

@@ -102,6 +102,7 @@ def new_store(path: Path | str, num_images: int = 100, block_size: int = 16, num
         image_shape=options.get("image_shape", (8, 8, 3)),
         class_names=CLASS_NAMES,
         block_size=block_size,
+        image_codec=options.get("image_codec", "raw"),
     )
     components = ("top", "left", "height", "width", "flip")
     description = {"policy": "test", "size": 8, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}

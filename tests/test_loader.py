@@ -428,15 +428,15 @@ def test_few_maps_are_enough(store):
     assert len(array._blocks) <= 2
 
 
-def test_small_batches_are_gathered_together_and_large_ones_are_not(store):
-    for batch_size, expected in ((10, [100]), (64, [50, 50])):
-        running, gathered = loader(store, batch_size=batch_size), []
-        whole = running._gather
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys.modules[Loader.__module__], "TOGETHER_BYTES", 2**20 if batch_size == 10 else 1)
-            patch.setattr(running, "_gather", lambda ids, *rest: gathered.append(len(ids)) or whole(ids, *rest))
-            found = contents(running.epoch(2))
-        assert gathered == expected and found == contents(loader(store, batch_size=batch_size, depth=0).epoch(2))
+@pytest.mark.parametrize(("batch_size", "limit", "expected"), [(10, 2**20, [100]), (64, 1, [50, 50])])
+def test_small_batches_are_gathered_together_and_large_ones_are_not(store, monkeypatch, batch_size, limit, expected):
+    alone = contents(loader(store, batch_size=batch_size, depth=0).epoch(2))
+    running, gathered = loader(store, batch_size=batch_size), []
+    whole = running._gather
+    monkeypatch.setattr(sys.modules[Loader.__module__], "TOGETHER_BYTES", limit)
+    monkeypatch.setattr(running, "_gather", lambda ids, *rest: gathered.append(len(ids)) or whole(ids, *rest))
+    assert contents(running.epoch(2)) == alone
+    assert gathered == expected
 
 
 # The way in

@@ -174,6 +174,17 @@ def test_a_run_that_is_resumed_otherwise_says_so(store, tmp_path):
     assert len(notices) == 1 and "amp off then, bfloat16 now" in notices[0]
 
 
+def test_memory_bounds_what_the_loader_holds(tmp_path):
+    packed = filled_store(tmp_path / "s.zarr", num_images=64, image_shape=(32, 32, 3), image_codec="webp")
+    _, recipe = resolve_training(packed, fast(epochs=1))
+    train(recipe, packed, tmp_path / "run", device="cpu")
+    notices, little = [], Execution(memory=1e-5)
+    train(recipe, packed, tmp_path / "run", device="cpu", execution=little, notice=notices.append)
+    assert len(notices) == 1 and "order full then, window of 2 blocks now" in notices[0]
+    with pytest.raises(UsageError, match="--memory must be greater than 0 GiB"):
+        Execution(memory=0)
+
+
 def test_a_run_of_another_recipe_is_refused(store, tmp_path):
     run(store, tmp_path)
     with pytest.raises(MismatchError, match=r"training\.lr: the store has 0\.01, you asked for 0\.02.*--out"):

@@ -293,8 +293,11 @@ class Loader:
         return Batch(self, ids, taken[IMAGES], taken[CLASS_IDS].long(), views, labels)
 
 
-def open_loader(recipe: TrainingRecipe, store: Store, device: str, rank: int = 0, world_size: int = 1) -> Loader:
-    """The loader that a training recipe asks for: a rank's batches are so large that all ranks' parts make one step's batch."""
+def open_loader(
+    recipe: TrainingRecipe, store: Store, device: str, rank: int = 0, world_size: int = 1, memory: float | None = None
+) -> Loader:
+    """The loader that a training recipe asks for: a rank's batches are so large that all ranks' parts make one step's batch.
+    ``memory`` GiB a rank, None: :data:`MEMORY_BYTES`."""
     parts = world_size * recipe.accumulate
     if recipe.batch_size % parts:
         raise UsageError(
@@ -311,4 +314,5 @@ def open_loader(recipe: TrainingRecipe, store: Store, device: str, rank: int = 0
         device=device,
         rank=rank,
         world_size=world_size,
+        memory=MEMORY_BYTES if memory is None else int(memory * 2**30),
     )
