@@ -40,7 +40,7 @@ def views_sheet(
         left_out = f"; the first {len(tiles)}" if len(tiles) < views.num_views else ""
         heading = f"View set {name}: {views.num_views} views of {views.attributes['size']} pixels{told}{left_out}"
         rows.append(Row([stored, *tiles] if not rows else tiles, heading, above=True))
-    title = f"Image {image_id} of {store.path}: {class_label(store, class_id)}"
+    title = f"Image {image_id} of {store.path}, asked for: {class_label(store, class_id)}"
     subtitle = (
         f"the {min(TOP, store.num_classes)} likeliest classes, softmax at temperature {temperature:g}; green mark: the class "
         "that was asked for; red frame: the teacher sees another"

@@ -62,7 +62,9 @@ def _facts(store: "Store", missing: list[int] | None) -> str:
     recipe = store.recipe
     made = recipe.get("generator") or recipe.get("source") or "unknown"
     if recipe.get("sampler"):
-        made += f", {recipe['sampler']} {recipe.get('steps')} steps, guidance {recipe.get('guidance')}"
+        guidance = recipe.get("guidance")
+        written = f"{guidance:g}" if isinstance(guidance, float) else guidance
+        made += f", {recipe['sampler']} {recipe.get('steps')} steps, guidance {written}"
     state = ""
     if missing is not None:
         state = ", complete" if not missing else f", {len(missing):,} of {store.num_blocks:,} blocks missing"
