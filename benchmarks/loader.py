@@ -15,7 +15,8 @@ views. All give uint8 images (n, H, W, 3) in host memory, in a random order; not
     hdf5          images one by one by h5py out of one contiguous dataset, under a DataLoader, two workers
 
 Each peer is a process of its own; epochs of all peers take turns, so that a busy machine slows all alike. The median of the
-rounds is told, apart from it each peer's first epoch, opening, compiling and checking checksums included. Memory is what the
+rounds is told, apart from it each peer's first epoch, opening, compiling and checking checksums included. The files are in the
+page cache before each epoch. With ``--cold`` they are not: every round is then a first epoch, in a new process. Memory is what the
 process took beyond its libraries: private (``RssAnon``) and mapped files (``RssFile``, which is the system's page cache). The
 workers of ``DataLoader`` are not counted in it. A peer that is not installed is null.
 """
@@ -36,7 +37,18 @@ from typing import Any
 import numpy as np
 
 PEERS = ["limit", "dmkd", "dmkd_hard", "ffcv_raw", "ffcv_jpeg", "webdataset", "imagefolder", "zarr", "hdf5"]
-NEED_FILES = {"ffcv_raw", "ffcv_jpeg", "webdataset", "imagefolder", "hdf5"}  # of their own, made before the measurement
+# What each reads; all but the store and the bare array are made by the peer itself, before the measurement.
+DATA = {
+    "limit": "images.npy",
+    "dmkd": "store.zarr",
+    "dmkd_hard": "store.zarr",
+    "ffcv_raw": "raw.beton",
+    "ffcv_jpeg": "jpg.beton",
+    "webdataset": "shards",
+    "imagefolder": "jpegs",
+    "zarr": "store.zarr",
+    "hdf5": "images.h5",
+}
 THREADS = 2
 CLASSES = 1000
 FFCV_PYTHON = Path(__file__).resolve().parent.parent / "build" / "ffcv-venv" / "bin" / "python"
@@ -300,7 +312,7 @@ class Peer:
 
     def __init__(self, name: str, folder: Path, batch: int) -> None:
         python = FFCV_PYTHON if name.startswith("ffcv_") else Path(sys.executable)
-        self.name, self.rates, self.memory, self.process = name, [], {}, None
+        self.name, self.process = name, None
         if not python.exists():
             return
         command = [str(python), __file__, "--serve", name, "--data", str(folder), "--batch", str(batch)]
@@ -331,43 +343,63 @@ class Peer:
             self.process.wait()
 
 
-def forget(folder: Path) -> None:
+def files_of(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+
+
+def forget(path: Path) -> None:
     """Drop the data from the page cache, for a cold start."""
-    os.sync()
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for file in files_of(path):
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def remember(path: Path) -> None:
+    """Read the data into the page cache, from which a busy system may have dropped them."""
+    for file in files_of(path):
+        with file.open("rb", buffering=0) as opened:
+            while opened.read(2**24):
+                pass
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     rounds = options.rounds or ROUNDS["quick" if options.quick else "full"]
     asked = options.only.split(",") if options.only else [n for n in PEERS if not (options.quick and n in NOT_QUICK)]
     wanted = [name for name in PEERS if name in asked]
-    for name in filter(NEED_FILES.__contains__, wanted):
-        preparing = Peer(name, folder, options.batch)
-        preparing.ask("prepare")
-        preparing.end()
+    for name in wanted:
+        if DATA[name] not in ("images.npy", "store.zarr"):
+            preparing = Peer(name, folder, options.batch)
+            preparing.ask("prepare")
+            preparing.end()
     os.sync()  # what was just made is on the disk, and its writing disturbs no first epoch
-    peers = [Peer(name, folder, options.batch) for name in wanted]
-    for epoch in range(rounds + 1):
-        for peer in peers[epoch % len(peers) :] + peers[: epoch % len(peers)]:
+    rates: dict[str, list[float]] = {name: [] for name in wanted}
+    memory: dict[str, dict[str, float]] = {}
+    peers = {name: Peer(name, folder, options.batch) for name in wanted if not options.cold}
+    for epoch in range(rounds + (not options.cold)):
+        for name in wanted[epoch % len(wanted) :] + wanted[: epoch % len(wanted)]:
             if options.cold:
-                forget(folder)
+                forget(folder / DATA[name])
+                peer = Peer(name, folder, options.batch)  # what one process has mapped stays in the cache
+            else:
+                remember(folder / DATA[name])
+                peer = peers[name]
             if answer := peer.ask(str(epoch)):
-                assert answer["images"] == options.images, (peer.name, answer)
-                peer.rates.append(answer["rate"])
-                peer.memory = answer["memory"]
-    for peer in peers:
+                assert answer["images"] == options.images, (name, answer)
+                rates[name].append(answer["rate"])
+                memory[name] = answer["memory"]
+            if options.cold:
+                peer.end()
+    for peer in peers.values():
         peer.end()
 
-    def told(value: Callable[[Peer], Any]) -> dict[str, Any]:
-        return {peer.name: value(peer) if len(peer.rates) == rounds + 1 else None for peer in peers}
+    def told(value: Callable[[list[float]], float]) -> dict[str, int | None]:
+        whole = rounds + (not options.cold)
+        return {name: round(value(found)) if len(found) == whole else None for name, found in rates.items()}
 
     return {
-        "images_per_second": told(lambda peer: round(statistics.median(peer.rates[1:]))),
-        "first_epoch": told(lambda peer: round(peer.rates[0])),
-        "memory_mb": told(lambda peer: peer.memory),
+        "images_per_second": told(lambda found: statistics.median(found if options.cold else found[1:])),
+        "first_epoch": told(lambda found: found[0]),
+        "memory_mb": {name: memory.get(name) for name in wanted},
         "images": options.images,
         "size": options.size,
         "batch": options.batch,
@@ -398,7 +430,7 @@ def main() -> None:
     parser.add_argument("--codec", default="uint8", help="of the labels in dmkd's store")
     parser.add_argument("--rounds", type=int, help="epochs of each, after the first")
     parser.add_argument("--only", help="peers, with commas between")
-    parser.add_argument("--cold", action="store_true", help="drop the data from the page cache before every epoch")
+    parser.add_argument("--cold", action="store_true", help="first epochs only, each in a new process, from the disk")
     parser.add_argument(
         "--quick", action="store_true", help="1,024 images, two rounds, fewer peers: a first impression"
     )
