@@ -5,7 +5,7 @@
     python benchmarks/loader.py --quick --json
 
 dmkd hands out more than the others do: besides images and class ids also the view and the labels of one of ``--views`` stored
-views. All give uint8 images (n, H, W, 3) in host memory, in a random order; nothing is rendered and nothing trained.
+views (dmkd_hard: no labels either). All give uint8 images (n, H, W, 3) in host memory, in a random order; nothing is rendered and nothing trained.
 
     limit         numpy's gather from one array in memory into one buffer that is used again: what memory allows
     ffcv_raw      FFCV, write_mode="raw", OrderOption.RANDOM, os_cache; ffcv_jpeg: its JPEG mode (benchmarks/install_ffcv.sh)
@@ -16,8 +16,8 @@ views. All give uint8 images (n, H, W, 3) in host memory, in a random order; not
 
 Each peer is a process of its own; epochs of all peers take turns, so that a busy machine slows all alike. The median of the
 rounds is told, apart from it each peer's first epoch, opening, compiling and checking checksums included. The files are in the
-page cache before each epoch. With ``--cold`` they are not: every round is then a first epoch, in a new process. Memory is what the
-process took beyond its libraries: private (``RssAnon``) and mapped files (``RssFile``, which is the system's page cache). The
+page cache before each epoch. With ``--cold`` they are not: every round is then a first epoch, in a new process. Memory is what
+the process took beyond its libraries: private (``RssAnon``) and mapped files (``RssFile``, which is the system's page cache). The
 workers of ``DataLoader`` are not counted in it. A peer that is not installed is null.
 """
 
