@@ -13,12 +13,15 @@ from typing import Any
 
 from dmkd.compare import Run, result_line
 from dmkd.devices import CPU_THREADS
+from dmkd.evaluation_data import evaluation_batches
 from dmkd.execution import Execution
 from dmkd.failures import reason_of
+from dmkd.optimisation import create_optimizer
 from dmkd.progress import Display
 from dmkd.ray_engine import ray_session
 from dmkd.stores import Store, UsageError, open_store
-from dmkd.train import STUDENT, SUMMARY, Progress, evaluate_folder, train
+from dmkd.students import as_classifier, create_student, preprocessing_of
+from dmkd.train import STUDENT, SUMMARY, Progress, evaluate_folder, make_folder, train
 
 RESULTS = "results.jsonl"
 RUNS = "runs"
@@ -49,22 +52,20 @@ def make_runs(
 
     ``val``: what the students are measured on, as for ``train``. ``workers`` 0: this process; N: N Ray tasks at a time, each
     with a GPU of its own, or on a CPU with one thread. A run that fails is told and named in the outcome, and the others
-    go on; the next call tries it again.
+    go on; the next call tries it again. Raises ``UsageError``, with nothing written, for what no run could begin with: a
+    student, an optimiser, a precision or images to measure on that there are not.
     """
     refuse_too_many_workers(workers, device)
     execution = execution or Execution()
-    outcome, stores = Outcome(), {path: open_store(path) for path in {run.store for run in runs}}
-    (out / RUNS).mkdir(parents=True, exist_ok=True)
+    stores = {path: open_store(path) for path in {run.store for run in runs}}
+    summaries = {run.name: summary for run in runs if (summary := _measured(run, out, val)) is not None}
+    outcome, todo = Outcome(summaries), [run for run in runs if run.name not in summaries]
+    refuse_untrainable(todo, stores, val, device, execution)
+    make_folder(out / RUNS)
     written = recorded(out)
-    todo = []
     for run in runs:
-        summary = finished(run, out)
-        if summary is not None and summary["evaluated_on"] == val and summary["top1"] is not None:
-            outcome.summaries[run.name] = summary
-            if (run.name, val) not in written:
-                _record(out, result_line(run, summary))
-        else:
-            todo.append(run)
+        if run.name in summaries and (run.name, val) not in written:
+            _record(out, result_line(run, summaries[run.name]))
 
     with display.task("compare", len(runs), len(runs) - len(todo), unit="runs") as advance:
 
@@ -100,6 +101,12 @@ def finished(run: Run, out: Path) -> dict[str, Any] | None:
     return summary if described == json.loads(json.dumps(run.description)) else None
 
 
+def _measured(run: Run, out: Path, val: str) -> dict[str, Any] | None:
+    """The summary of a run that is done and was measured on these images."""
+    summary = finished(run, out)
+    return summary if summary and summary["evaluated_on"] == val and summary["top1"] is not None else None
+
+
 def recorded(out: Path) -> set[tuple[str, str]]:
     """The runs that have a line in ``results.jsonl``, each with what it was measured on."""
     found = set()
@@ -120,6 +127,31 @@ def refuse_too_many_workers(workers: int, device: str) -> None:
         raise UsageError(
             f"--workers {workers}: each run needs a GPU of its own, and this machine has {torch.cuda.device_count()}."
         )
+
+
+def refuse_untrainable(
+    runs: Sequence[Run], stores: Mapping[str, Store], val: str, device: str, execution: Execution
+) -> None:
+    """Raise what the runs themselves would raise of their students, optimisers and images to measure on. Each student is
+    built once, and the images are listed once for stores of the same classes."""
+    built: set[tuple[Any, ...]] = set()
+    listed: set[tuple[str, ...]] = set()
+    for run in runs:
+        store, recipe = stores[run.store], run.recipe
+        view_set, classes = store.views[recipe.view_set].attributes, tuple(store.class_names)
+        execution.precision(device)
+        key = (recipe.student, str(recipe.student_args), recipe.pretrained, recipe.optimizer, classes, view_set["size"])
+        if key in built:
+            continue
+        built.add(key)
+        model = create_student(
+            recipe.student, store.num_classes, view_set["size"], recipe.pretrained, recipe.student_args
+        )
+        create_optimizer(recipe, model)
+        if classes not in listed:
+            listed.add(classes)
+            student = as_classifier(model, recipe.student, store.class_names, preprocessing_of(view_set))
+            evaluation_batches(val, student, store.class_names)
 
 
 def _attempt(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from dmkd.classifiers import first_line, nearest_names, pretrained_model
+from dmkd.classifiers import Classifier, first_line, nearest_names, pretrained_model
 from dmkd.stores.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -66,6 +66,23 @@ def preprocessing_of(
         "mean": tuple(built.get("mean", IMAGENET_MEAN)),
         "std": tuple(built.get("std", IMAGENET_STD)),
     }
+
+
+def as_classifier(
+    model: torch.nn.Module, architecture: str, class_names: list[str], preprocessing: Mapping[str, Any]
+) -> Classifier:
+    """A student as the classifier that it is to be, before it is trained or saved: for checks, so without a sha256."""
+    return Classifier(
+        name=architecture,
+        source=architecture,
+        architecture=architecture,
+        model=model,
+        num_classes=len(class_names),
+        class_names=class_names,
+        fixed_input_size=False,
+        sha256="",
+        **preprocessing,
+    )
 
 
 def save_student(

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from dmkd.execution import Execution
 from dmkd.loading import Batch, open_loader
 from dmkd.objective import Objective
 from dmkd.optimisation import Optimisation
-from dmkd.stores import DmkdError, Store
+from dmkd.stores import DmkdError, Store, UsageError
 from dmkd.students import create_student, preprocessing_of, save_student
 from dmkd.training_recipe import TrainingRecipe
 from dmkd.versions import hardware, library_versions
@@ -74,6 +74,14 @@ def train(
         return run.train(evaluate_on, report)
     finally:
         team.leave()
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of ``--out``. Raises ``UsageError`` where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out: {folder} can't be made a folder: {error.strerror or error}.") from error
 
 
 class _Run:
@@ -133,11 +141,11 @@ class _Run:
         state, recipe = self.state, self.recipe
         curves = None
         if self.team.leads:
-            self.out.mkdir(parents=True, exist_ok=True)
-            curves = Curves(self.out, state.lines)
-            self._keep_best()  # in case the run was stopped before it could
             if evaluate_on and state.epoch < recipe.epochs:
                 self._refuse_evaluation(evaluate_on)
+            make_folder(self.out)
+            curves = Curves(self.out, state.lines)
+            self._keep_best()  # in case the run was stopped before it could
         while state.epoch < recipe.epochs:
             self._epoch(report)
             line = self._line()
@@ -237,7 +245,7 @@ class _Run:
         """Raise now what would otherwise be raised after the first epoch."""
         with tempfile.TemporaryDirectory() as folder:
             self._save_student(Path(folder))
-            classifier = load_classifier(folder)
+            classifier = replace(load_classifier(folder), source=self.recipe.student)
             evaluation_batches(data, classifier, self.store.class_names, self.execution.data_workers)
 
     def _save(self) -> None:

@@ -281,12 +281,12 @@ def test_ray_tasks_make_the_runs_and_a_failure_is_one_of_them(stores, tmp_path):
              object_store_memory=100 * 2**20, runtime_env={"env_vars": environment})
     # fmt: on
     try:
-        runs = plan(stores[:1], seeds=(0, 1)) + plan(stores[:1], students=("resnet19",))
+        runs = plan(stores[:1], seeds=(0, 1)) + plan(stores[:1], {"lr": 1e30, "epochs": 3})
         outcome = make(runs, tmp_path, stores[0], workers=2)
     finally:
         ray.shutdown()
     assert outcome.summaries.keys() == {run.name for run in runs[:2]}
-    assert "no student architecture 'resnet19'" in outcome.failed[runs[2].name]
+    assert "The loss became" in outcome.failed[runs[2].name]
     assert {line["run"] for line in lines(tmp_path)} == {run.name for run in runs[:2]}
     assert "DMKD_CPU_THREADS" not in os.environ
 
@@ -384,8 +384,9 @@ def test_what_is_to_be_varied_is_read_as_the_option_reads_it():
         parse_seeds("0")
 
 
-def dmkd_compare(*arguments):
-    options = ["--student", "test_resnet", "--epochs", 1, "--batch-size", 32, "--device", "cpu", "--workers", 0]
+def dmkd_compare(*arguments, epochs=1):
+    options = ["--student", "test_resnet", "--batch-size", 32, "--device", "cpu", "--workers", 0]
+    options += [] if epochs is None else ["--epochs", epochs]
     return CliRunner().invoke(main, ["compare", *map(str, [*arguments, *options])])
 
 
@@ -418,13 +419,53 @@ def test_the_command_prints_a_table_and_writes_table_and_plot(stores, tmp_path):
 
 
 def test_a_failed_run_makes_exit_code_1_and_the_table_has_the_others(stores, tmp_path):
-    arguments = [stores[0], "--labels", "teacher", "--val", stores[0], "--seeds", 1, "--out", tmp_path, "--lr", 0.01]
-    done = dmkd_compare(*arguments, "--student", "resnet19", "--json")
+    arguments = [stores[0], "--labels", "teacher", "--val", stores[0], "--seeds", 1, "--out", tmp_path]
+    done = dmkd_compare(*arguments, "--vary", "lr=0.01,1e30", "--updates", 6, "--json", epochs=None)
     assert done.exit_code == 1
     result = json.loads(done.stdout)
     assert len(result["rows"]) == 1 and len(result["failed"]) == 1
     told = " ".join(done.stderr.split())
-    assert "1 of 2 runs failed" in told and "no student architecture 'resnet19'" in told and "tries them again" in told
+    assert "1 of 2 runs failed" in told and "The loss became" in told and "tries them again" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--val", "nowhere"], "nothing to evaluate on at nowhere"),
+        (["--val", "http://example.org/val"], "http://example.org/val: a store is a local path or one of"),
+        (["--val", "{folder}/two"], "has 2 class folders and test_resnet tells 10 classes apart"),
+        (["--student", "resnet19"], "no student architecture 'resnet19'; did you mean"),
+        (["--student-arg", "colour=red"], "test_resnet can't be built with colour=red"),
+        (["--optimizer", "sgdd", "--lr", 0.1], "timm has no 'sgdd'"),
+        (["--vary", "optimizer=sgd,sgdd", "--lr", 0.1], "timm has no 'sgdd'"),
+        (["--vary", "lr=0.1,fast"], "'fast' is not a valid float"),
+        (["--vary", "schedule=step,cosin"], "--schedule must be one of"),
+        (["--vary", "colour=red,blue"], "write OPTION=A,B with one of"),
+        (["--vary", "preset=dm-kd,x"], "no preset 'x'"),
+        (["--labels", "nobody"], "no label set 'nobody'"),
+        (["--amp", "float16"], "--amp float16 needs a GPU"),
+        (["--amp", "half"], "--amp must be one of"),
+        (["--out", "{folder}/file/out"], "can't be made a folder"),
+    ],
+)
+def test_what_no_run_could_begin_with_is_told_before_any_run(stores, tmp_path, monkeypatch, options, sentence):
+    monkeypatch.chdir(tmp_path)
+    for name in ("two/a", "two/b"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    options = [str(option).format(folder=tmp_path) for option in options]
+    done = dmkd_compare(stores[0], "--labels", "teacher", "--val", stores[1], *options)
+    assert done.exit_code == 2, done.output
+    assert sentence in " ".join(done.stderr.split()) and "Run " not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_table_of_finished_runs_needs_no_images_any_more(compared, stores, monkeypatch):
+    runs, out, outcome = compared
+    monkeypatch.setattr(dmkd.compare_runs, "evaluation_batches", lambda *a: pytest.fail("nothing is to be measured"))
+    again = make(runs, out, stores[0])
+    assert again.summaries.keys() == outcome.summaries.keys() and not again.failed
 
 
 def test_images_to_measure_on_must_be_said(stores, tmp_path):

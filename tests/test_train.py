@@ -319,8 +319,14 @@ def test_the_best_student_is_kept_apart_from_the_last(store, tmp_path):
 def test_images_that_can_not_be_measured_on_are_told_before_the_training(store, tmp_path):
     _, recipe = resolve_training(store, fast())
     with pytest.raises(UsageError, match="nothing to evaluate on at /nowhere"):
-        train(recipe, store, tmp_path, device="cpu", evaluate_on="/nowhere")
-    assert not (tmp_path / "checkpoint.pt").exists()
+        train(recipe, store, tmp_path / "out", device="cpu", evaluate_on="/nowhere")
+    (tmp_path / "val/a").mkdir(parents=True)
+    with pytest.raises(UsageError, match="has 1 class folders and test_resnet tells 10 classes apart"):
+        train(recipe, store, tmp_path / "out", device="cpu", evaluate_on=str(tmp_path / "val"))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file/out can't be made a folder"):
+        train(recipe, store, tmp_path / "file/out", device="cpu")
 
 
 @pytest.mark.parametrize(
