@@ -12,6 +12,7 @@ from typing import Any
 from dmkd.progress import Display, Rate
 
 PLAIN_SECONDS = 10.0  # between two lines of progress in a log
+SHORTEST_SECONDS = 0.5  # what took less is over at once: its rate would tell nothing
 
 
 def make_display(quiet: bool = False) -> Display:
@@ -22,7 +23,7 @@ def make_display(quiet: bool = False) -> Display:
 
 
 class PlainDisplay:
-    """A line when work begins, when it ends, and every ten seconds between."""
+    """A line when work begins, when it ends, and every ten seconds between; one line if there is nothing to do."""
 
     def __init__(self, every: float = PLAIN_SECONDS) -> None:
         self.every = every
@@ -30,7 +31,10 @@ class PlainDisplay:
     @contextmanager
     def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Callable[..., None]]:
         pace, last, latest = Pace(total, done, unit), time.monotonic(), ("", "")
-        self._print(f"{description}: {total - done:,} of {total:,} {unit} to do")
+        to_do = (
+            f"{total - done:,} of {total:,} {unit} to do" if done < total else f"all {total:,} {unit} are done already"
+        )
+        self._print(f"{description}: {to_do if total else 'nothing to do'}")
 
         def advance(count: int, note: str = "", detail: str | None = None) -> None:
             nonlocal last, latest
@@ -48,9 +52,9 @@ class PlainDisplay:
                 self._print(f"{description}: {'  '.join(filter(None, parts))}")
 
         yield advance
-        self._print(
-            f"{description}: {pace.done:,}/{total:,} {unit} in {duration(pace.seconds)}  {pace.overall:,.1f} {unit}/s"
-        )
+        if done < total:
+            parts = [f"{pace.done:,}/{total:,} {unit}", pace.summary()]
+            self._print(f"{description}: {' '.join(filter(None, parts))}")
 
     def notice(self, text: str) -> None:
         self._print(text)
@@ -125,15 +129,21 @@ class Pace:
         return (self.done - self._done_before) / max(self.seconds, 1e-9)
 
     def rates(self) -> str:
-        """``12.1 images/s``, and the overall rate where it is another."""
-        now, overall = (f"{rate:,.1f}" for rate in (self._now.per_second, self.overall))
-        if self.done == self._done_before:
+        """``12.1 images/s``, and the overall rate where it is another; nothing before anything is done."""
+        if self.done == self._done_before or not self._now.per_second:
             return ""
-        return f"{now} {self.unit}/s" if now == overall else f"{now} {self.unit}/s ({overall} overall)"
+        now, overall = (rate(value, self.unit) for value in (self._now.per_second, self.overall))
+        return now if now == overall else f"{now} ({overall} overall)"
+
+    def summary(self) -> str:
+        """``in 0:01:05  12.1 images/s``, of what was done here; nothing if that took no time that can be told."""
+        if self.done == self._done_before or self.seconds < SHORTEST_SECONDS:
+            return ""
+        return f"in {duration(self.seconds)}  {rate(self.overall, self.unit)}"
 
     def eta(self) -> str:
-        rate = self._now.per_second
-        return f"ETA {duration((self.total - self.done) / rate)}" if rate and self.done < self.total else ""
+        now = self._now.per_second
+        return f"ETA {duration((self.total - self.done) / now)}" if now and self.done < self.total else ""
 
 
 def print_table(
@@ -195,6 +205,14 @@ def duration(seconds: float) -> str:
         return "?"
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def rate(per_second: float, unit: str) -> str:
+    """``12.1 images/s``; per minute or per hour where that many a second would be next to nothing."""
+    for per, seconds in (("s", 1), ("min", 60)):
+        if per_second * seconds >= 0.95:
+            return f"{per_second * seconds:,.1f} {unit}/{per}"
+    return f"{3600 * per_second:,.1f} {unit}/h"
 
 
 def percent(share: float | None) -> str:

@@ -1,6 +1,8 @@
 """What a training run looks like; shared by ``train-student`` and ``demo``."""
 
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +94,15 @@ def _train_here(
     if left_out := store.num_images - loader.num_images:
         why = "not selected, not made or not labelled yet" if recipe.select else "not made or not labelled yet"
         display.notice(f"{left_out:,} of {store.num_images:,} images are {why} and are left out.")
-    total, seen, last_top1 = recipe.epochs * loader.num_images, 0, ""
-    with display.task(f"{name} {recipe.student}", total) as advance:
+    seen, last_top1 = 0, ""
+    advance: Callable[..., None]
+    with ExitStack() as until_done:
+
+        def begin(images: int) -> None:
+            nonlocal seen, advance
+            seen = images
+            task = display.task(f"{name} {recipe.student}", recipe.epochs * loader.num_images, seen)
+            advance = until_done.enter_context(task)
 
         def report(progress: Progress) -> None:
             nonlocal seen, last_top1
@@ -110,6 +119,7 @@ def _train_here(
             device=device,
             evaluate_on=val,
             execution=execution,
+            begin=begin,
             report=report,
             notice=display.notice,
         )

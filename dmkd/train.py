@@ -56,6 +56,7 @@ def train(
     device: str,
     execution: Execution | None = None,
     evaluate_on: str | None = None,
+    begin: Callable[[int], None] = lambda images: None,
     report: Callable[[Progress], None] = lambda progress: None,
     notice: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any]:
@@ -64,14 +65,15 @@ def train(
     Stopped at any moment and called again with the same arguments, it goes on from the last checkpoint; on a CPU the
     weights are then the same to the bit as those of an uninterrupted run. ``evaluate_on``: labelled images on which
     the student is measured (a folder, WebDataset tars, a store or ``digits``). ``student`` is the one of the last epoch,
-    and nothing is chosen by those images; ``best`` is the one that did best on them. In a process that torchrun
+    and nothing is chosen by those images; ``best`` is the one that did best on them. ``begin`` is told how many images
+    earlier calls have seen, in all epochs, before ``report`` is told how this one gets on. In a process that torchrun
     started, this trains together with the others; only rank 0 writes, reports and returns a summary, the others {}.
     Raises ``MismatchError`` if ``out`` holds a run of another recipe or store.
     """
     team = Team(device)
     try:
         run = _Run(recipe, store, Path(out), execution or Execution(), team, notice)
-        return run.train(evaluate_on, report)
+        return run.train(evaluate_on, begin, report)
     finally:
         team.leave()
 
@@ -137,7 +139,9 @@ class _Run:
         if weights is not None:
             self.optimisation.load_state_dict(weights)
 
-    def train(self, evaluate_on: str | None, report: Callable[[Progress], None]) -> dict[str, Any]:
+    def train(
+        self, evaluate_on: str | None, begin: Callable[[int], None], report: Callable[[Progress], None]
+    ) -> dict[str, Any]:
         state, recipe = self.state, self.recipe
         curves = None
         if self.team.leads:
@@ -146,6 +150,7 @@ class _Run:
             make_folder(self.out)
             curves = Curves(self.out, state.lines)
             self._keep_best()  # in case the run was stopped before it could
+            begin(self._images_seen(state.epoch, state.update))
         while state.epoch < recipe.epochs:
             self._epoch(report)
             line = self._line()
@@ -156,7 +161,7 @@ class _Run:
                     state.best = dict(line)
                     shutil.copytree(self.out / STUDENT, self._best_of_epoch(line["epoch"]))
                 total = recipe.epochs * self.loader.num_images
-                seen = line["epoch"] * self.loader.num_images
+                seen = self._images_seen(line["epoch"])
                 report(Progress(line["epoch"], recipe.epochs, seen, total, line["loss"], evaluation))
             self.state = state = RunState(epoch=state.epoch + 1, lines=[*state.lines, line], best=state.best)
             if curves:
@@ -196,7 +201,7 @@ class _Run:
             if team.leads and (now - reported >= REPORT_SECONDS or last):
                 loss = these[0].item() / count
                 self._refuse_nonfinite(loss, update)
-                seen = state.epoch * loader.num_images + (update + 1) * loader.num_images // self.updates
+                seen = self._images_seen(state.epoch, update + 1)
                 total = self.recipe.epochs * loader.num_images
                 report(Progress(state.epoch + 1, self.recipe.epochs, seen, total, loss))
                 reported = now
@@ -218,6 +223,10 @@ class _Run:
                 f"The loss became {loss} in epoch {self.state.epoch + 1}, by step {update + 1}: "
                 f"lower --lr (now {self.recipe.lr}); delete {self.out} to start again."
             )
+
+    def _images_seen(self, epochs: int, updates: int = 0) -> int:
+        """In so many whole epochs and optimiser steps of the next."""
+        return epochs * self.loader.num_images + updates * self.loader.num_images // self.updates
 
     def _line(self) -> dict[str, Any]:
         """A whole epoch in numbers."""

@@ -408,3 +408,24 @@ def test_a_compiled_student_learns_the_same_and_is_saved_under_the_same_names(st
 def test_decoupled_kd_heeds_its_weights(store, tmp_path):
     losses = {b: run(store, tmp_path / str(b), loss="dkd", dkd_beta=b, epochs=1, lr=1e-6)["loss"] for b in (0.5, 1, 2)}
     assert losses[2] - losses[1] == pytest.approx(2 * (losses[1] - losses[0.5]), rel=1e-3)
+
+
+def test_a_run_that_goes_on_says_where_it_begins_and_one_that_is_done_says_so(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("dmkd.train.REPORT_SECONDS", 0)
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    begun, reports = [], []
+    options = {"device": "cpu", "begin": begun.append, "report": lambda progress: reports.append(progress.images)}
+    _, recipe = resolve_training(store, fast(epochs=1))
+    train(recipe, store, tmp_path / "short", **options)
+    assert begun == [0] and reports == [32, 64]
+    reports.clear()
+    train(recipe, store, tmp_path / "short", **options)
+    assert begun == [0, 64] and not reports
+    stopped = {**options, "execution": Execution(checkpoint_minutes=0), "report": stop}
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, store, tmp_path / "long", **stopped)
+    train(recipe, store, tmp_path / "long", **options)
+    assert begun[2:] == [0, 32]

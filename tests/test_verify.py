@@ -401,7 +401,7 @@ def test_exit_codes_and_json(path):
     assert facts["findings"] == [] and facts["rerun_teacher"] is None and facts["regenerate"] is None
     done = dmkd("--store", path)
     assert done.exit_code == 0 and "sound" in done.stdout and "0 errors" in done.stdout
-    assert "3 blocks" in done.stdout and "blocks/s" in done.stderr
+    assert "3 blocks" in done.stdout and "verify: 3/3 blocks" in done.stderr
     flip_byte(path / CHUNKS["images"])
     done = dmkd(path, "--json", "--regenerate", "0.5", "--rerun-teacher", "0.5", "--device", "cpu")
     facts = json.loads(done.stdout)
