@@ -58,7 +58,7 @@ def _begin(source: Store, target: "Tree", path: str) -> None:
     """Make the root, or make sure that it is one that was begun for this source."""
     if not locations.scheme(path) and os.path.realpath(path) == os.path.realpath(source.path):
         raise UsageError(f"{path} is the store itself: give the copy another name.")
-    begun = {"dmkd_format": layout.FORMAT_VERSION, "identity": source.identity}
+    begun = {layout.FORMAT: layout.FORMAT_VERSION, "identity": source.identity}
     if not target.exists():
         if target.taken():
             raise UsageError(f"{path} is there already and is no dmkd store; give the copy another name.")

@@ -5,6 +5,7 @@ DmkdError                 1   something failed: the sentence says what, where an
 │   └── MismatchError     2   what was asked for differs from what the store holds
 └── StoreError            1   the store, or the disk below it, failed
     ├── NotAStoreError    2   the path holds no dmkd store
+    ├── NewerFormatError  1   the store was made by a newer dmkd, in a format that this one does not know
     ├── MissingBlockError 1   ids were asked for whose block has not been made
     ├── DamagedChunkError 1   a chunk's checksum or shape is wrong
     ├── StoreWriteError   1   a write did not reach the disk (full, read-only, gone)
@@ -33,9 +34,13 @@ class StoreError(DmkdError):
 
 
 class NotAStoreError(StoreError):
-    """The path holds no dmkd store, or one of a format that this version can't read."""
+    """The path holds no dmkd store, or one with a codec that this version does not know."""
 
     exit_code = 2
+
+
+class NewerFormatError(StoreError):
+    """The store was made by a newer dmkd, in a format that this one does not know."""
 
 
 class MissingBlockError(StoreError):

@@ -39,7 +39,7 @@ def store_facts(store: "Store", every_block: bool = False) -> dict[str, Any]:
     attributes = store.attributes
     return {
         "path": store.path,
-        "format": attributes["dmkd_format"],
+        "format": store.format,
         "images": store.num_images,
         "images_made": made,
         "image_shape": list(store.image_shape),

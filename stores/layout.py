@@ -20,6 +20,10 @@ Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``
 ``size``, ``interpolation``, ``canonical``, ``identity`` ... Of a label set: ``teacher``, ``source``, ``view_set``,
 ``num_views``, ``codec``, ``num_classes``, ``identity``, and ``fitted`` once its constants and arrays are there.
 
+``dmkd_format`` is the number of this format, 1; where a root has all else and no number, it is read as 1. A change that would
+make an older dmkd read something wrong gets the next number, and dmkd refuses stores of numbers that it does not know, before it
+reads or writes anything else of them. The number is no part of the identity.
+
 Rules:
 
 - Every chunk ends in its crc32c, so a damaged chunk is an error and never a wrong picture or label.
@@ -36,15 +40,17 @@ Rules:
 - Chunk keys are ``c.<block>.0...``: one flat folder for an array.
 - All arrays are created at their final shape by one process; workers write whole chunks and never touch metadata.
 
-In HDF5 (``.h5``) the same tree is one file: the same nodes, shapes, dtypes and chunks. What differs: attributes are JSON as text;
-a chunk ends in HDF5's Fletcher-32 instead of a crc32c, and is compressed by shuffle and deflate where Zarr has Zstd or
-Blosc; images are raw; axes are not permuted within a chunk. A block is written as a whole (journaled_file.py). As HDF5
-can't delete a chunk, deleted blocks are named in the array's attribute ``deleted_blocks``.
+In HDF5 (``.h5`` or ``.hdf5``) the same tree is one file: the same nodes, shapes, dtypes and chunks. What differs: attributes
+are JSON as text; a chunk ends in HDF5's Fletcher-32 instead of a crc32c, and is compressed by shuffle and deflate where Zarr
+has Zstd or Blosc; images are raw; axes are not permuted within a chunk. A block is written as a whole (journaled_file.py).
+As HDF5 can't delete a chunk, deleted blocks are named in the array's attribute ``deleted_blocks``.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+FORMAT = "dmkd_format"
 FORMAT_VERSION = 1
 
 IMAGES = "images"
@@ -81,6 +87,12 @@ class ArraySpec:
 
     def __post_init__(self) -> None:
         assert len(self.shape) == len(self.dims), (self.shape, self.dims)
+
+
+def stored_format(attributes: Mapping[str, Any]) -> Any:
+    """The format that the attributes of a root name, 1 if they are a store's and name none; None if they are of no store."""
+    of_a_store = {"state", "recipe", "identity"} <= attributes.keys()
+    return attributes.get(FORMAT, 1 if of_a_store else None)
 
 
 def images_spec(image_shape: tuple[int, int, int], image_codec: str = "raw") -> ArraySpec:

@@ -14,6 +14,7 @@ from .codecs import Codec
 from .errors import (
     DamagedChunkError,
     MissingBlockError,
+    NewerFormatError,
     NotAStoreError,
     StoreWriteError,
     UsageError,
@@ -28,6 +29,8 @@ from .trees import open_tree
 if TYPE_CHECKING:
     from PIL.Image import Image
     from xarray import DataTree
+
+    from .trees import Tree
 
 
 class Store:
@@ -71,6 +74,11 @@ class Store:
         if self._attributes is None:
             self._attributes = self._tree.attributes()
         return self._attributes
+
+    @property
+    def format(self) -> int:
+        """The number of the format that the store is written in, see :mod:`dmkd.stores.layout`."""
+        return layout.stored_format(self.attributes)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -617,13 +625,16 @@ def create_store(
     store = Store(path)
     tree = store._tree
     if tree.exists():
-        if tree.attributes().get("state") != "creating":
+        there = tree.attributes()
+        if layout.stored_format(there) is not None:
+            _refuse_other_formats(path, tree, there)
+        if there.get("state") != "creating":
             raise UsageError(f"{path} is taken already; give another --store or delete it.")
     elif tree.taken():
         raise UsageError(f"{path} is there already and is no dmkd store; give another --store.")
     try:
         tree.create_root()
-        tree.set_attributes({"dmkd_format": layout.FORMAT_VERSION, "state": "creating"})
+        tree.set_attributes({layout.FORMAT: layout.FORMAT_VERSION, "state": "creating"})
         for node, spec in {
             layout.CLASS_IDS: layout.class_ids_spec(),
             layout.CHECKS: layout.checks_spec(),
@@ -650,7 +661,8 @@ def create_store(
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:
-    """Open a store. Raises ``NotAStoreError`` in one sentence if there is none at ``path``."""
+    """Open a store. Raises ``NotAStoreError`` in one sentence if there is none at ``path``, ``NewerFormatError`` if a newer
+    dmkd made it."""
     path = os.fspath(path)
     store = Store(path)
     tree = store._tree
@@ -659,12 +671,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
             raise NotAStoreError(f"There is no store at {path}.")
         raise NotAStoreError(f"{path} is no dmkd store: it holds no {tree.kind}.")
     attributes = tree.attributes()
-    if "dmkd_format" not in attributes:
-        raise NotAStoreError(f"{path} is no dmkd store: its {tree.kind} lacks the attribute dmkd_format.")
-    if attributes["dmkd_format"] != layout.FORMAT_VERSION:
-        raise NotAStoreError(
-            f"{path} is written in dmkd format {attributes['dmkd_format']}; this version reads {layout.FORMAT_VERSION}."
-        )
+    _refuse_other_formats(path, tree, attributes)
     if attributes.get("state") != "ready":
         raise NotAStoreError(
             f"The making of {path} was interrupted before its first block: run the same command again."
@@ -676,6 +683,18 @@ def store_exists(path: str) -> bool:
     """Whether :func:`open_store` would succeed, or would refuse for a reason that the user must hear."""
     tree = open_tree(path)
     return tree.exists() and tree.attributes().get("state") != "creating"
+
+
+def _refuse_other_formats(path: str, tree: "Tree", attributes: Mapping[str, Any]) -> None:
+    """Raise unless these are the attributes of a store in the format that this dmkd reads and writes."""
+    found, known = layout.stored_format(attributes), layout.FORMAT_VERSION
+    if found == known:
+        return
+    if found is None:
+        raise NotAStoreError(f"{path} is no dmkd store: its {tree.kind} lacks the attribute {layout.FORMAT}.")
+    if not isinstance(found, int) or found < known:
+        raise NotAStoreError(f"{path} is no dmkd store: its attribute {layout.FORMAT} is {found!r}.")
+    raise NewerFormatError(f"{path} has format {found}, this dmkd reads format {known}: upgrade dmkd.")
 
 
 def _check_name(name: str, what: str) -> None:

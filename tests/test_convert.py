@@ -76,6 +76,7 @@ def test_there_and_back_everything_is_equal_to_the_bit(rich, tmp_path):
     there = convert(rich, str(tmp_path / "s.h5"))
     assert contents(there._tree) == contents(rich._tree)
     assert there.runs() == rich.runs() and len(there.runs()) == 2
+    assert there.attributes["dmkd_format"] == 1
     back = convert(there, str(tmp_path / "back.zarr"))
     assert tree_bytes(tmp_path / "back.zarr") == tree_bytes(Path(rich.path))
     assert contents(back._tree) == contents(rich._tree)
@@ -85,6 +86,16 @@ def test_there_and_back_everything_is_equal_to_the_bit(rich, tmp_path):
         assert [finding for finding in findings if finding.severity == verify.ERROR] == []
         np.testing.assert_array_equal(store.labels["klt"].logits([3, 99]), rich.labels["klt"].logits([3, 99]))
         assert store.missing_blocks() == [2]
+
+
+def test_a_copy_of_a_store_without_a_format_number_has_one(tmp_path):
+    store = filled_store(tmp_path / "s.zarr", num_images=32)
+    metadata = tmp_path / "s.zarr/zarr.json"
+    root = json.loads(metadata.read_text())
+    del root["attributes"]["dmkd_format"]
+    metadata.write_text(json.dumps(root))
+    copy = convert(open_store(store.path), str(tmp_path / "s.h5"))
+    assert copy.attributes["dmkd_format"] == 1 and copy.identity == store.identity
 
 
 def test_the_copy_can_be_gone_on_with(rich, tmp_path):

@@ -21,14 +21,17 @@ from dmkd.stores import (
     DamagedChunkError,
     MismatchError,
     MissingBlockError,
+    NewerFormatError,
     NotAStoreError,
     StoreWriteError,
     UsageError,
     create_store,
+    layout,
     open_store,
     parse_codec,
     store_exists,
 )
+from dmkd.stores.identity import fingerprint
 from dmkd.stores.layout import choose_block_size
 
 
@@ -236,7 +239,8 @@ def test_what_is_no_store_is_told_in_one_sentence(place):
         open_store(place.path)
     for name, attributes, told in (
         ("plain.zarr", {}, "no dmkd store"),
-        ("future.zarr", {"dmkd_format": 99}, "dmkd format 99"),
+        ("odd.zarr", {"dmkd_format": "one"}, "its attribute dmkd_format is 'one'"),
+        ("labels.zarr", {"identity": "0", "teacher": {}}, "lacks the attribute dmkd_format"),
     ):
         other = place.sibling(name)
         other.write("zarr.json", group_json(**attributes))
@@ -245,6 +249,37 @@ def test_what_is_no_store_is_told_in_one_sentence(place):
     other.sibling("files").write("hello.txt", b"hello")
     with pytest.raises(NotAStoreError, match="no Zarr v3 group"):
         open_store(other.sibling("files").path)
+
+
+@pytest.mark.parametrize("state", ["ready", "creating"])
+def test_a_store_of_a_newer_dmkd_is_refused_and_not_changed(place, state):
+    store = new_store(place.path)
+    newer = {**store.attributes, "dmkd_format": 2, "state": state}
+    place.write("zarr.json", group_json(**newer))
+    with pytest.raises(NewerFormatError, match="has format 2, this dmkd reads format 1: upgrade dmkd") as told:
+        open_store(place.path)
+    assert told.value.exit_code == 1
+    with pytest.raises(NewerFormatError):
+        new_store(place.path)
+    assert store._tree.attributes() == newer
+
+
+def test_a_store_without_a_number_is_of_the_first_format(place):
+    store = filled_store(place.path, num_images=32)
+    attributes = {key: value for key, value in store.attributes.items() if key != "dmkd_format"}
+    place.write("zarr.json", group_json(**attributes))
+    unnamed = open_store(place.path)
+    assert (unnamed.format, unnamed.identity) == (1, store.identity) and "dmkd_format" not in unnamed.attributes
+    np.testing.assert_array_equal(unnamed.images[:], store.images[:])
+    unnamed.add_label_set(
+        "more", teacher={"name": "u"}, source="u", view_set="views", codec=parse_codec("float16"), num_classes=10
+    )
+    assert open_store(place.path).labels["more"].identity
+
+
+def test_the_number_of_the_format_is_no_part_of_the_identity(place):
+    store = new_store(place.path)
+    assert store.format == layout.FORMAT_VERSION == 1 and store.identity == fingerprint(store.recipe)
 
 
 def test_a_file_is_no_store(tmp_path):
