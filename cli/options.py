@@ -10,7 +10,8 @@ import click
 
 from dmkd.stores.errors import UsageError
 from dmkd.stores.journaled_file import is_marked
-from dmkd.stores.locations import set_endpoint
+from dmkd.stores.layout import stored_format
+from dmkd.stores.locations import is_hdf5, set_endpoint
 
 
 def _use_endpoint(context: click.Context, parameter: click.Parameter, url: str | None) -> None:
@@ -31,7 +32,7 @@ def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
     named = click.option(
         "--store",
         metavar="PATH",
-        help="The store: a folder, an HDF5 file (.h5), or s3://BUCKET/NAME (gs://, az://). Default: $DMKD_STORE, or the "
+        help="The store: a folder, an HDF5 file (.h5, .hdf5), or s3://BUCKET/NAME (gs://, az://). Default: $DMKD_STORE, or the "
         "only store in the current folder.",
     )
     return named(endpoint_option(function))
@@ -92,7 +93,8 @@ def find_store(store: str | None) -> str:
     if store or (store := os.environ.get("DMKD_STORE")):
         return store
     folders = [path.parent for path in Path().glob("*/zarr.json") if _is_store(path)]
-    here = sorted(folders + [path for path in Path().glob("*.h5") if is_marked(str(path))])
+    files = [path for path in Path().iterdir() if is_hdf5(path.name) and is_marked(str(path))]
+    here = sorted(folders + files)
     if len(here) == 1:
         return str(here[0])
     if not here:
@@ -103,8 +105,8 @@ def find_store(store: str | None) -> str:
 
 def _is_store(metadata: Path) -> bool:
     try:
-        return "dmkd_format" in json.loads(metadata.read_text()).get("attributes", {})
-    except (OSError, ValueError):
+        return stored_format(json.loads(metadata.read_text())["attributes"]) is not None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -115,6 +115,16 @@ def error_of(done):
     return lines[-1]
 
 
+@pytest.mark.parametrize("name", ["s.h5", "s.hdf5", "S.HDF5", "s.zarr"])
+def test_the_only_store_here_is_found_in_every_form(here, name):
+    (here / "not-a-store.hdf5").write_text("hello")
+    (here / "folder.h5").mkdir()
+    filled_store(here / name, num_images=16)
+    done = dmkd("inspect", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["path"] == name
+
+
 def test_which_store_is_meant(here, monkeypatch):
     done = dmkd("inspect")
     assert done.exit_code == 2 and "no store in this folder" in error_of(done)
