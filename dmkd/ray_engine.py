@@ -23,6 +23,7 @@ from dmkd.dispatch import Scheduler, StartWorker
 from dmkd.engine import end_of_run, finishing_on_interrupt, give_up_if_hopeless
 from dmkd.failures import FATAL, DeviceLostError, WorkerStartError, is_device_lost, reason_of
 from dmkd.monitor import Monitor
+from dmkd.ray_start import start_ray
 from dmkd.stores import DmkdError, UsageError, locations, open_store
 
 POLL_SECONDS = 10.0  # between two looks at the cluster
@@ -115,7 +116,7 @@ def ray_session(workers: int, device: str, address: str | None) -> Iterator[None
     try:
         if address:
             _check_reachable(address)
-        ray.init(**options, include_dashboard=None if address else False, log_to_driver=False, configure_logging=False)
+        start_ray(**options, include_dashboard=None if address else False)
     except OSError as error:  # ConnectionError among them
         raise UsageError(
             f"There is no Ray cluster at --ray-address {address} ({reason_of(error)}): start one with `ray start --head`, "

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dmkd.ray_start import start_ray
 from dmkd.recipe import Recipe
 from dmkd.stores.errors import DmkdError
 
@@ -85,7 +86,7 @@ def run_on_ray_gpu(function: Callable[..., int], *arguments: object, address: st
         # "local": Ray would else join a cluster that happens to run on this machine, and refuse the numbers.
         here = {"address": "local", "num_cpus": 1, "num_gpus": gpus}
         options: dict[str, Any] = {"address": address} if address else here
-        ray.init(**options, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        start_ray(**options, include_dashboard=False)
     try:
         remote = ray.remote(num_gpus=gpus, num_cpus=1, max_calls=1, max_retries=0)(function)
         return ray.get(remote.remote(*arguments))
