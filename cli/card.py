@@ -2,11 +2,12 @@
 
 import click
 
+from .completion import files
 from .options import find_store, store_option
 
 
 @click.command("card", short_help="Write the data set's card.")
-@click.argument("path", required=False)
+@click.argument("path", shell_complete=files, required=False)
 @store_option
 @click.option(
     "--licence",

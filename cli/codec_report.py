@@ -6,17 +6,34 @@ from typing import Any
 
 import click
 
+from .completion import CODECS, VIEWS, files, words
 from .display import print_table
 from .options import check_plot_file, device_option, find_store, json_option, store_option
 
 
 @click.command("codec-report", short_help="What each label codec costs and loses.")
 @store_option
-@click.option("--teacher", required=True, metavar="NAME", help="Whose logits; any name that dmkd label takes.")
 @click.option(
-    "--codec", "codecs", multiple=True, metavar="CODEC", help="May be repeated. Default: all, in usual sizes."
+    "--teacher",
+    shell_complete=files,
+    required=True,
+    metavar="NAME",
+    help="Whose logits; any name that dmkd label takes.",
 )
-@click.option("--views", metavar="POLICY", help="Views to label, as for dmkd label. Default: the store's.")
+@click.option(
+    "--codec",
+    "codecs",
+    shell_complete=words(*CODECS),
+    multiple=True,
+    metavar="CODEC",
+    help="May be repeated. Default: all, in usual sizes.",
+)
+@click.option(
+    "--views",
+    shell_complete=words(*VIEWS),
+    metavar="POLICY",
+    help="Views to label, as for dmkd label. Default: the store's.",
+)
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw bytes against error (.png, .svg, .pdf)."
 )

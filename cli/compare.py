@@ -10,13 +10,14 @@ import click
 
 from dmkd.stores.errors import DmkdError, UsageError
 
+from .completion import files, folders
 from .display import percent, print_table
 from .options import check_plot_file, device_option, endpoint_option, json_option
 from .training_options import execution_options, take_execution, training_options
 
 
 @click.command("compare", short_help="Students of several stores, labels, options: means over seeds.")
-@click.argument("stores", nargs=-1, required=True, metavar="STORES...")
+@click.argument("stores", shell_complete=files, nargs=-1, required=True, metavar="STORES...")
 @click.option(
     "--labels", multiple=True, metavar="NAMES", help="Label sets to learn from; hard: no teacher. Repeatable."
 )
@@ -31,8 +32,20 @@ from .training_options import execution_options, take_execution, training_option
     "--updates", type=int, metavar="N", help="Optimiser steps of each run, in whole epochs, instead of --epochs: the "
     "same for any number of images."
 )  # fmt: skip
-@click.option("--val", metavar="DATA", help="Images to measure on, as for train-student. Default for digits: digits.")
-@click.option("--out", default="compare", show_default=True, metavar="FOLDER", help="Where runs and results go.")
+@click.option(
+    "--val",
+    shell_complete=files,
+    metavar="DATA",
+    help="Images to measure on, as for train-student. Default for digits: digits.",
+)
+@click.option(
+    "--out",
+    shell_complete=folders,
+    default="compare",
+    show_default=True,
+    metavar="FOLDER",
+    help="Where runs and results go.",
+)
 @click.option(
     "--workers",
     type=int,

@@ -4,12 +4,13 @@ import json
 
 import click
 
+from .completion import files
 from .options import endpoint_option, json_option
 
 
 @click.command("convert", short_help="Copy a store to HDF5, Zarr or a bucket.")
-@click.argument("source")
-@click.argument("target")
+@click.argument("source", shell_complete=files)
+@click.argument("target", shell_complete=files)
 @endpoint_option
 @json_option
 def command(source: str, target: str, as_json: bool) -> None:

@@ -7,12 +7,18 @@ from typing import Any
 
 import click
 
+from .completion import folders
 from .options import device_option, json_option
 
 
 @click.command("demo", short_help="All of it on a laptop: images, labels, student, test.")
 @click.option(
-    "--out", default="dmkd-demo", show_default=True, metavar="FOLDER", help="Where the store and students go."
+    "--out",
+    shell_complete=folders,
+    default="dmkd-demo",
+    show_default=True,
+    metavar="FOLDER",
+    help="Where the store and students go.",
 )
 @click.option("--images", type=int, metavar="N", help="Images to make. Default: 3000.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the images and of the students.")

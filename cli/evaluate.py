@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .completion import files
 from .display import percent, print_facts, print_table
 from .options import device_option, endpoint_option, json_option
 
@@ -15,8 +16,10 @@ MOST_CLASSES = 20  # rows of the table
 
 
 @click.command("evaluate", short_help="Measure a classifier on labelled images.")
-@click.argument("model")
-@click.option("--data", required=True, metavar="DATA", help="A folder of class folders, a store, or digits.")
+@click.argument("model", shell_complete=files)
+@click.option(
+    "--data", shell_complete=files, required=True, metavar="DATA", help="A folder of class folders, a store, or digits."
+)
 @click.option("--data-workers", type=int, default=0, metavar="N", help="Processes that decode a folder's images.")
 @endpoint_option
 @device_option

@@ -5,13 +5,21 @@ from typing import Any
 
 import click
 
+from .completion import files, folders
 from .options import find_store, json_option, store_option
 
 
 @click.command("export", short_help="Write images and labels as other tools read them.")
-@click.argument("path", required=False)
+@click.argument("path", shell_complete=files, required=False)
 @store_option
-@click.option("--to", "folder", required=True, metavar="FOLDER", help="Local folder, new or of an export that goes on.")
+@click.option(
+    "--to",
+    "folder",
+    shell_complete=folders,
+    required=True,
+    metavar="FOLDER",
+    help="Local folder, new or of an export that goes on.",
+)
 @click.option(
     "--format",
     type=click.Choice(["imagefolder", "webdataset", "parquet"]),

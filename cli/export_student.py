@@ -5,14 +5,16 @@ from pathlib import Path
 
 import click
 
+from .completion import STUDENTS, files, folders, words
 from .options import json_option
 
 
 @click.command("export-student", short_help="A student as a folder that others can use.")
-@click.argument("run")
-@click.option("--to", required=True, metavar="FOLDER", help="A new folder.")
+@click.argument("run", shell_complete=files)
+@click.option("--to", shell_complete=folders, required=True, metavar="FOLDER", help="A new folder.")
 @click.option(
     "--which",
+    shell_complete=words(*STUDENTS),
     default="student",
     show_default=True,
     metavar="NAME",

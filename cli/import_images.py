@@ -5,16 +5,19 @@ from typing import Any
 
 import click
 
+from .completion import files
 from .options import device_option, find_store, image_codec_option, json_option, label_options, store_option
 
 
 @click.command("import", short_help="Make a store of images that exist already.")
-@click.argument("source")
+@click.argument("source", shell_complete=files)
 @store_option
 @click.option(
     "--size", type=int, metavar="PIXELS", help="Height and width of the store's images. Default: theirs, if all agree."
 )
-@click.option("--class-names", metavar="FILE", help="Text file, one class name a line, class 0 first.")
+@click.option(
+    "--class-names", shell_complete=files, metavar="FILE", help="Text file, one class name a line, class 0 first."
+)
 @click.option(
     "--classes", type=int, metavar="N", help="Number of classes. Default: the folders, or the largest id + 1."
 )
@@ -28,6 +31,7 @@ from .options import device_option, find_store, image_codec_option, json_option,
 @click.option(
     "--teacher",
     "teachers",
+    shell_complete=files,
     multiple=True,
     metavar="NAME",
     help="Label when the images are in, as dmkd label does; may be repeated. Default: images only.",

@@ -4,6 +4,7 @@ import json
 
 import click
 
+from .completion import files
 from .options import find_store, json_option, label_options, run_options, store_option
 
 
@@ -12,6 +13,7 @@ from .options import find_store, json_option, label_options, run_options, store_
 @click.option(
     "--teacher",
     "teachers",
+    shell_complete=files,
     multiple=True,
     metavar="NAME",
     help="timm model, hf-hub:ID, folder, or ARCHITECTURE=FILE; may be repeated. Default: finish what was begun.",

@@ -13,6 +13,8 @@ from dmkd.stores.journaled_file import is_marked
 from dmkd.stores.layout import stored_format
 from dmkd.stores.locations import is_hdf5, set_endpoint
 
+from .completion import CODECS, DEVICES, IMAGE_CODECS, VIEWS, files, words
+
 
 def _use_endpoint(context: click.Context, parameter: click.Parameter, url: str | None) -> None:
     set_endpoint(url)
@@ -31,6 +33,7 @@ def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Which store."""
     named = click.option(
         "--store",
+        shell_complete=files,
         metavar="PATH",
         help="The store: a folder, an HDF5 file (.h5, .hdf5), or s3://BUCKET/NAME (gs://, az://). Default: $DMKD_STORE, or the "
         "only store in the current folder.",
@@ -41,12 +44,16 @@ def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of a table.")
 
 device_option = click.option(
-    "--device", metavar="DEVICE", help="cpu, cuda or cuda:1. Default: the GPU if there is one."
+    "--device",
+    shell_complete=words(*DEVICES),
+    metavar="DEVICE",
+    help="cpu, cuda or cuda:1. Default: the GPU if there is one.",
 )
 
 
 image_codec_option = click.option(
     "--image-codec",
+    shell_complete=words(*IMAGE_CODECS),
     metavar="CODEC",
     help="How pixels are written: raw, webp (lossless, half the bytes), or jpeg:95 (a sixth; labels are of what it "
     "decodes to). Default: raw.",
@@ -74,11 +81,13 @@ def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--codec",
+            shell_complete=words(*CODECS),
             help="How logits are written: float16, uint8, features, klt:0.5 (the step) or topk:50. Default: float16.",
         ),
         click.option("--view-seed", type=int, metavar="N", help="Seed of the views. Default: the store's seed."),
         click.option(
             "--views",
+            shell_complete=words(*VIEWS),
             metavar="POLICY",
             help="Views of each image, after the teacher's own: center, rrc:8 (random resized crops), "
             "rrc:8,scale=0.5:1,flip=0. Default: the store's; for a new store rrc:8.",

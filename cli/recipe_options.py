@@ -5,15 +5,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .completion import DTYPES, SAMPLERS, files, words
 from .options import image_codec_option, label_options, run_options, store_option
 
 if TYPE_CHECKING:
     from dmkd.generate import ImageOptions, LabelOptions
 
 _START_OPTIONS = (
-    click.option("--recipe", metavar="FILE", help="TOML or JSON with options by their names; those given here win."),
+    click.option(
+        "--recipe",
+        shell_complete=files,
+        metavar="FILE",
+        help="TOML or JSON with options by their names; those given here win.",
+    ),
     click.option(
         "--like",
+        shell_complete=files,
         metavar="STORE",
         help="Take the options of another store: images, teachers, views, codec; those given here win.",
     ),
@@ -22,6 +29,7 @@ _START_OPTIONS = (
 _IMAGE_OPTIONS = (
     click.option(
         "--generator",
+        shell_complete=files,
         metavar="NAME",
         help="Hub id or folder of a DiT or text-to-image pipeline, or digits. Default: facebook/DiT-XL-2-256.",
     ),
@@ -34,6 +42,7 @@ _IMAGE_OPTIONS = (
     click.option("--classes", metavar="LIST", help="Class ids, ranges or names, such as 0-9,207. Default: all."),
     click.option(
         "--class-names",
+        shell_complete=files,
         metavar="FILE",
         help="Text-to-image: the classes, one name a line (of synonyms, a, b, the first is used), or imagenet.",
     ),
@@ -50,6 +59,7 @@ _IMAGE_OPTIONS = (
     click.option("--image-size", type=int, metavar="N", help="Text-to-image: pixels. Default: the pipeline's."),
     click.option(
         "--sampler",
+        shell_complete=words(*SAMPLERS),
         metavar="NAME",
         help="ddpm (DM-KD's), ddim, dpm++ or unipc; text-to-image: pipeline (its own), ddim, dpm++ or unipc. "
         "Default: ddpm or pipeline.",
@@ -72,7 +82,12 @@ _IMAGE_OPTIONS = (
         help="Latent channels guided. Default: 3 for ddpm, as DiT does, else all.",
     ),
     click.option("--seed", type=int, metavar="N", help="Seed of all noise and of the class order. Default: 0."),
-    click.option("--dtype", metavar="TYPE", help="Of the weights: bfloat16 (default on a GPU), float16 or float32."),
+    click.option(
+        "--dtype",
+        shell_complete=words(*DTYPES),
+        metavar="TYPE",
+        help="Of the weights: bfloat16 (default on a GPU), float16 or float32.",
+    ),
     click.option(
         "--sub-batch",
         type=int,
@@ -90,6 +105,7 @@ _IMAGE_OPTIONS = (
     image_codec_option,
     click.option(
         "--teacher",
+        shell_complete=files,
         multiple=True,
         metavar="NAME",
         help="Label in the same pass; may be repeated. none: images only. Default: resnet18.tv_in1k, as DM-KD; none "

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .completion import files, folders
 from .options import device_option, find_store, json_option, store_option
 from .training_options import execution_options, take_execution, training_options
 
@@ -22,10 +23,11 @@ from .training_options import execution_options, take_execution, training_option
 @click.option("--seed", type=int, metavar="N", help="Of the weights and of the order. Default: 0.")
 @click.option(
     "--val",
+    shell_complete=files,
     metavar="DATA",
     help="Real images to measure on: a folder of class folders, WebDataset tars, a store, or digits.",
 )
-@click.option("--out", metavar="FOLDER", help="Default: students/STORE-STUDENT-LABELS.")
+@click.option("--out", shell_complete=folders, metavar="FOLDER", help="Default: students/STORE-STUDENT-LABELS.")
 @execution_options
 @click.option("--workers", type=int, default=1, show_default=True, metavar="N", help="Processes, one a GPU.")
 @click.option("--sync-bn", is_flag=True, default=None, help="Batch statistics of all workers together (GPUs).")

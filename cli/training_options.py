@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .completion import AMP, LOSSES, OPTIMIZERS, PRESETS, SCHEDULES, words
+
 if TYPE_CHECKING:
     from dmkd.execution import Execution
 
@@ -22,13 +24,19 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--pretrained", is_flag=True, default=None, help="Begin with timm's pretrained weights."),
             click.option(
-                "--preset", metavar="NAME", help="dm-kd or cutmix-t20. Default: what suits the store's image size."
+                "--preset",
+                shell_complete=words(*PRESETS),
+                metavar="NAME",
+                help="dm-kd or cutmix-t20. Default: what suits the store's image size.",
             ),
             click.option(
                 "--select", metavar="RULE", help='Images to use, such as "entropy<2.5 and agree". Default: all.'
             ),
             click.option(
-                "--loss", metavar="KIND", help="kl, dkd (decoupled), or hard: only the class asked for. Default: kl."
+                "--loss",
+                shell_complete=words(*LOSSES),
+                metavar="KIND",
+                help="kl, dkd (decoupled), or hard: only the class asked for. Default: kl.",
             ),
             click.option("--temperature", type=float, metavar="T", help="Of the KL. Default: 10, as DM-KD."),
             click.option(
@@ -72,6 +80,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--optimizer",
+                shell_complete=words(*OPTIMIZERS),
                 metavar="NAME",
                 help="sgd (plain momentum 0.9), adamw, or any name that timm.optim knows.",
             ),
@@ -80,7 +89,12 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--clip-grad", type=float, metavar="NORM", help="Cut the gradient's norm to this. Default: no."
             ),
-            click.option("--schedule", metavar="NAME", help="step, cosine, linear, poly (power 0.9) or constant."),
+            click.option(
+                "--schedule",
+                shell_complete=words(*SCHEDULES),
+                metavar="NAME",
+                help="step, cosine, linear, poly (power 0.9) or constant.",
+            ),
             click.option("--warmup-epochs", type=int, metavar="N"),
             click.option(
                 "--ema",
@@ -129,7 +143,10 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="Between checkpoints within an epoch; each epoch ends with one.",
             ),
             click.option(
-                "--amp", metavar="KIND", help="bfloat16, float16 or off. Default: bfloat16 on a GPU, off on a CPU."
+                "--amp",
+                shell_complete=words(*AMP),
+                metavar="KIND",
+                help="bfloat16, float16 or off. Default: bfloat16 on a GPU, off on a CPU.",
             ),
             click.option(
                 "--channels-last/--no-channels-last",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .completion import files
 from .options import device_option, json_option, store_option
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ COLOURS = {"error": "red", "warning": "yellow", "note": None}
 
 
 @click.command("verify", short_help="Check that a store is sound.")
-@click.argument("path", required=False)
+@click.argument("path", shell_complete=files, required=False)
 @store_option
 @click.option("--repair", is_flag=True, help="Delete what is broken, so that the next run makes it again.")
 @click.option(

@@ -11,6 +11,7 @@ import click
 
 from dmkd.stores.errors import StoreWriteError, UsageError
 
+from .completion import files
 from .options import store_option
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("view", short_help="Look at images, views and labels.")
-@click.argument("path", required=False)
+@click.argument("path", shell_complete=files, required=False)
 @store_option
 @click.option(
     "--by",
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 @click.option("--count", type=click.IntRange(1, 400), help="Images; with --by class, of each class. Default: 32, or 8.")
 @click.option("--columns", type=click.IntRange(1, 64), help="Images in a line. Default: 8, or what fits.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the softmax, with --image.")
-@click.option("--out", metavar="FILE.png", help="Where the picture goes. Default: named after store and choice, here.")
+@click.option(
+    "--out",
+    shell_complete=files,
+    metavar="FILE.png",
+    help="Where the picture goes. Default: named after store and choice, here.",
+)
 @click.option("--open", "open_it", is_flag=True, help="Show it on the desktop.")
 def command(
     path: str | None,

@@ -1,0 +1,41 @@
+"""What a shell offers for the value of an option: words that are known beforehand, or paths. Imports nothing of dmkd, so that
+a shell need not wait; tests/test_completion.py compares the words with what the commands take."""
+
+from collections.abc import Callable
+
+from click import Context, Parameter
+from click.shell_completion import CompletionItem
+
+Complete = Callable[[Context, Parameter, str], list[CompletionItem]]
+
+SAMPLERS = ("ddpm", "ddim", "dpm++", "unipc", "pipeline")
+DTYPES = ("bfloat16", "float16", "float32")
+CODECS = ("float16", "uint8", "features", "klt:0.5", "topk:50")
+IMAGE_CODECS = ("raw", "webp", "jpeg:95")
+VIEWS = ("center", "rrc:8", "rrc:8+cutmix", "rrc:8+mixup")
+PRESETS = ("dm-kd", "cutmix-t20")
+LOSSES = ("kl", "dkd", "hard")
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("step", "cosine", "linear", "poly", "constant")
+AMP = ("bfloat16", "float16", "off")
+STUDENTS = ("student", "best")
+DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1")
+
+
+def words(*known: str) -> Complete:
+    """Offer these, for ``shell_complete`` of an option or argument."""
+
+    def complete(context: Context, parameter: Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(word) for word in known if word.startswith(incomplete)]
+
+    return complete
+
+
+def files(context: Context, parameter: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell offer files and folders: a store is either."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def folders(context: Context, parameter: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell offer folders."""
+    return [CompletionItem(incomplete, type="dir")]
