@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import (
     DamagedChunkError,
+    DamagedMetadataError,
     DmkdError,
     MismatchError,
     MissingBlockError,
@@ -43,6 +44,7 @@ _HOME = {
 __all__ = [
     "Codec",
     "DamagedChunkError",
+    "DamagedMetadataError",
     "DmkdError",
     "LabelSet",
     "MismatchError",

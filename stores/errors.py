@@ -8,6 +8,7 @@ DmkdError                 1   something failed: the sentence says what, where an
     ├── NewerFormatError  1   the store was made by a newer dmkd, in a format that this one does not know
     ├── MissingBlockError 1   ids were asked for whose block has not been made
     ├── DamagedChunkError 1   a chunk's checksum or shape is wrong
+    ├── DamagedMetadataError 1   a node's metadata can't be read
     ├── StoreWriteError   1   a write did not reach the disk (full, read-only, gone)
     └── StoreUnreachableError 1   the object store does not answer, which may pass
 """
@@ -49,6 +50,10 @@ class MissingBlockError(StoreError):
 
 class DamagedChunkError(StoreError):
     """A chunk's bytes do not match their checksum, or can't be decoded."""
+
+
+class DamagedMetadataError(StoreError, ValueError):
+    """What says what an array or a group is can't be read: cut off, or overwritten. A ``ValueError`` as the reader's own is."""
 
 
 class StoreWriteError(StoreError):

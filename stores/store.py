@@ -13,6 +13,7 @@ from .checks import bind_views, image_checks, label_checks, quality_checks
 from .codecs import Codec
 from .errors import (
     DamagedChunkError,
+    DamagedMetadataError,
     MissingBlockError,
     NewerFormatError,
     NotAStoreError,
@@ -567,6 +568,8 @@ class Store:
     def _decoded(self, node: str, block: int) -> np.ndarray:
         try:
             return self._tree.read_block(node, block)
+        except DamagedMetadataError:
+            raise
         except (ValueError, RuntimeError) as error:
             raise DamagedChunkError(
                 f"Chunk {self._tree.chunk_path(node, block)} is damaged ({error}): `dmkd verify --repair` deletes what "

@@ -3,12 +3,13 @@
 Everything above this file speaks of nodes (``"labels/resnet34/logits"``), blocks and numpy arrays.
 """
 
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from . import image_chunks, locations  # noqa: F401  # image_chunks registers its codecs with zarr
+from .errors import DamagedMetadataError
 from .image_codecs import parse_image_codec
 from .layout import ArraySpec
 
@@ -55,9 +57,12 @@ class ZarrTree:
     # Groups and attributes
 
     def exists(self) -> bool:
-        """Whether the path holds a Zarr v3 group."""
+        """Whether the path holds a Zarr v3 group. Raises ``DamagedMetadataError`` if it holds one that can't be read."""
         try:
-            zarr.open_group(self._storage, mode="r", zarr_format=3)  # any other mode makes the folder
+            with self._told_if_damaged(""):
+                zarr.open_group(self._storage, mode="r", zarr_format=3)  # any other mode makes the folder
+        except DamagedMetadataError:
+            raise
         except (zarr.errors.GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError):
             return False
         return True
@@ -249,15 +254,30 @@ class ZarrTree:
     @property
     def _root(self) -> zarr.Group:
         if self._group is None:
-            self._group = zarr.open_group(self._storage, mode="r+", zarr_format=3)
+            with self._told_if_damaged(""):
+                self._group = zarr.open_group(self._storage, mode="r+", zarr_format=3)
         return self._group
 
     def _node(self, node: str) -> zarr.Group | zarr.Array:
-        return zarr.open_group(self._root.store, mode="r+", zarr_format=3) if not node else self._root[node]
+        """A node, read anew."""
+        root = self._root
+        with self._told_if_damaged(node):
+            return root[node] if node else zarr.open_group(root.store, mode="r+", zarr_format=3)
+
+    @contextmanager
+    def _told_if_damaged(self, node: str) -> Iterator[None]:
+        """Metadata that is no JSON is told by the name of its file."""
+        try:
+            yield
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            file = locations.join(self.path, *filter(None, [node]), "zarr.json")
+            raise DamagedMetadataError(
+                f"{file} is damaged ({error}): bring this one file back from a copy of the store."
+            ) from error
 
     def _array(self, node: str) -> zarr.Array:
         if node not in self._arrays:
-            array = self._root[node]
+            array = self._node(node)
             if not isinstance(array, zarr.Array):
                 raise KeyError(f"{node} is no array")
             # Chunks full of the fill value must be written too: an all-black block is done, not missing.
