@@ -7,7 +7,7 @@ from .options import find_store, store_option
 
 
 @click.command("card", short_help="Write the data set's card.")
-@click.argument("path", shell_complete=files, required=False)
+@click.argument("path", shell_complete=files, required=False, metavar="[STORE]")
 @store_option
 @click.option(
     "--licence",

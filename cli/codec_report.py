@@ -26,7 +26,7 @@ from .options import check_plot_file, device_option, find_store, json_option, st
     shell_complete=words(*CODECS),
     multiple=True,
     metavar="CODEC",
-    help="May be repeated. Default: all, in usual sizes.",
+    help="Codec to measure, as for dmkd label; may be repeated. Default: all, in usual sizes.",
 )
 @click.option(
     "--views",

@@ -19,13 +19,16 @@ from .training_options import execution_options, take_execution, training_option
 @click.command("compare", short_help="Students of several stores, labels, options: means over seeds.")
 @click.argument("stores", shell_complete=files, nargs=-1, required=True, metavar="STORES...")
 @click.option(
-    "--labels", multiple=True, metavar="NAMES", help="Label sets to learn from; hard: no teacher. Repeatable."
+    "--labels",
+    multiple=True,
+    metavar="NAMES",
+    help="Label sets to learn from; hard: no teacher. May be repeated. Default: each store's only one.",
 )
-@click.option("--student", "students", multiple=True, metavar="NAME", help="timm architecture. Repeatable.")
+@click.option("--student", "students", multiple=True, metavar="NAME", help="As for train-student. May be repeated.")
 @click.option("--images", metavar="LIST", help="Learn from the first so many images, such as 300,1000. Default: all.")
 @click.option(
     "--vary", multiple=True, metavar="OPTION=A,B", help="Values of any training option below, such as lr=0.1,0.05. "
-    "Repeatable."
+    "May be repeated."
 )  # fmt: skip
 @click.option("--seeds", default="3", show_default=True, metavar="N", help="How many seeds, or a list such as 3,4.")
 @click.option(
@@ -53,7 +56,7 @@ from .training_options import execution_options, take_execution, training_option
     help="Runs at a time, each on a GPU or a CPU thread of its own; 0: in this process. Default: one for each GPU if "
     "there are several, else 0.",
 )
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table as CSV.")
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it (.png, .svg, .pdf). Default: compare.png "
     "in the folder, if there is matplotlib."

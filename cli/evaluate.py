@@ -18,14 +18,26 @@ MOST_CLASSES = 20  # rows of the table
 @click.command("evaluate", short_help="Measure a classifier on labelled images.")
 @click.argument("model", shell_complete=files)
 @click.option(
-    "--data", shell_complete=files, required=True, metavar="DATA", help="A folder of class folders, a store, or digits."
+    "--data",
+    shell_complete=files,
+    required=True,
+    metavar="DATA",
+    help="A folder of class folders, WebDataset tars, a store, or digits.",
 )
-@click.option("--data-workers", type=int, default=0, metavar="N", help="Processes that decode a folder's images.")
+@click.option(
+    "--data-workers",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Processes that decode images of folders and tars. Default: 0, this one.",
+)
 @endpoint_option
 @device_option
 @json_option
 def command(model: str, data: str, data_workers: int, device: str | None, as_json: bool) -> None:
     """Measure a student, or any classifier, on labelled images: top-1, top-5, each class, confusions.
+
+    MODEL is a folder that train-student or export-student wrote, a timm model, hf-hub:ID, or ARCHITECTURE=FILE.
 
     \b
     Examples:

@@ -10,7 +10,7 @@ from .options import find_store, json_option, store_option
 
 
 @click.command("export", short_help="Write images and labels as other tools read them.")
-@click.argument("path", shell_complete=files, required=False)
+@click.argument("path", shell_complete=files, required=False, metavar="[STORE]")
 @store_option
 @click.option(
     "--to",

@@ -11,7 +11,7 @@ from .options import json_option
 
 @click.command("export-student", short_help="A student as a folder that others can use.")
 @click.argument("run", shell_complete=files)
-@click.option("--to", shell_complete=folders, required=True, metavar="FOLDER", help="A new folder.")
+@click.option("--to", shell_complete=folders, required=True, metavar="FOLDER", help="A new folder, the model's.")
 @click.option(
     "--which",
     shell_complete=words(*STUDENTS),
@@ -25,8 +25,9 @@ from .options import json_option
 )
 @json_option
 def command(run: str, to: str, which: str, onnx: bool, as_json: bool) -> None:
-    """Write a finished run's student as a model folder: weights (safetensors), timm's config.json, and a model card that
-    says how it was made. timm loads it: timm.create_model("local-dir:FOLDER", pretrained=True).
+    """Write the student of RUN, the folder of a finished train-student, as a model folder: weights (safetensors), timm's
+    config.json, and a model card that says how it was made. timm loads it: timm.create_model("local-dir:FOLDER",
+    pretrained=True).
 
     \b
     Examples:

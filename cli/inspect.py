@@ -9,7 +9,7 @@ from .options import json_option, store_option
 
 
 @click.command("inspect", short_help="Show what is in a store.")
-@click.argument("path", shell_complete=files, required=False)
+@click.argument("path", shell_complete=files, required=False, metavar="[STORE]")
 @store_option
 @click.option(
     "--all", "every_block", is_flag=True, help="Read what the teachers see in every block, not in a sample of them."

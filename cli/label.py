@@ -16,7 +16,7 @@ from .options import find_store, json_option, label_options, run_options, store_
     shell_complete=files,
     multiple=True,
     metavar="NAME",
-    help="timm model, hf-hub:ID, folder, or ARCHITECTURE=FILE; may be repeated. Default: finish what was begun.",
+    help="timm model, hf-hub:ID, folder, or ARCHITECTURE=FILE of weights; may be repeated. Default: finish what was begun.",
 )
 @click.option("--name", metavar="NAME", help="Name of the label set. Default: the teacher's.")
 @label_options

@@ -82,6 +82,7 @@ def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--codec",
             shell_complete=words(*CODECS),
+            metavar="CODEC",
             help="How logits are written: float16, uint8, features, klt:0.5 (the step) or topk:50. Default: float16.",
         ),
         click.option("--view-seed", type=int, metavar="N", help="Seed of the views. Default: the store's seed."),

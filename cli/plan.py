@@ -11,16 +11,18 @@ from .recipe_options import read_recipe_options, recipe_options
 
 @click.command("plan", short_help="What a run would make, take and cost; nothing is written.")
 @recipe_options
-@click.option("--images-per-second", type=float, metavar="X", help="What one GPU makes and labels, if you measured it.")
+@click.option(
+    "--images-per-second", type=float, metavar="X", help="What one GPU makes and labels a second, if you measured it."
+)
 @click.option(
     "--tflops",
     type=float,
     metavar="X",
-    help="What one GPU can do, as its maker states. Default: an H100, 989 in bfloat16.",
+    help="Dense TFLOP/s of one GPU, as its maker states. Default: 989, an H100 in bfloat16.",
 )
 @click.option("--utilisation", type=float, metavar="X", help="The share of --tflops that is reached. Default: 0.4.")
-@click.option("--gpus", type=int, metavar="N", help="Default: --workers, or 1.")
-@click.option("--dollars-per-hour", type=float, metavar="X", help="Of one GPU.")
+@click.option("--gpus", type=int, metavar="N", help="GPUs that work at once. Default: --workers, or 1.")
+@click.option("--dollars-per-hour", type=float, metavar="X", help="Price of one GPU. Default: no cost is told.")
 @json_option
 def command(
     store: str | None,

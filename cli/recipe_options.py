@@ -56,7 +56,12 @@ _IMAGE_OPTIONS = (
     click.option(
         "--negative-prompt", metavar="TEXT", help="Text-to-image: what guidance leads away from. Default: nothing."
     ),
-    click.option("--image-size", type=int, metavar="N", help="Text-to-image: pixels. Default: the pipeline's."),
+    click.option(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="Text-to-image: height and width in pixels. Default: the pipeline's.",
+    ),
     click.option(
         "--sampler",
         shell_complete=words(*SAMPLERS),
@@ -86,7 +91,7 @@ _IMAGE_OPTIONS = (
         "--dtype",
         shell_complete=words(*DTYPES),
         metavar="TYPE",
-        help="Of the weights: bfloat16 (default on a GPU), float16 or float32.",
+        help="Of the generator's weights: bfloat16, float16 or float32. Default: bfloat16 on a GPU, float32 on a CPU.",
     ),
     click.option(
         "--sub-batch",

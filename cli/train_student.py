@@ -20,17 +20,29 @@ from .training_options import execution_options, take_execution, training_option
 )
 @click.option("--labels", metavar="NAMES", help="Label sets to learn from, a or a,b or a=2,b=1. Default: the only one.")
 @training_options
-@click.option("--seed", type=int, metavar="N", help="Of the weights and of the order. Default: 0.")
+@click.option("--seed", type=int, metavar="N", help="Of the first weights and of the order of images. Default: 0.")
 @click.option(
     "--val",
     shell_complete=files,
     metavar="DATA",
     help="Real images to measure on: a folder of class folders, WebDataset tars, a store, or digits.",
 )
-@click.option("--out", shell_complete=folders, metavar="FOLDER", help="Default: students/STORE-STUDENT-LABELS.")
+@click.option(
+    "--out",
+    shell_complete=folders,
+    metavar="FOLDER",
+    help="Where the run is kept. Default: students/STORE-STUDENT-LABELS.",
+)
 @execution_options
-@click.option("--workers", type=int, default=1, show_default=True, metavar="N", help="Processes, one a GPU.")
-@click.option("--sync-bn", is_flag=True, default=None, help="Batch statistics of all workers together (GPUs).")
+@click.option(
+    "--workers", type=int, default=1, show_default=True, metavar="N", help="Processes on this machine, one a GPU."
+)
+@click.option(
+    "--sync-bn",
+    is_flag=True,
+    default=None,
+    help="Batch-norm statistics over all workers; GPUs only. Default: each its own.",
+)
 @device_option
 @json_option
 def command(

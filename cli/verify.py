@@ -17,7 +17,7 @@ COLOURS = {"error": "red", "warning": "yellow", "note": None}
 
 
 @click.command("verify", short_help="Check that a store is sound.")
-@click.argument("path", shell_complete=files, required=False)
+@click.argument("path", shell_complete=files, required=False, metavar="[STORE]")
 @store_option
 @click.option("--repair", is_flag=True, help="Delete what is broken, so that the next run makes it again.")
 @click.option(

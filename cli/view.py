@@ -22,28 +22,37 @@ if TYPE_CHECKING:
 
 
 @click.command("view", short_help="Look at images, views and labels.")
-@click.argument("path", shell_complete=files, required=False)
+@click.argument("path", shell_complete=files, required=False, metavar="[STORE]")
 @store_option
 @click.option(
     "--by",
     type=click.Choice(["class", "entropy", "agreed", "disagreed"]),
-    help="Rows of each class; from the surest to the least sure; those that the teacher most, or least, agrees on. "
-    "Default: class.",
+    help="class: a row of each class; entropy: from the surest to the least sure; agreed, disagreed: those whose class the "
+    "teacher finds likeliest, or unlikeliest. Default: class.",
 )
 @click.option("--ids", metavar="IDS", help="These images: 7,3,100-120.")
 @click.option("--image", type=int, metavar="ID", help="All views of one image, as the teacher saw them, and its top-5.")
 @click.option("--classes", metavar="CLASSES", help="With --by class: these classes, such as 151-160,207. Default: 12.")
 @click.option("--labels", metavar="NAME", help="Label set that is shown. Default: the first.")
-@click.option("--count", type=click.IntRange(1, 400), help="Images; with --by class, of each class. Default: 32, or 8.")
-@click.option("--columns", type=click.IntRange(1, 64), help="Images in a line. Default: 8, or what fits.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the softmax, with --image.")
+@click.option(
+    "--count",
+    type=click.IntRange(1, 400),
+    metavar="N",
+    help="Images, 1 to 400; with --by class, of each class. Default: 32, or 8.",
+)
+@click.option(
+    "--columns", type=click.IntRange(1, 64), metavar="N", help="Images in a line, 1 to 64. Default: 8, or what fits."
+)
+@click.option(
+    "--temperature", type=float, default=1.0, show_default=True, metavar="T", help="Of the softmax, with --image."
+)
 @click.option(
     "--out",
     shell_complete=files,
     metavar="FILE.png",
     help="Where the picture goes. Default: named after store and choice, here.",
 )
-@click.option("--open", "open_it", is_flag=True, help="Show it on the desktop.")
+@click.option("--open", "open_it", is_flag=True, help="Show the picture on the desktop.")
 def command(
     path: str | None,
     store: str | None,

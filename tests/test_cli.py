@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from conftest import block_arrays, filled_store, new_store
@@ -206,3 +207,12 @@ def test_the_store_is_the_same_by_any_path(here, tiny_generator, tiny_teacher):
     (here / "s.zarr").rename(here / "elsewhere/moved.zarr")
     done = dmkd(*generate_arguments(tiny_generator, tiny_teacher), "--store", Path("elsewhere/moved.zarr"), "--json")
     assert done.exit_code == 0 and json.loads(done.stdout)["complete"] is True
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_says_what_it_is_and_takes(command):
+    for option in main.get_command(None, command).params:
+        if not isinstance(option, click.Option) or option.name == "help":
+            continue
+        assert option.help and option.help.endswith("."), option.name
+        assert option.is_flag or option.metavar or isinstance(option.type, click.Choice), option.name
