@@ -38,11 +38,9 @@ if TYPE_CHECKING:
     "--count",
     type=click.IntRange(1, 400),
     metavar="N",
-    help="Images, 1 to 400; with --by class, of each class. Default: 32, or 8.",
+    help="Images; with --by class, of each class. Default: 32, or 8.",
 )
-@click.option(
-    "--columns", type=click.IntRange(1, 64), metavar="N", help="Images in a line, 1 to 64. Default: 8, or what fits."
-)
+@click.option("--columns", type=click.IntRange(1, 64), metavar="N", help="Images in a line. Default: 8, or what fits.")
 @click.option(
     "--temperature", type=float, default=1.0, show_default=True, metavar="T", help="Of the softmax, with --image."
 )
