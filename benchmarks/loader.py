@@ -5,7 +5,8 @@
     python benchmarks/loader.py --quick --json
 
 dmkd hands out more than the others do: besides images and class ids also the view and the labels of one of ``--views`` stored
-views (dmkd_hard: no labels either). All give uint8 images (n, H, W, 3) in host memory, in a random order; nothing is rendered and nothing trained.
+views (dmkd_hard: no labels either). All give uint8 images (n, H, W, 3) in host memory, in a random order; nothing is rendered
+and nothing trained.
 
     limit         numpy's gather from one array in memory into one buffer that is used again: what memory allows
     ffcv_raw      FFCV, write_mode="raw", OrderOption.RANDOM, os_cache; ffcv_jpeg: its JPEG mode (benchmarks/install_ffcv.sh)
