@@ -1,4 +1,4 @@
-"""Every dmkd command that README.md shows is one that the command line takes. Nothing is run."""
+"""Every dmkd command that the README and the manual show is one that the command line takes. Nothing is run."""
 
 import re
 import shlex
@@ -9,7 +9,9 @@ import pytest
 
 from dmkd.cli.main import COMMANDS, main
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "cli/README.md", "benchmarks/README.md")]
+TEXT = "\n".join(page.read_text() for page in PAGES)
 SHELL = ("|", ">", ">>", "&&", ";")  # what ends a command's words
 
 
@@ -47,8 +49,9 @@ def parse(words):
 
 
 LINES = [
-    pytest.param(words, id=f"line{number}")
-    for number, line in code_lines(README.read_text())
+    pytest.param(words, id=f"{page.relative_to(ROOT)}:{number}")
+    for page in PAGES
+    for number, line in code_lines(page.read_text())
     if (words := arguments(line))
 ]
 
@@ -60,13 +63,11 @@ def test_commands_of_the_readme_parse(words, monkeypatch):
 
 
 def test_no_command_is_overlooked():
-    shown = [
-        line for _, line in code_lines(README.read_text()) if re.search(r"\bdmkd (" + "|".join(COMMANDS) + r")\b", line)
-    ]
-    assert len(LINES) == len(shown) + len(re.findall(r"(?m)^    .*dmkd\.cli\.main", README.read_text())) > 40
+    shown = [line for _, line in code_lines(TEXT) if re.search(r"\bdmkd (" + "|".join(COMMANDS) + r")\b", line)]
+    assert len(LINES) == len(shown) + len(re.findall(r"(?m)^    .*dmkd\.cli\.main", TEXT)) > 60
 
 
-@pytest.mark.parametrize("command", re.findall(r"`dmkd ([a-z-]+)", README.read_text()))
+@pytest.mark.parametrize("command", re.findall(r"`dmkd ([a-z-]+)", TEXT))
 def test_commands_that_are_spoken_of_exist(command):
     assert command in COMMANDS
 
@@ -85,6 +86,17 @@ def test_commands_that_are_spoken_of_exist(command):
 def test_a_command_that_is_wrong_would_be_noticed(line, message):
     with pytest.raises(click.UsageError, match=message):
         parse(arguments(line))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, heading = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if heading:
+            headings = re.findall(r"(?m)^#+ (.*)$", file.read_text())
+            assert heading in [re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in headings], target
 
 
 def test_other_lines_are_no_commands():
