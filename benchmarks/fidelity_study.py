@@ -8,6 +8,9 @@ learn from the first 300, 1,000 and 3,000 images of each; and three teachers on 
 students take as many optimiser steps; told are mean and standard deviation (n - 1) over seeds of the top-1 accuracy on the 360
 held-out digits. Seeds are those of the student: images are drawn once.
 
+Written are ``OUT/fidelity.csv`` and ``OUT/teachers.csv``, as ``dmkd compare --csv`` writes tables, and a plot (.png) of each.
+``notebooks/03_fidelity_and_teachers.ipynb`` shows the copies of the two that lie beside it.
+
 Stores are ``OUT/g<guidance>-s<steps>.zarr``; those that are there are used as they are, an unfinished one is finished. Stopped
 at any moment, the same command goes on. On a shared machine: OMP_WAIT_POLICY=PASSIVE.
 """
@@ -18,7 +21,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dmkd.cli.compare import print_comparison
+from dmkd.cli.compare import print_comparison, write_csv
 from dmkd.cli.display import make_display
 from dmkd.compare import Axes, plan_runs, table, varying_axes
 from dmkd.compare_plot import draw
@@ -69,7 +72,7 @@ def add_teachers(store: Store, teachers: tuple[str, ...], display: Display) -> S
 
 
 def study(name: str, axes: Axes, options: argparse.Namespace, out: Path, display: Display) -> list[dict[str, Any]]:
-    """Make all runs of one comparison, print its table, draw it -> its rows."""
+    """Make all runs of one comparison, print its table, write it as ``dmkd compare --csv`` does, draw it -> its rows."""
     runs = plan_runs(axes, {}, updates=options.updates)
     outcome = make_runs(runs, out, val="digits", device="cpu", workers=options.workers, display=display)
     if outcome.failed:
@@ -78,6 +81,7 @@ def study(name: str, axes: Axes, options: argparse.Namespace, out: Path, display
     title = f"{name}: students after about {options.updates} steps, on 360 held-out digits"
     if not options.json:
         print_comparison(rows, varying, title)
+    write_csv(rows, out / f"{name}.csv")
     draw(rows, varying, out / f"{name}.png", title=title)
     return rows
 
