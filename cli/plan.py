@@ -108,7 +108,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     ]
     if plan["dollars"] is not None:
         facts.append(("cost", f"{plan['dollars']:,.2f} dollars"))
-    if plan["block_size"] % plan["recipe"]["sub-batch"]:
+    sub_batch = plan["recipe"].get("sub-batch")  # None: the GPU will tell
+    if sub_batch and plan["block_size"] % sub_batch:
         facts.append(("note", f"{left['sampled']:,} images are sampled: --sub-batch does not divide --block-size."))
     print_facts(f"{plan['path']}, {'which is there' if plan['exists'] else 'a new store'}", facts)
     rows = []

@@ -32,6 +32,7 @@ def test_a_checkpoint_needs_its_architecture_and_gives_the_same_model(tiny_teach
     by_folder = load_classifier(str(tiny_teacher))
     by_file = load_classifier(f"test_resnet={file}")
     assert by_file.sha256 == by_folder.sha256
+    assert by_file.architecture == "test_resnet", "no tag of weights that these are not"
     wrapped = {"state_dict": {f"module.{key}": value for key, value in load_file(file).items()}}
     torch.save(wrapped, tmp_path / "run.pth")
     assert load_classifier(f"test_resnet={tmp_path / 'run.pth'}").sha256 == by_folder.sha256

@@ -84,6 +84,14 @@ def test_the_default_run_is_dm_kds_and_needs_neither_network_nor_weights(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_the_default_plan_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in ((), ("--store", "imnet.zarr", "--gpus", 8)):
+        screen = dmkd("plan", *arguments)
+        assert screen.exit_code == 0, screen.output
+        assert "48.12 TFLOP" in screen.stdout and "GPU-hours" in screen.stdout and "sub-batch" not in screen.stdout
+
+
 def test_classes_of_the_default_generator_have_names():
     named = plan("s.zarr", ImageOptions(classes="golden retriever,tench"), LabelOptions(), CostOptions())
     assert named["recipe"]["classes"] == "0,207" and named["classes"] == 2
