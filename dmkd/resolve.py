@@ -19,6 +19,7 @@ from dmkd.stores import Store, UsageError, open_store, parse_codec, store_exists
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import choose_block_size
+from dmkd.views import parse_policy
 
 if TYPE_CHECKING:
     from dmkd.generator import GeneratorInfo
@@ -121,7 +122,27 @@ def resolve_labels(labels: LabelOptions, wanted: WantedImages, load: Callable[[s
                 f"{wanted.recipe.generator} makes {wanted.info.num_classes}: use a teacher of the same classes, or "
                 "--teacher none."
             )
+    if labels.teachers is None and not teachers and wanted.store is not None:
+        _refuse_labels_without_teacher(labels, wanted.store)
     return LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
+
+
+def _refuse_labels_without_teacher(labels: LabelOptions, store: Store) -> None:
+    """Without a teacher nothing new is labelled on a store that is there: what is said of labels must be so of some it has."""
+    policy = labels.views and parse_policy(labels.views).to_json()
+    codec = labels.codec and parse_codec(labels.codec).to_json()
+    wishes = {"--views": labels.views, "--view-seed": labels.view_seed, "--codec": labels.codec, "--name": labels.name}
+    given = " ".join(f"{option} {value}" for option, value in wishes.items() if value is not None)
+    for label_set in store.labels.values():
+        views = store.views[label_set.view_set].attributes
+        found = (views["policy"], views["seed"], label_set.codec.to_json(), label_set.name)
+        if all(w is None or w == f for w, f in zip((policy, labels.view_seed, codec, labels.name), found, strict=True)):
+            return
+    if given:
+        raise UsageError(
+            f"{store.path} has no labels of {given}, and none are made without a teacher: name it with --teacher, or leave "
+            "these options out."
+        )
 
 
 def teachers_wanted(labels: LabelOptions, store: Store | None, defaults: dict[str, Any]) -> Sequence[str]:

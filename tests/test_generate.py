@@ -152,6 +152,15 @@ def test_a_recipe_that_differs_is_refused_and_nothing_is_harmed(finished, option
     assert tree_bytes(Path(path)) == before
 
 
+@pytest.mark.parametrize("labels", [{"views": "rrc:4"}, {"codec": "uint8"}, {"views": "rrc:2", "codec": "uint8"}])
+def test_labels_that_the_store_does_not_have_need_a_teacher(finished, labels):
+    before = tree_bytes(Path(finished.path))
+    with pytest.raises(UsageError, match=r"has no labels of .*(rrc:4|uint8), and none are made without a teacher"):
+        generate(finished.path, ImageOptions(), LabelOptions(**labels), HERE, Silent())
+    generate(finished.path, ImageOptions(), LabelOptions(views="rrc:2", codec="float16"), HERE, Silent())
+    assert tree_bytes(Path(finished.path)) == before
+
+
 def test_weights_that_have_changed_are_refused(tiny_generator, tmp_path):
     import shutil
 
