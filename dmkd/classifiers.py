@@ -273,7 +273,7 @@ def _from_file(architecture: str, file: Path, source: str, weights: bool) -> tor
         state = translate_weights(architecture, state)
         classifier = timm.get_pretrained_cfg_value(architecture, "classifier") or "fc"
         classes = state[f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"].shape[0]
-        model = timm.create_model(architecture, num_classes=classes)
+        model: Any = timm.create_model(architecture, num_classes=classes)
         if "." not in architecture:  # timm's default tag names weights that these are not
             model.pretrained_cfg = {**model.pretrained_cfg, "tag": ""}
         if weights:
