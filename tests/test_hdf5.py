@@ -141,8 +141,9 @@ def test_a_reader_sees_whole_blocks_while_another_process_writes(tmp_path):
     path = tmp_path / "s.h5"
     store = new_store(path, num_images=6000, block_size=100)
     with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.DEVNULL, cwd=TESTS) as writer:
-        seen, looks = set(), 0
-        while writer.poll() is None or looks < 3:
+        seen, looks, writing = set(), 0, True
+        while writing or looks < 3:
+            writing = writer.poll() is None  # asked before the look, so that the last one is after the writer's end
             done = set(range(60)) - set(store.missing_blocks())
             assert seen <= done
             for block in sorted(done - seen):
