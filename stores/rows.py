@@ -4,6 +4,7 @@ Besides the chunk that is asked for, a row is proved by small arrays of its bloc
 in memory, the last :data:`KEPT_BYTES` of them, so reading a store block by block or in any order reads them once.
 """
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
@@ -58,7 +59,7 @@ class KeptChunks:
             self.bytes -= rows.nbytes
 
 
-class Rows:
+class Rows(ABC):
     """One array of a store, read by image id: ``rows[7]``, ``rows[10:20]``, ``rows[[5, 3, 3]]``.
 
     ``shape`` is (N, ...) and ``dtype`` that of the array. Reading ids of a block that has not been made raises
@@ -94,9 +95,9 @@ class Rows:
         """Raise ``DamagedChunkError`` unless ``rows``, (n, ...) straight from the file, are those of ids int64 (n,)."""
         proved(self._store, ids, lambda: self._proved(ids, rows))
 
+    @abstractmethod
     def _proved(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """``rows`` as a reader gets them, after making sure that they are those of these ids, (n,)."""
-        raise NotImplementedError
 
 
 class ImageRows(Rows):
@@ -158,47 +159,22 @@ class QualityRows(Rows):
         return rows
 
 
-def read_encoded(
-    store: "Store", identity: str, ids: np.ndarray, nodes: dict[str, str], checks: str, views: str
+def proved_encoded(
+    store: "Store",
+    identity: str,
+    ids: np.ndarray,
+    arrays: dict[str, np.ndarray],
+    nodes: dict[str, str],
+    checks: str,
+    views: str,
 ) -> dict[str, np.ndarray]:
-    """The codec's arrays (name -> node) of the label set with this identity at ids (n,), made from the images and ``views``
-    that are there now."""
-
-    def read() -> dict[str, np.ndarray]:
-        arrays = {name: store._read(node, ids) for name, node in nodes.items()}
-        _prove_encoded(store, identity, ids, arrays, nodes, checks, views)
-        return arrays
-
-    return proved(store, ids, read)
-
-
-def prove_encoded(
-    store: "Store",
-    identity: str,
-    ids: np.ndarray,
-    arrays: dict[str, np.ndarray],
-    nodes: dict[str, str],
-    checks: str,
-    views: str,
-) -> None:
-    """Raise ``DamagedChunkError`` unless ``arrays``, name -> (n, ...) straight from the files, are what :func:`read_encoded`
-    would read."""
-    proved(store, ids, lambda: _prove_encoded(store, identity, ids, arrays, nodes, checks, views))
-
-
-def _prove_encoded(
-    store: "Store",
-    identity: str,
-    ids: np.ndarray,
-    arrays: dict[str, np.ndarray],
-    nodes: dict[str, str],
-    checks: str,
-    views: str,
-) -> None:
+    """``arrays``, the codec's (name -> (n, ...), stored at ``nodes``) of the label set with this identity, after making sure that
+    they are those of ids int64 (n,) and were made from the images and ``views`` that are there now."""
     of_images, of_views = store._read_small(layout.CHECKS, ids), store._read_small(views, ids)
     found = encoded_checks(identity, ids, of_images, of_views, arrays)
     wrong = found != store._read_small(checks, ids)[:, 1]
     _refuse(store, (*nodes.values(), checks, views), ids, wrong)
+    return arrays
 
 
 def proved(store: "Store", ids: np.ndarray, read: Callable[[], Read]) -> Read:

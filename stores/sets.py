@@ -7,7 +7,7 @@ import numpy as np
 from . import layout
 from .codecs import Codec, Coder, codec_from_json
 from .errors import DamagedChunkError, StoreError, UsageError
-from .rows import Ids, QualityRows, Rows, ViewRows, prove_encoded, read_encoded
+from .rows import Ids, QualityRows, Rows, ViewRows, proved, proved_encoded
 
 if TYPE_CHECKING:
     from .store import Store
@@ -131,13 +131,22 @@ class LabelSet:
         if isinstance(ids, int | np.integer):
             return {name: rows[0] for name, rows in self.encoded([int(ids)]).items()}
         wanted = self._store.resolve_ids(ids)
-        return read_encoded(self._store, self.identity, wanted, self.array_nodes, self.checks_node, self.views_node)
+        nodes = self.array_nodes
+
+        def read() -> dict[str, np.ndarray]:
+            return self._proved(wanted, {name: self._store._read(node, wanted) for name, node in nodes.items()})
+
+        return proved(self._store, wanted, read)
 
     def prove(self, ids: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
         """Raise ``DamagedChunkError`` unless the codec's arrays, (n, ...) straight from the files, are those of ids int64
         (n,)."""
-        nodes = self.array_nodes
-        prove_encoded(self._store, self.identity, ids, arrays, nodes, self.checks_node, self.views_node)
+        proved(self._store, ids, lambda: self._proved(ids, arrays))
+
+    def _proved(self, ids: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return proved_encoded(
+            self._store, self.identity, ids, arrays, self.array_nodes, self.checks_node, self.views_node
+        )
 
     def logits(self, ids: Ids, view: int | None = None, temperature: float = 1.0) -> np.ndarray:
         """Decoded logits, float32 (n, V, C), or (n, C) of one view, for softmax(logits / temperature). One id drops
