@@ -53,7 +53,7 @@ class _CifarModel(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """float (n, in_chans, S, S) -> the last feature maps (n, num_features, s, s)."""
-        raise NotImplementedError
+        raise NotImplementedError  # each network has its own; what they share is around it
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Feature maps -> logits (n, C), or with ``pre_logits`` what the last layer is given (n, num_features)."""
