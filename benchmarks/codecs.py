@@ -57,8 +57,8 @@ def on_digits() -> dict[str, dict[str, Any]] | None:
         return None
     import torch
 
-    from dmkd.classifiers import load_classifier
-    from dmkd.render import normalise
+    from dmkd.classifiers.classifier import load_classifier
+    from dmkd.views.render import normalise
 
     teacher = load_classifier("digits-resnet")
     head = teacher.model.get_classifier()

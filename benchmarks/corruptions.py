@@ -20,7 +20,7 @@ import google_crc32c
 import numpy as np
 
 from dmkd.stores import DamagedChunkError, MissingBlockError, Store, create_store, open_store, parse_codec
-from dmkd.stores.verify import ERROR, NOTE, Finding, Verifier
+from dmkd.stores.verifying.verifier import ERROR, NOTE, Finding, Verifier
 
 kinds = ("bit flip", "truncated", "zeroed", "zeros with a right checksum", "deleted", "swapped")
 

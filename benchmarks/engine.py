@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from dmkd.block_stages import Order
-from dmkd.engine import Engine, RunOptions
-from dmkd.progress import Silent
+from dmkd.engine.engine import Engine, RunOptions
+from dmkd.engine.stages import Order
+from dmkd.runtime.progress import Silent
 from dmkd.stores import Store, create_store, open_store
 
 
@@ -90,10 +90,10 @@ def run(store: Store, order: Order, blocks: range, workers: int = 0) -> float:
 
 
 def overhead(folder: Path, rounds: int, blocks: int) -> dict[str, Any]:
-    from dmkd.blocks import WorkOrder
-    from dmkd.devices import default_cpu_threads
     from dmkd.generate import ImageOptions, LabelOptions, generate
-    from dmkd.sources import generator_source
+    from dmkd.generators.defaults import generator_source
+    from dmkd.making.blocks import WorkOrder
+    from dmkd.runtime.devices import default_cpu_threads
 
     path, size = str(folder / "digits.zarr"), 64
     images = ImageOptions(generator="digits", images=blocks * size, block_size=size)

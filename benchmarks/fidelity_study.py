@@ -21,14 +21,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dmkd.cli.compare import print_comparison, write_csv
+from dmkd.cli.commands.compare import print_comparison, write_csv
+from dmkd.cli.compare_plot import draw
 from dmkd.cli.display import make_display
-from dmkd.compare import Axes, plan_runs, table, varying_axes
-from dmkd.compare_plot import draw
-from dmkd.compare_runs import make_runs
+from dmkd.compare import make_runs
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
-from dmkd.progress import Display
+from dmkd.runtime.progress import Display
 from dmkd.stores import Store, open_store, store_exists
+from dmkd.training.conditions import Axes, plan_runs, table, varying_axes
 
 GUIDANCE, STEPS = (1.0, 1.5, 2.0, 4.0), (10, 20, 50, 100)
 IMAGES = (300, 1000, 3000)

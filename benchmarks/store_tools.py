@@ -71,7 +71,7 @@ def run(command: Sequence[str]) -> tuple[float, float]:
 
 def inspecting(folder: Path, blocks: int) -> dict[str, Any]:
     store = make_store(folder / "many.zarr", 4 * blocks, 4, 4, 1, 10)
-    imports = [sys.executable, "-c", "import dmkd.cli.main, dmkd.cli.inspect, dmkd.stores, zarr, rich.table"]
+    imports = [sys.executable, "-c", "import dmkd.cli.main, dmkd.cli.commands.inspect, dmkd.stores, zarr, rich.table"]
     runs = [(run(imports)[0], *run([*DMKD, "inspect", store.path])) for _ in range(5)]
     importing, whole, memory = (sorted(values)[2] for values in zip(*runs, strict=True))
     return {"blocks": store.num_blocks, "seconds": whole, "of_which_imports": importing, "peak_mb": memory}

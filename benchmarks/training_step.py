@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.distributed import Team
-from dmkd.execution import Execution
+from dmkd.classifiers.students import create_student, preprocessing_of
 from dmkd.loading import Batch, Loader, open_loader
-from dmkd.losses import kd_loss
-from dmkd.objective import Objective
-from dmkd.optimisation import Optimisation
-from dmkd.render import normalise
 from dmkd.stores import Store, create_store, parse_codec
-from dmkd.students import create_student, preprocessing_of
-from dmkd.training_recipe import resolve_training
+from dmkd.training.execution import Execution
+from dmkd.training.losses import kd_loss
+from dmkd.training.objective import Objective
+from dmkd.training.optimisation import Optimisation
+from dmkd.training.team import Team
+from dmkd.training.training_recipe import resolve_training
+from dmkd.views.render import normalise
 
 CLASSES, VIEWS = 1000, 8
 

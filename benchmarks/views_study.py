@@ -26,15 +26,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.classifiers import load_classifier
-from dmkd.evaluate import evaluate
-from dmkd.evaluation_data import evaluation_batches
+from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.evaluate import evaluate
+from dmkd.classifiers.evaluation_data import evaluation_batches
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
-from dmkd.losses import kd_loss
-from dmkd.progress import Silent
+from dmkd.runtime.progress import Silent
 from dmkd.stores import Store, open_store, parse_codec
 from dmkd.train import train
-from dmkd.training_recipe import resolve_training
+from dmkd.training.losses import kd_loss
+from dmkd.training.training_recipe import resolve_training
 
 TEACHER = "digits-resnet"
 DIGITS = ",scale=0.6:1,ratio=0.9:1.1,flip=0"  # as dmkd/digits/pipeline/defaults.json has it

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from dmkd.progress import Display, Rate
+from dmkd.runtime.progress import Display, Rate
 
 PLAIN_SECONDS = 10.0  # between two lines of progress in a log
 SHORTEST_SECONDS = 0.5  # what took less is over at once: its rate would tell nothing

@@ -15,22 +15,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # In the order of a first use. A command's module is imported when it is called or its help is shown;
 # none of them imports torch before its work begins.
 COMMANDS = {
-    "demo": "dmkd.cli.demo",
-    "plan": "dmkd.cli.plan",
-    "generate": "dmkd.cli.generate",
-    "import": "dmkd.cli.import_images",
-    "label": "dmkd.cli.label",
-    "train-student": "dmkd.cli.train_student",
-    "compare": "dmkd.cli.compare",
-    "evaluate": "dmkd.cli.evaluate",
-    "export-student": "dmkd.cli.export_student",
-    "codec-report": "dmkd.cli.codec_report",
-    "inspect": "dmkd.cli.inspect",
-    "view": "dmkd.cli.view",
-    "card": "dmkd.cli.card",
-    "export": "dmkd.cli.export",
-    "verify": "dmkd.cli.verify",
-    "convert": "dmkd.cli.convert",
+    "demo": "dmkd.cli.commands.demo",
+    "plan": "dmkd.cli.commands.plan",
+    "generate": "dmkd.cli.commands.generate",
+    "import": "dmkd.cli.commands.import_images",
+    "label": "dmkd.cli.commands.label",
+    "train-student": "dmkd.cli.commands.train_student",
+    "compare": "dmkd.cli.commands.compare",
+    "evaluate": "dmkd.cli.commands.evaluate",
+    "export-student": "dmkd.cli.commands.export_student",
+    "codec-report": "dmkd.cli.commands.codec_report",
+    "inspect": "dmkd.cli.commands.inspect",
+    "view": "dmkd.cli.commands.view",
+    "card": "dmkd.cli.commands.card",
+    "export": "dmkd.cli.commands.export",
+    "verify": "dmkd.cli.commands.verify",
+    "convert": "dmkd.cli.commands.convert",
 }
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from dmkd.stores.errors import UsageError
-from dmkd.stores.journaled_file import is_marked
 from dmkd.stores.layout import stored_format
 from dmkd.stores.locations import is_hdf5, set_endpoint
+from dmkd.stores.trees.journaled_file import is_marked
 
 from .completion import CODECS, DEVICES, IMAGE_CODECS, VIEWS, files, words
 

@@ -129,7 +129,7 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOptions"]:
     """What was asked for, from the options of :func:`recipe_options` but those of the store and the run."""
     from dmkd.generate import ImageOptions, LabelOptions
-    from dmkd.recipe_file import start_from
+    from dmkd.making.recipe_file import start_from
 
     given = {name: None if value == () else value for name, value in given.items()}
     recipe, like = given.pop("recipe"), given.pop("like")

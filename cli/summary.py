@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dmkd.stores import Store
-from dmkd.stores.facts import store_facts
+from dmkd.stores.showing.facts import store_facts
 
 from .display import byte_size, duration, percent, print_facts, print_sentence, print_table
 
@@ -31,7 +31,7 @@ def print_store(store: Store) -> None:
 
 
 def print_everything(facts: dict[str, Any]) -> None:
-    """One screen of what :func:`dmkd.stores.facts.store_facts` found."""
+    """One screen of what :func:`dmkd.stores.showing.facts.store_facts` found."""
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in VERSIONS_SHOWN if name in facts["versions"])
     lines = [
         *_what_it_is(facts),
@@ -105,7 +105,7 @@ def _view_rows(facts: dict[str, Any]) -> list[list[str]]:
 
 def policy_line(policy: dict[str, Any] | str) -> str:
     """``rrc:8+cutmix``, as ``--views`` takes it."""
-    from dmkd.views import ViewPolicy
+    from dmkd.views.policy import ViewPolicy
 
     return str(ViewPolicy.from_json(policy)) if isinstance(policy, dict) else policy
 

@@ -8,7 +8,7 @@ import click
 from .completion import AMP, LOSSES, OPTIMIZERS, PRESETS, SCHEDULES, words
 
 if TYPE_CHECKING:
-    from dmkd.execution import Execution
+    from dmkd.training.execution import Execution
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -188,7 +188,7 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def take_execution(options: dict[str, Any]) -> "Execution":
     """Take the values of :func:`execution_options` out of a command's."""
-    from dmkd.execution import Execution
+    from dmkd.training.execution import Execution
 
     return Execution(
         options.pop("amp"),

@@ -2,15 +2,15 @@
 
 The trip of one image, in reading order:
 
-1. ``dmkd.recipe``      image id -> class id and seed, fixed by the recipe
-2. ``dmkd.sampling``    seed -> noise -> latents (``dmkd.generator`` holds the weights)
-3. ``dmkd.generator``   latents -> uint8 pixels: the only rounding; teacher and student see these
+1. ``dmkd.recipes.recipe``      image id -> class id and seed, fixed by the recipe
+2. ``dmkd.generators.sampling``    seed -> noise -> latents (``dmkd.generators.dit`` holds the weights)
+3. ``dmkd.generators.dit``   latents -> uint8 pixels: the only rounding; teacher and student see these
 4. ``dmkd.views``       image id -> crop boxes and flips, drawn once and stored
-5. ``dmkd.render``      pixels + view -> the square that teacher and student see
+5. ``dmkd.views.render``      pixels + view -> the square that teacher and student see
 6. ``dmkd.teachers``    view -> logits
-7. ``dmkd.blocks``      steps 1 to 6 for one block of consecutive ids, written by ``dmkd.stores``
+7. ``dmkd.making.blocks``      steps 1 to 6 for one block of consecutive ids, written by ``dmkd.stores``
 8. ``dmkd.loading``     store -> batches of images, views and logits
-9. ``dmkd.train``       batches -> views (step 5 again) -> student -> ``dmkd.losses`` -> step
+9. ``dmkd.train``       batches -> views (step 5 again) -> student -> ``dmkd.training.losses`` -> step
 
 Importing this package imports neither torch, diffusers, timm nor ray. For one's own code: ``dmkd.open_store(path)`` reads
 a store, ``dmkd.loader(store, labels=...)`` makes batches of one, :mod:`dmkd.datasets` wraps one for PyTorch's DataLoader.

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.blocks import label_views, views_of_block
-from dmkd.classifiers import load_classifier
-from dmkd.devices import default_cpu_threads, make_deterministic
-from dmkd.fitting import SAMPLE_VIEWS
-from dmkd.label_sets import LabelRequest, view_set_for
-from dmkd.progress import Display
+from dmkd.classifiers.classifier import load_classifier
+from dmkd.making.blocks import label_views, views_of_block
+from dmkd.making.fitting import SAMPLE_VIEWS
+from dmkd.making.label_sets import LabelRequest, view_set_for
+from dmkd.runtime.devices import default_cpu_threads, make_deterministic
+from dmkd.runtime.progress import Display
 from dmkd.stores import MissingBlockError, Store, ViewSet, parse_codec
 from dmkd.stores.codecs.report import compare
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from dmkd.loading import Batch, Loader, loader
-from dmkd.render import normalise
 from dmkd.stores import Store
+from dmkd.views.render import normalise
 
 Sample = dict[str, Any]
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.classifiers import Classifier, load_classifier
-from dmkd.model_card import model_card
+from dmkd.cards.model_card import model_card
+from dmkd.classifiers.classifier import Classifier, load_classifier
 from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.train import BEST, STUDENT, SUMMARY
 

@@ -4,22 +4,22 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dmkd.blocks import WorkOrder
-from dmkd.card import write_card
-from dmkd.classifiers import load_classifier
-from dmkd.devices import choose_device, default_cpu_threads
-from dmkd.engine import Engine, RunOptions, planned_workers
-from dmkd.fitting import fit_label_sets, pilot_blocks
-from dmkd.label_sets import LabelRequest, add_label_sets, check_request
-from dmkd.progress import Display
-from dmkd.prompts import classes_written_alike, first_synonym
-from dmkd.recipe import Recipe
-from dmkd.recipe_file import resolved_options, to_toml
-from dmkd.resolve import ImageOptions, LabelOptions, resolve_images, resolve_labels, teachers_wanted
-from dmkd.sources import generator_defaults, generator_source, teacher_of
+from dmkd.cards.dataset_card import write_card
+from dmkd.classifiers.classifier import load_classifier
+from dmkd.engine.engine import Engine, RunOptions, planned_workers
+from dmkd.generators.defaults import generator_defaults, generator_source, teacher_of
+from dmkd.making.blocks import WorkOrder
+from dmkd.making.fitting import fit_label_sets, pilot_blocks
+from dmkd.making.label_sets import LabelRequest, add_label_sets, check_request
+from dmkd.making.recipe_file import resolved_options, to_toml
+from dmkd.making.resolve import ImageOptions, LabelOptions, resolve_images, resolve_labels, teachers_wanted
+from dmkd.making.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
+from dmkd.recipes.prompts import classes_written_alike, first_synonym
+from dmkd.recipes.recipe import Recipe
+from dmkd.runtime.devices import choose_device, default_cpu_threads
+from dmkd.runtime.progress import Display
+from dmkd.runtime.versions import library_versions
 from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec
-from dmkd.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
-from dmkd.versions import library_versions
 
 __all__ = ["ImageOptions", "LabelOptions", "RunOptions", "generate", "label"]
 
@@ -37,7 +37,7 @@ def generate(
     ``tell_recipe`` is given a new store's resolved recipe, as TOML. Everything is checked before the first file is
     written. Raises ``MismatchError`` if the store was made with another recipe, and leaves it as it is.
     """
-    from dmkd.generator import describe_generator
+    from dmkd.generators.dit import describe_generator
 
     device = _device(run)
     wanted = resolve_images(path, images, device, describe_generator)
@@ -162,7 +162,7 @@ def _device(run: RunOptions) -> str:
             f"--device {run.device!r}: on a Ray cluster it is cuda (each actor gets a GPU of its own) or cpu."
         )
     if run.device is None:
-        from dmkd.ray_engine import cluster_gpus
+        from dmkd.engine.on_ray import cluster_gpus
 
         return "cuda" if cluster_gpus(run.ray_address) else "cpu"
     return run.device

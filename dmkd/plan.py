@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from dmkd.blocks import has_canonical_view
-from dmkd.classifiers import Classifier, configured_classifier
-from dmkd.flops import classifier_flops, decoder_flops, model_calls, transformer_flops
-from dmkd.generator import GeneratorInfo, configured_generator
-from dmkd.label_sets import LabelRequest, ViewPlan, check_request, label_set_name, new_view_set, view_set_for
-from dmkd.recipe_file import resolved_options
-from dmkd.resolve import ImageOptions, LabelOptions, WantedImages, resolve_images, resolve_labels
+from dmkd.classifiers.classifier import Classifier, configured_classifier
+from dmkd.generators.dit import GeneratorInfo, configured_generator
+from dmkd.making.blocks import has_canonical_view
+from dmkd.making.flops import classifier_flops, decoder_flops, model_calls, transformer_flops
+from dmkd.making.label_sets import LabelRequest, ViewPlan, check_request, label_set_name, new_view_set, view_set_for
+from dmkd.making.recipe_file import resolved_options
+from dmkd.making.resolve import ImageOptions, LabelOptions, WantedImages, resolve_images, resolve_labels
 from dmkd.stores import Codec, LabelSet, UsageError, ViewSet
 from dmkd.stores.codecs import Coder
 from dmkd.stores.codecs.features import Features
@@ -36,7 +36,7 @@ from dmkd.stores.layout import (
     label_specs,
     views_spec,
 )
-from dmkd.views import parse_policy
+from dmkd.views.policy import parse_policy
 
 # NVIDIA H100 SXM, data sheet, without sparsity: TFLOP/s of tensor cores in half precisions; of ordinary ones in float32, as
 # torch leaves TF32 off for matrix products.

@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.checkpoint import RunState, load_checkpoint, save_checkpoint
-from dmkd.classifiers import load_classifier
-from dmkd.curves import Curves
-from dmkd.devices import default_cpu_threads, make_deterministic
-from dmkd.distributed import Team
-from dmkd.evaluate import Evaluation, evaluate
-from dmkd.evaluation_data import evaluation_batches
-from dmkd.execution import Execution
+from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.evaluate import Evaluation, evaluate
+from dmkd.classifiers.evaluation_data import evaluation_batches
+from dmkd.classifiers.students import create_student, preprocessing_of, save_student
 from dmkd.loading import Batch, open_loader
-from dmkd.objective import Objective
-from dmkd.optimisation import Optimisation
+from dmkd.runtime.devices import default_cpu_threads, make_deterministic
+from dmkd.runtime.versions import hardware, library_versions
 from dmkd.stores import DmkdError, Store, UsageError
-from dmkd.students import create_student, preprocessing_of, save_student
-from dmkd.training_recipe import TrainingRecipe
-from dmkd.versions import hardware, library_versions
+from dmkd.training.checkpoint import RunState, load_checkpoint, save_checkpoint
+from dmkd.training.curves import Curves
+from dmkd.training.execution import Execution
+from dmkd.training.objective import Objective
+from dmkd.training.optimisation import Optimisation
+from dmkd.training.team import Team
+from dmkd.training.training_recipe import TrainingRecipe
 
 SUMMARY = "summary.json"
 STUDENT = "student"  # of the last epoch

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dmkd.progress import Display
+from dmkd.runtime.progress import Display
 from dmkd.stores import DmkdError, Store, UsageError, open_store
-from dmkd.stores.verify import ERROR, NOTE, WARNING, Finding, Repair, Verifier, repair
+from dmkd.stores.verifying.verifier import ERROR, NOTE, WARNING, Finding, Repair, Verifier, repair
 
 # torch, and what needs it, is imported where models run: reading a store through takes none.
 
@@ -99,7 +99,7 @@ def verify(
     if regenerate is not None and not store.source:
         raise UsageError(f"The images of {path} were not made by a generator, so they can't be made again by one.")
     if rerun_teacher is not None or regenerate is not None:
-        from dmkd.devices import choose_device
+        from dmkd.runtime.devices import choose_device
 
         device = choose_device(device)
 
@@ -145,7 +145,7 @@ def rerun_labels(
     """
     import torch
 
-    from dmkd.blocks import BlockWorker, WorkOrder, label_views, views_of_block
+    from dmkd.making.blocks import BlockWorker, WorkOrder, label_views, views_of_block
 
     label_set = store.labels[name]
     absent = set(label_set.missing_blocks()) | set(store.missing_blocks())
@@ -206,8 +206,8 @@ def regenerate_images(
     store: Store, share: float, blocks: Sequence[int], device: str, display: Display
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Make the images of a sample of ``blocks`` again and compare with what is stored -> numbers, findings."""
-    from dmkd.blocks import BlockWorker, WorkOrder, make_images
-    from dmkd.sources import generator_source
+    from dmkd.generators.defaults import generator_source
+    from dmkd.making.blocks import BlockWorker, WorkOrder, make_images
     from dmkd.stores.layout import CLASS_IDS, IMAGES
 
     absent = set(store.missing_blocks())
@@ -266,6 +266,6 @@ def _sample(blocks: Sequence[int], share: float) -> list[int]:
 
 def _cpu_threads(store: Store, device: str) -> int | None:
     """As the labeller takes them."""
-    from dmkd.devices import default_cpu_threads
+    from dmkd.runtime.devices import default_cpu_threads
 
     return store.recipe.get("cpu_threads") or (default_cpu_threads() if device == "cpu" else None)

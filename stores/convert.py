@@ -15,10 +15,10 @@ from .errors import UsageError
 from .identity import refuse_mismatch
 from .run_log import RUNS
 from .store import Store, open_store, write_error
-from .trees import open_tree
+from .trees.tree import open_tree
 
 if TYPE_CHECKING:
-    from .trees import Tree
+    from .trees.tree import Tree
 
 CONVERTING = "converting"  # the root's state
 COMMIT_BYTES = (

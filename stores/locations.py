@@ -1,6 +1,6 @@
 """Where a store lies: a local folder, or a prefix of an object store's bucket (``s3://bucket/imnet.zarr``).
 
-Everything that must know which of the two it is asks here; :mod:`dmkd.stores.object_storage` then speaks to the bucket.
+Everything that must know which of the two it is asks here; :mod:`dmkd.stores.trees.bucket` then speaks to the bucket.
 """
 
 import os

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import DmkdError, StoreWriteError
 
 if TYPE_CHECKING:
-    from .trees import Tree
+    from .trees.tree import Tree
 
 RUNS = "runs"
 BLOCKS_A_PART = 512

@@ -112,7 +112,7 @@ class LabelSet:
         A pandas DataFrame with index ``image`` if pandas is installed, else a numpy structured array. ``ids`` None: all images
         that are there and labelled. Raises ``DamagedChunkError`` for what can't be read.
         """
-        from .statistics import opinion_table, read_opinions
+        from .opinions import opinion_table, read_opinions
 
         store = self._store
         if ids is None:

@@ -25,13 +25,13 @@ from .image_codecs import RAW, ImageCodec, parse_image_codec, stored_image_codec
 from .rows import CheckRows, ClassRows, Ids, ImageRows, KeptChunks, Rows, by_block
 from .run_log import RunLog, read_runs
 from .sets import LabelSet, ViewSet
-from .trees import open_tree
+from .trees.tree import open_tree
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from xarray import DataTree
 
-    from .trees import Tree
+    from .trees.tree import Tree
 
 
 class Store:
@@ -63,7 +63,7 @@ class Store:
 
     def _repr_html_(self) -> str:
         """A card for notebooks: what the store is, its labels, some images. Takes at most a second and raises nothing."""
-        from .card import html_card
+        from .showing.html_card import html_card
 
         return html_card(self)
 
@@ -193,7 +193,7 @@ class Store:
         of all of them). Small images are enlarged pixel by pixel. ``columns`` None: 8, or what fits.
         Raises ``UsageError`` for an unknown label set, ``MissingBlockError`` for images that have not been made.
         """
-        from .contact_sheet import show_images
+        from .showing.contact_sheet import show_images
 
         wanted = self.resolve_ids([int(ids)] if isinstance(ids, int | np.integer) else ids)
         return show_images(self, wanted.tolist(), self._labels_of(wanted, labels), columns)
@@ -206,7 +206,7 @@ class Store:
         ``quality`` float32 (image, opinion). Attributes are those of the store. Reading rows raises as the store does.
         Raises ``UsageError`` if xarray is not installed.
         """
-        from .xarray_tree import to_xarray
+        from .showing.xarray_tree import to_xarray
 
         return to_xarray(self)
 

@@ -14,6 +14,7 @@ from places import BucketPrefix, Folder, Hdf5File
 
 from dmkd.stores import Store, create_store, parse_codec
 
+TESTS = Path(__file__).resolve().parent  # where processes that a test starts find these helpers
 CLASS_NAMES = [str(i) for i in range(10)]
 TEACHER = {"name": "t", "architecture": "t"}
 
@@ -77,7 +78,7 @@ def place(request, tmp_path) -> Folder:
 def make_teacher(folder: Path, architecture: str = "test_resnet", seed: int = 0, num_classes: int = 10) -> Path:
     import torch
 
-    from dmkd.students import create_student, save_student
+    from dmkd.classifiers.students import create_student, save_student
 
     torch.manual_seed(seed)
     model = create_student(architecture, num_classes, image_size=32)

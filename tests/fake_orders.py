@@ -114,7 +114,7 @@ def raise_trouble(name: str) -> None:
 def main(path: str, folder: str, workers: str, ray_address: str = "", images: str = "160") -> None:
     """Make or finish a store, a fifth of a second for each block of four; for tests that kill processes."""
     from dmkd.cli.display import PlainDisplay
-    from dmkd.engine import Engine, RunOptions
+    from dmkd.engine.engine import Engine, RunOptions
     from dmkd.stores import store_exists
 
     store = open_store(path) if store_exists(path) else fake_store(Path(path), num_images=int(images))

@@ -69,7 +69,7 @@ class Hdf5File(Folder):
             return bytes(array.id.read_direct_chunk(corner)[1])
 
     def write(self, name: str, content: bytes) -> None:
-        from dmkd.stores.hdf5_tree import Hdf5Tree
+        from dmkd.stores.trees.hdf5_tree import Hdf5Tree
 
         tree = Hdf5Tree(self.path)
         tree.create_root()

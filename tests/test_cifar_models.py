@@ -8,9 +8,9 @@ import timm
 import torch
 
 from dmkd.cifar_models import CIFAR_MODELS
-from dmkd.classifiers import load_classifier
+from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.students import create_student, save_student
 from dmkd.stores import DmkdError
-from dmkd.students import create_student, save_student
 
 # Millions of parameters at 10 classes. He et al. 2016 (table 6) have 0.27, 0.46, 0.66, 0.85 and 1.7 for ResNet-20 to 110, whose
 # shortcuts have no weights; with 1x1 convolutions there, chenyaofo/pytorch-cifar-models has 0.27, 0.47, 0.66 and 0.86.

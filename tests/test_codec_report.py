@@ -6,7 +6,7 @@ from conftest import tree_bytes
 
 from dmkd.cli.main import main
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
-from dmkd.progress import Silent
+from dmkd.runtime.progress import Silent
 
 
 @pytest.fixture(scope="module")

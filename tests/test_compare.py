@@ -18,15 +18,15 @@ from conftest import CLASS_NAMES, TEACHER
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dmkd.compare_runs
-from dmkd.cli.compare import parse_seeds, parse_vary
+import dmkd.compare
+from dmkd.cli.commands.compare import parse_seeds, parse_vary
+from dmkd.cli.compare_plot import Layout, draw, layout_of
 from dmkd.cli.main import main
-from dmkd.compare import Axes, facts_of, plan_runs, table, varying_axes
-from dmkd.compare_plot import Layout, draw, layout_of
-from dmkd.compare_runs import finished, make_runs
-from dmkd.execution import Execution
-from dmkd.progress import Silent
+from dmkd.compare import finished, make_runs
+from dmkd.runtime.progress import Silent
 from dmkd.stores import DmkdError, UsageError, create_store, parse_codec
+from dmkd.training.conditions import Axes, facts_of, plan_runs, table, varying_axes
+from dmkd.training.execution import Execution
 
 FAST = {"epochs": 1, "batch_size": 32, "lr": 0.01, "optimizer": "sgd"}
 STUDENT = ("test_resnet",)
@@ -155,7 +155,7 @@ def test_what_can_not_be_compared_is_refused_before_any_training(stores, axes, o
 
 
 def test_facts_are_of_the_images_that_are_learnt_from(stores):
-    store = dmkd.compare.open_store(stores[0])
+    store = dmkd.training.conditions.open_store(stores[0])
     facts = facts_of(store, "doubtful", np.arange(32))
     assert facts["teacher_agreement"] == 0.5 and facts["entropy"] == 1.5
     assert facts["p_class"] == pytest.approx(np.arange(32).mean() / 64)
@@ -186,10 +186,8 @@ def test_each_run_is_trained_into_its_own_folder_and_has_a_line(compared, stores
 
 def test_what_is_done_is_not_done_again_and_more_seeds_add_to_it(compared, stores, monkeypatch):
     _, out, outcome = compared
-    trained, real = [], dmkd.compare_runs.train
-    monkeypatch.setattr(
-        dmkd.compare_runs, "train", lambda recipe, *a, **k: trained.append(recipe) or real(recipe, *a, **k)
-    )
+    trained, real = [], dmkd.compare.train
+    monkeypatch.setattr(dmkd.compare, "train", lambda recipe, *a, **k: trained.append(recipe) or real(recipe, *a, **k))
     before = len(lines(out))
     again = make(plan(stores, seeds=(0, 1)), out, stores[0])
     assert not trained and again.summaries == outcome.summaries and len(lines(out)) == before
@@ -199,7 +197,7 @@ def test_what_is_done_is_not_done_again_and_more_seeds_add_to_it(compared, store
 
 def test_other_images_to_measure_on_need_no_other_training(compared, stores, tmp_path, monkeypatch):
     runs, out, outcome = compared
-    monkeypatch.setattr(dmkd.compare_runs, "train", lambda *a, **k: pytest.fail("it is trained already"))
+    monkeypatch.setattr(dmkd.compare, "train", lambda *a, **k: pytest.fail("it is trained already"))
     again = make(runs[:1], out, stores[1])
     assert again.summaries[runs[0].name]["evaluated_on"] == stores[1]
     assert lines(out)[-1]["evaluated_on"] == stores[1] and lines(out)[-1]["run"] == runs[0].name
@@ -463,7 +461,7 @@ def test_what_no_run_could_begin_with_is_told_before_any_run(stores, tmp_path, m
 
 def test_a_table_of_finished_runs_needs_no_images_any_more(compared, stores, monkeypatch):
     runs, out, outcome = compared
-    monkeypatch.setattr(dmkd.compare_runs, "evaluation_batches", lambda *a: pytest.fail("nothing is to be measured"))
+    monkeypatch.setattr(dmkd.compare, "evaluation_batches", lambda *a: pytest.fail("nothing is to be measured"))
     again = make(runs, out, stores[0])
     assert again.summaries.keys() == outcome.summaries.keys() and not again.failed
 
@@ -474,7 +472,7 @@ def test_images_to_measure_on_must_be_said(stores, tmp_path):
 
 
 def test_threads_are_those_that_the_environment_says(monkeypatch):
-    from dmkd.devices import default_cpu_threads
+    from dmkd.runtime.devices import default_cpu_threads
 
     monkeypatch.setenv("DMKD_CPU_THREADS", "1")
     assert default_cpu_threads() == 1

@@ -11,12 +11,12 @@ import torch
 from click.testing import CliRunner
 from conftest import filled_store
 
-from dmkd import export
-from dmkd.classifiers import load_classifier
+from dmkd import export_student as export
+from dmkd.classifiers.classifier import load_classifier
 from dmkd.cli.main import main
 from dmkd.stores import UsageError
 from dmkd.train import train
-from dmkd.training_recipe import resolve_training
+from dmkd.training.training_recipe import resolve_training
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import make_teacher, tree_bytes
 
-from dmkd.classifiers import load_classifier
+from dmkd.classifiers.classifier import load_classifier
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
-from dmkd.progress import Silent
+from dmkd.runtime.progress import Silent
 from dmkd.stores import DmkdError, MismatchError, UsageError, open_store
 
 HERE = RunOptions(workers=0, device="cpu")
@@ -37,7 +37,7 @@ def test_a_store_is_complete_after_one_call(finished):
 
 
 def test_stored_logits_are_the_teachers_of_the_stored_images_and_views(finished, tiny_teacher):
-    from dmkd.render import render
+    from dmkd.views.render import render
 
     teacher = load_classifier(str(tiny_teacher))
     views = finished.views["rrc2"]
@@ -230,7 +230,9 @@ def test_a_refused_run_does_not_grow_the_store(tiny_generator, tiny_teacher, tmp
 
 def test_whoever_makes_a_block_compiles_the_models_if_the_recipe_says_so(tiny_generator, tmp_path, monkeypatch):
     compiled = []
-    monkeypatch.setattr("dmkd.generator.compile_for_fixed_shapes", lambda part: compiled.append(type(part).__name__))
+    monkeypatch.setattr(
+        "dmkd.generators.dit.compile_for_fixed_shapes", lambda part: compiled.append(type(part).__name__)
+    )
     store = make(tmp_path / "s.zarr", tiny_generator, images=32, compile=True)
     assert store.recipe["compile"] is True and compiled == ["DiTTransformer2DModel", "Decoder"]
     (tmp_path / "s.zarr/images/c.0.0.0.0").unlink()
@@ -253,11 +255,11 @@ def test_sub_batches_that_do_not_divide_the_block_make_the_same_images(tiny_gene
 
 
 def test_a_block_that_always_fails_is_set_aside_and_named(tiny_generator, tmp_path, monkeypatch):
-    import dmkd.blocks
-    import dmkd.dispatch
+    import dmkd.engine.scheduler
+    import dmkd.making.blocks
 
-    monkeypatch.setattr(dmkd.dispatch, "BACK_OFF_SECONDS", 0.0)
-    real, calls = dmkd.blocks.BlockWorker.make, []
+    monkeypatch.setattr(dmkd.engine.scheduler, "BACK_OFF_SECONDS", 0.0)
+    real, calls = dmkd.making.blocks.BlockWorker.make, []
 
     def make_block(self, block, inputs):
         calls.append(block)
@@ -265,7 +267,7 @@ def test_a_block_that_always_fails_is_set_aside_and_named(tiny_generator, tmp_pa
             raise RuntimeError("cosmic ray")
         return real(self, block, inputs)
 
-    monkeypatch.setattr(dmkd.blocks.BlockWorker, "make", make_block)
+    monkeypatch.setattr(dmkd.making.blocks.BlockWorker, "make", make_block)
     with pytest.raises(DmkdError, match=r"1 blocks .* failed 3 times .* block 1 because of RuntimeError: cosmic ray"):
         make(tmp_path / "s.zarr", tiny_generator)
     assert calls.count(1) == 3 and calls.count(2) == 2

@@ -34,7 +34,7 @@ def test_dmkd_does_not_know_the_command_line(file):
     assert not {name for name in imported(file) if name.startswith(("dmkd.cli", "click", "rich"))}
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "cli").glob("*.py")), ids=lambda f: f.name)
+@pytest.mark.parametrize("file", sorted((ROOT / "cli").rglob("*.py")), ids=lambda f: f.name)
 def test_commands_import_nothing_heavy_at_the_top(file):
     assert not {name for name in imported(file, top_level_only=True) if name.split(".")[0] in HEAVY}
 

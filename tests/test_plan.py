@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dmkd.classifiers import configured_classifier, load_classifier
+from dmkd.classifiers.classifier import configured_classifier, load_classifier
 from dmkd.cli.display import PlainDisplay
 from dmkd.cli.main import main
-from dmkd.flops import classifier_flops, decoder_flops, model_calls, transformer_flops
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
-from dmkd.generator import configured_generator, describe_generator
+from dmkd.generators.dit import configured_generator, describe_generator
+from dmkd.making.flops import classifier_flops, decoder_flops, model_calls, transformer_flops
 from dmkd.plan import CostOptions, plan
-from dmkd.recipe import Recipe
+from dmkd.recipes.recipe import Recipe
 from dmkd.stores import open_store
 
 DIT = "facebook/DiT-XL-2-256"

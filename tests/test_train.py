@@ -13,15 +13,15 @@ import torch
 from conftest import CLASS_NAMES, TEACHER, filled_store, new_store
 from safetensors.torch import load_file
 
-from dmkd.classifiers import load_classifier
-from dmkd.evaluate import evaluate
-from dmkd.evaluation_data import evaluation_batches
-from dmkd.execution import Execution
-from dmkd.optimisation import create_optimizer, create_scheduler
+from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.evaluate import evaluate
+from dmkd.classifiers.evaluation_data import evaluation_batches
+from dmkd.classifiers.students import create_student
 from dmkd.stores import DmkdError, MismatchError, UsageError
-from dmkd.students import create_student
 from dmkd.train import train
-from dmkd.training_recipe import defaults_for, parse_student_args, resolve_training
+from dmkd.training.execution import Execution
+from dmkd.training.optimisation import create_optimizer, create_scheduler
+from dmkd.training.training_recipe import defaults_for, parse_student_args, resolve_training
 
 
 def fast(**changes):

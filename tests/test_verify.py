@@ -14,9 +14,9 @@ from conftest import block_arrays, filled_store, make_teacher, new_store, tree_b
 
 from dmkd.cli.main import main
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
-from dmkd.progress import Silent
+from dmkd.runtime.progress import Silent
 from dmkd.stores import StoreError, UsageError, open_store
-from dmkd.stores.verify import Verifier
+from dmkd.stores.verifying.verifier import Verifier
 from dmkd.verify import verify
 
 HERE = RunOptions(workers=0, device="cpu")
@@ -361,7 +361,7 @@ def test_a_teacher_or_generator_whose_weights_have_changed_is_reported(tiny_gene
 
 
 def test_growing_that_was_interrupted_is_a_note(path, monkeypatch):
-    from dmkd.stores.zarr_tree import ZarrTree
+    from dmkd.stores.trees.zarr_tree import ZarrTree
 
     real = ZarrTree.resize
 

@@ -36,7 +36,7 @@ def count_correct(teacher, images: np.ndarray, class_ids: np.ndarray) -> int:
 def sample(pipeline, scheduler, class_ids: np.ndarray, steps: int, guidance: float, seed: int, batch: int = 250):
     """Images, uint8 (n, 32, 32, 3), of the asked classes: classifier-free guidance on all four channels.
 
-    A check of the assets, with diffusers' scheduler as it is; the generator that makes data sets is ``dmkd.sampling``.
+    A check of the assets, with diffusers' scheduler as it is; the generator that makes data sets is ``dmkd.generators.sampling``.
     """
     generator = torch.Generator().manual_seed(seed)
     learned = scheduler.config.get("variance_type") == "learned_range"

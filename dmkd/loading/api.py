@@ -3,10 +3,10 @@
 import os
 from typing import Any
 
-from dmkd.devices import choose_device
 from dmkd.loading.loader import Loader
+from dmkd.runtime.devices import choose_device
 from dmkd.stores import Store, UsageError, open_store
-from dmkd.training_recipe import parse_labels
+from dmkd.training.training_recipe import parse_labels
 
 
 def loader(

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.devices import default_cpu_threads
-from dmkd.label_decoding import LabelDecoder
 from dmkd.loading.batch import Batch
 from dmkd.loading.columns import (
     CLASS_IDS,
@@ -24,12 +22,14 @@ from dmkd.loading.columns import (
 from dmkd.loading.gather import Gatherer, Reading
 from dmkd.loading.in_order import in_order
 from dmkd.loading.order import EpochOrder
+from dmkd.loading.torch_codecs import LabelDecoder
 from dmkd.loading.transfer import Transfer
-from dmkd.render import render
-from dmkd.selection import columns_of as quality_columns
-from dmkd.selection import parse_selection
+from dmkd.recipes.selection import columns_of as quality_columns
+from dmkd.recipes.selection import parse_selection
+from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import MissingBlockError, Store, UsageError
-from dmkd.training_recipe import TrainingRecipe, parse_labels
+from dmkd.training.training_recipe import TrainingRecipe, parse_labels
+from dmkd.views.render import render
 
 MEMORY_BYTES = 4 * 2**30
 RESIDENT = ("auto", "ram", "gpu")
@@ -43,7 +43,7 @@ class Loader:
 
     ``labels`` maps label sets, all on one view set, to their weights; without any, ``view_set`` says which views to hand
     out. Only blocks that are done (and labelled) are read; ``select`` picks images by the quality that the first label
-    set's teacher saw (see :mod:`dmkd.selection`). ``num_images`` counts what is left.
+    set's teacher saw (see :mod:`dmkd.recipes.selection`). ``num_images`` counts what is left.
 
     Order (see :class:`dmkd.loading.order.EpochOrder`): ``batch_size`` is the largest batch of one rank; batches differ
     by one image at most and none is dropped. ``rank`` of ``world_size`` sees a part of its own. The same store, ``seed``,

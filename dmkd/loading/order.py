@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from dmkd.randomness import key64, mix64
+from dmkd.recipes.randomness import key64, mix64
 from dmkd.stores import UsageError
 
 

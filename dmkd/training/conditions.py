@@ -1,6 +1,6 @@
 """Comparing conditions: every combination of stores, labels, students, numbers of images and options, several seeds each.
 
-:func:`plan_runs` turns axes into runs, ``dmkd.compare_runs`` makes them, :func:`table` turns what came of them into one row
+:func:`plan_runs` turns axes into runs, ``dmkd.compare`` makes them, :func:`table` turns what came of them into one row
 a condition. A run's folder is named after what determines it: the same condition is the same folder, and another one another.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from dmkd.loading import Loader
 from dmkd.stores import Store, UsageError, open_store
 from dmkd.stores.identity import fingerprint
-from dmkd.training_recipe import TrainingRecipe, parse_labels, resolve_training
+from dmkd.training.training_recipe import TrainingRecipe, parse_labels, resolve_training
 
 HARD = "hard"  # as a label set: the class asked for, and no teacher
 OWN_AXES = ("labels", "student", "images", "seed")  # what can't be varied as an option, having an axis of its own
@@ -58,9 +58,9 @@ def plan_runs(
 ) -> list[Run]:
     """Every run of a comparison, one seed of all conditions after the other, so that a part of it compares all of them.
 
-    ``options``: those of :func:`dmkd.training_recipe.resolve_training`, for all runs. ``updates``: optimiser steps of every
-    run, rounded to whole epochs, so that different numbers of images are compared at the same cost; the warm-up's share of
-    the run stays what it was. Raises ``UsageError`` for what can't be trained.
+    ``options``: those of :func:`dmkd.training.training_recipe.resolve_training`, for all runs. ``updates``: optimiser steps
+    of every run, rounded to whole epochs, so that different numbers of images are compared at the same cost; the
+    warm-up's share of the run stays what it was. Raises ``UsageError`` for what can't be trained.
     """
     _check_axes(axes, options, updates)
     planner = _Planner(axes, options, preset, updates)

@@ -49,7 +49,7 @@ def logit_rmse(exact: np.ndarray, decoded: np.ndarray) -> float:
 
 def stored_bytes(specs: Mapping[str, ArraySpec], arrays: Mapping[str, np.ndarray]) -> int:
     """Bytes on disk of one block's arrays, checksums included: written to a store's arrays for once and measured."""
-    from ..zarr_tree import ZarrTree
+    from ..trees.zarr_tree import ZarrTree
 
     with tempfile.TemporaryDirectory() as folder:
         tree = ZarrTree(f"{folder}/block.zarr")

@@ -1,0 +1,32 @@
+"""``dmkd card``"""
+
+import click
+
+from ..completion import files
+from ..options import find_store, store_option
+
+
+@click.command("card", short_help="Write the data set's card.")
+@click.argument("path", shell_complete=files, required=False, metavar="[STORE]")
+@store_option
+@click.option(
+    "--licence",
+    metavar="TEXT",
+    help="Licence to name, such as cc-by-4.0. Kept for later. Default: that of a known generator or of its model card, or "
+    "unknown.",
+)
+def command(path: str | None, store: str | None, licence: str | None) -> None:
+    """Write the card of a store anew, and print it: what it is, how it was made, its views, labels and limits, how to read it.
+
+    The card is Markdown, as Hugging Face wants a data set's README.md. It is kept in the store (generate, import and label
+    write it when they finish), exports bring it along, and "> README.md" makes a file of it.
+
+    \b
+    Examples:
+      dmkd card imnet.zarr
+      dmkd card --store imnet.zarr --licence cc-by-nc-4.0
+    """
+    from dmkd.cards.dataset_card import write_card
+    from dmkd.stores import open_store
+
+    click.echo(write_card(open_store(find_store(path or store)), licence), nl=False)

@@ -1,0 +1,250 @@
+"""``dmkd compare``"""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dmkd.stores.errors import DmkdError, UsageError
+
+from ..completion import files, folders
+from ..display import percent, print_table
+from ..options import check_plot_file, device_option, endpoint_option, json_option
+from ..training_options import execution_options, take_execution, training_options
+
+
+@click.command("compare", short_help="Students of several stores, labels, options: means over seeds.")
+@click.argument("stores", shell_complete=files, nargs=-1, required=True, metavar="STORES...")
+@click.option(
+    "--labels",
+    multiple=True,
+    metavar="NAMES",
+    help="Label sets to learn from; hard: no teacher. May be repeated. Default: each store's only one.",
+)
+@click.option("--student", "students", multiple=True, metavar="NAME", help="As for train-student. May be repeated.")
+@click.option("--images", metavar="LIST", help="Learn from the first so many images, such as 300,1000. Default: all.")
+@click.option(
+    "--vary", multiple=True, metavar="OPTION=A,B", help="Values of any training option below, such as lr=0.1,0.05. "
+    "May be repeated."
+)  # fmt: skip
+@click.option("--seeds", default="3", show_default=True, metavar="N", help="How many seeds, or a list such as 3,4.")
+@click.option(
+    "--updates", type=int, metavar="N", help="Optimiser steps of each run, in whole epochs, instead of --epochs: the "
+    "same for any number of images."
+)  # fmt: skip
+@click.option(
+    "--val",
+    shell_complete=files,
+    metavar="DATA",
+    help="Images to measure on, as for train-student. Default for digits: digits.",
+)
+@click.option(
+    "--out",
+    shell_complete=folders,
+    default="compare",
+    show_default=True,
+    metavar="FOLDER",
+    help="Where runs and results go.",
+)
+@click.option(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Runs at a time, each on a GPU or a CPU thread of its own; 0: in this process. Default: one for each GPU if "
+    "there are several, else 0.",
+)
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table as CSV.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it (.png, .svg, .pdf). Default: compare.png "
+    "in the folder, if there is matplotlib."
+)  # fmt: skip
+@device_option
+@json_option
+@endpoint_option
+@training_options
+@execution_options
+def command(
+    stores: tuple[str, ...],
+    labels: tuple[str, ...],
+    students: tuple[str, ...],
+    images: str | None,
+    vary: tuple[str, ...],
+    seeds: str,
+    updates: int | None,
+    val: str | None,
+    out: str,
+    workers: int | None,
+    csv_file: Path | None,
+    plot: Path | None,
+    device: str | None,
+    as_json: bool,
+    preset: str | None,
+    student_args: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Train a student for every combination of what is listed, with several seeds, and print mean and standard deviation.
+
+    Each run is one that train-student would make, in a folder of its own. Stopped at any moment, the same command goes on; with
+    more seeds or values it makes what is missing. A run that fails is named, the others go on.
+
+    \b
+    Examples:
+      dmkd compare g1.zarr g2.zarr g4.zarr --seeds 5 --images 300,1000,3000 --val digits --out fidelity
+      dmkd compare imnet.zarr --labels resnet34 --labels hard --val /data/imagenet/val --workers 8
+      dmkd compare imnet.zarr --student resnet18 --student resnet50 --images 50000,200000 --updates 80000 --val imagenet/val
+      dmkd compare imnet.zarr --vary temperature=1,4,10,20 --vary lr=0.1,0.05 --val /data/imagenet/val --csv lr.csv
+    """
+    from dmkd.compare import make_runs
+    from dmkd.engine.engine import RunOptions, planned_workers
+    from dmkd.runtime.devices import choose_device
+    from dmkd.stores import open_store
+    from dmkd.training.conditions import Axes, plan_runs, table, varying_axes
+    from dmkd.training.training_recipe import parse_student_args
+
+    from ..display import make_display
+
+    execution = take_execution(options)
+    options["student_args"] = parse_student_args(student_args) or None
+    plot = _plot_file(plot, Path(out))
+    if csv_file is not None and not csv_file.resolve().parent.is_dir():
+        raise UsageError(f"--csv {csv_file}: give a file in a folder that exists.")
+    axes = Axes(
+        stores,
+        labels or (None,),
+        students or (None,),
+        (None,) if images is None else tuple(_numbers("--images", images)),
+        parse_vary(vary),
+        parse_seeds(seeds),
+    )
+    runs = plan_runs(axes, options, preset, updates)
+    if val is None:
+        if any(open_store(store).recipe.get("generator") != "digits" for store in stores):
+            raise UsageError("Say with --val on which images the students are to be compared.")
+        val = "digits"
+    chosen = choose_device(device)
+    count = planned_workers(RunOptions(workers, chosen), chosen) or 0
+    outcome = make_runs(
+        runs, Path(out), val=val, device=chosen, workers=count, display=make_display(), execution=execution
+    )
+
+    rows, varying = table(runs, outcome.summaries), varying_axes(runs)
+    if rows and plot is not None:
+        from dmkd.cli.compare_plot import draw
+
+        draw(rows, varying, plot, title=f"on {val}, mean and standard deviation over seeds")
+    if csv_file is not None:
+        write_csv(rows, csv_file)
+    if as_json:
+        click.echo(json.dumps({"axes": varying, "evaluated_on": val, "rows": rows, "failed": outcome.failed}))
+    elif rows:
+        print_comparison(rows, varying, f"On {val}, mean ± standard deviation over seeds")
+        click.echo(f"Runs and results are in {out}" + (f", the plot is {plot}" if plot else ""))
+    if outcome.failed:
+        raise DmkdError(
+            f"{len(outcome.failed)} of {len(runs)} runs failed, {next(iter(outcome.failed))} among them: "
+            f"{next(iter(outcome.failed.values()))} The same command tries them again."
+        )
+
+
+@click.command(add_help_option=False)
+@training_options
+def _all_training_options(**options: Any) -> None:
+    """Never called: it is asked for its options."""
+
+
+# What --vary takes: what has one value a run.
+VARIABLE = {str(option.name): option for option in _all_training_options.params if not option.multiple}
+
+
+def parse_vary(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """``["lr=0.1,0.05"]`` -> ``{"lr": (0.1, 0.05)}``, each value as the option of that name reads it."""
+    varied: dict[str, tuple[Any, ...]] = {}
+    for text in texts:
+        name, equals, listed = text.partition("=")
+        key = name.strip().removeprefix("--").replace("-", "_")
+        if not equals or key not in VARIABLE:
+            known = ", ".join(sorted(name.replace("_", "-") for name in VARIABLE))
+            raise UsageError(f"--vary {text!r}: write OPTION=A,B with one of {known}; labels, student, images and seeds "
+                             "have options of their own.")  # fmt: skip
+        if key in varied:
+            raise UsageError(f"--vary {key} is given twice: list all values once.")
+        option = VARIABLE[key]
+        try:
+            varied[key] = tuple(option.type.convert(part.strip(), option, None) for part in listed.split(","))
+        except click.BadParameter as error:
+            raise UsageError(f"--vary {text!r}: {error.message}") from error
+    return varied
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``"3"`` -> seeds 0, 1, 2; ``"3,4"`` or ``"3,"`` -> these."""
+    numbers = _numbers("--seeds", text)
+    if "," in text:
+        return tuple(numbers)
+    if numbers[0] < 1:
+        raise UsageError("--seeds must be at least 1.")
+    return tuple(range(numbers[0]))
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{option} {text!r}: write whole numbers with commas between, such as 300,1000.")
+    return [int(part) for part in parts]
+
+
+def _plot_file(asked: Path | None, out: Path) -> Path | None:
+    """Where to draw; None if nothing can be drawn and nobody asked for it."""
+    if asked is not None:
+        check_plot_file(asked)
+        return asked
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return None
+    return out / "compare.png"
+
+
+def print_comparison(rows: Sequence[dict[str, Any]], axes: Sequence[str], title: str) -> None:
+    """A row a condition; the best in bold."""
+    shown = list(axes) or ["store"]
+    facts: dict[str, tuple[str, Any]] = {
+        "guidance": ("guidance", lambda value: f"{value:g}" if isinstance(value, float) else str(value)),
+        "steps": ("steps", str),
+        "teacher_agreement": ("agrees", lambda value: f"{value:.1%}"),
+        "entropy": ("entropy", lambda value: f"{value:.2f}"),
+        "p_class": ("p(class)", lambda value: f"{value:.2f}"),
+    }
+    known = [name for name in facts if any(row[name] is not None for row in rows)]
+    cells = []
+    for row in rows:
+        top1 = percent(row["top1"]).removesuffix(" %")
+        sd = "" if row["top1_sd"] is None else f" ± {100 * row['top1_sd']:.2f}"
+        cells.append(
+            [
+                *(_told(row.get(axis)) for axis in shown),
+                top1 + sd,
+                str(row["seeds"]),
+                f"{row['images_per_second']:,.0f}",
+                *("" if row[name] is None else facts[name][1](row[name]) for name in known),
+            ]
+        )
+    columns = [*shown, "top-1, %", "seeds", "images/s", *(facts[name][0] for name in known)]
+    print_table(title, columns, cells, bold=[row["best"] for row in rows])
+
+
+def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """A line a condition, all columns; shares in [0, 1]."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["store"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,81 @@
+"""``dmkd evaluate``"""
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from ..completion import files
+from ..display import percent, print_facts, print_table
+from ..options import device_option, endpoint_option, json_option
+
+if TYPE_CHECKING:
+    from dmkd.classifiers.evaluate import Evaluation
+
+MOST_CLASSES = 20  # rows of the table
+
+
+@click.command("evaluate", short_help="Measure a classifier on labelled images.")
+@click.argument("model", shell_complete=files)
+@click.option(
+    "--data",
+    shell_complete=files,
+    required=True,
+    metavar="DATA",
+    help="A folder of class folders, WebDataset tars, a store, or digits.",
+)
+@click.option(
+    "--data-workers",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Processes that decode images of folders and tars. Default: 0, this one.",
+)
+@endpoint_option
+@device_option
+@json_option
+def command(model: str, data: str, data_workers: int, device: str | None, as_json: bool) -> None:
+    """Measure a student, or any classifier, on labelled images: top-1, top-5, each class, confusions.
+
+    MODEL is a folder that train-student or export-student wrote, a timm model, hf-hub:ID, or ARCHITECTURE=FILE.
+
+    \b
+    Examples:
+      dmkd evaluate students/imnet-resnet18-resnet34/student --data /data/imagenet/val --data-workers 8
+      dmkd evaluate students/digits-test_efficientnet-digits-resnet/student --data digits
+      dmkd evaluate resnet18.tv_in1k --data imnet.zarr
+    """
+    from dmkd.classifiers.classifier import load_classifier
+    from dmkd.classifiers.evaluate import evaluate
+    from dmkd.classifiers.evaluation_data import evaluation_batches
+    from dmkd.runtime.devices import choose_device
+
+    classifier = load_classifier(model, device=choose_device(device))
+    names = classifier.class_names or [str(i) for i in range(classifier.num_classes)]
+    evaluation = evaluate(classifier, evaluation_batches(data, classifier, workers=data_workers))
+    if as_json:
+        click.echo(json.dumps({"model": model, "data": data, **evaluation.to_json(names)}))
+        return
+    print_facts(
+        f"{model} on {data}",
+        [
+            ("images", f"{evaluation.num_images:,}"),
+            ("top-1", percent(evaluation.top1)),
+            ("top-5", percent(evaluation.top5)),
+        ],
+    )
+    title = "Weakest classes" if len(names) > MOST_CLASSES else "Classes, weakest first"
+    print_table(title, ["class", "images", "top-1", "mostly taken for"], class_rows(evaluation, names)[:MOST_CLASSES])
+
+
+def class_rows(evaluation: "Evaluation", names: list[str]) -> list[list[str]]:
+    """Class, images, top-1 and the class it was mostly mistaken for; the weakest class first."""
+    rows = []
+    for i in sorted(range(len(names)), key=lambda i: evaluation.per_class[i]):
+        row = evaluation.confusion[i]
+        mistakes = {j: int(count) for j, count in enumerate(row) if j != i and count}
+        most = max(mistakes, key=lambda j: mistakes[j]) if mistakes else None
+        if row.sum():
+            mostly = f"{names[most]} ({mistakes[most]})" if most is not None else ""
+            rows.append([names[i], f"{row.sum():,}", percent(evaluation.per_class[i]), mostly])
+    return rows

@@ -1,0 +1,40 @@
+"""``dmkd inspect``"""
+
+import json
+
+import click
+
+from ..completion import files
+from ..options import json_option, store_option
+
+
+@click.command("inspect", short_help="Show what is in a store.")
+@click.argument("path", shell_complete=files, required=False, metavar="[STORE]")
+@store_option
+@click.option(
+    "--all", "every_block", is_flag=True, help="Read what the teachers see in every block, not in a sample of them."
+)
+@json_option
+def command(path: str | None, store: str | None, every_block: bool, as_json: bool) -> None:
+    """Show what is in a store: what made it, whether it is complete, how big it is, its views and labels, what the teachers
+    see in its images, and the runs that made it.
+
+    Takes a second or two, however big the store is: of a large one some blocks are read (the output says how many), always
+    the same ones. For whether every byte is sound there is dmkd verify.
+
+    \b
+    Examples:
+      dmkd inspect imnet.zarr
+      dmkd inspect imnet.zarr --all         what the teachers see, from every block
+      dmkd inspect imnet.zarr --json
+    """
+    from dmkd.stores import open_store
+
+    from ..options import find_store
+    from ..summary import print_everything, store_facts
+
+    facts = store_facts(open_store(find_store(path or store)), every_block)
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        print_everything(facts)

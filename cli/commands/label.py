@@ -1,0 +1,58 @@
+"""``dmkd label``"""
+
+import json
+
+import click
+
+from ..completion import files
+from ..options import find_store, json_option, label_options, run_options, store_option
+
+
+@click.command("label", short_help="Add a teacher's labels.")
+@store_option
+@click.option(
+    "--teacher",
+    "teachers",
+    shell_complete=files,
+    multiple=True,
+    metavar="NAME",
+    help="timm model, hf-hub:ID, folder, or ARCHITECTURE=FILE of weights; may be repeated. Default: finish what was begun.",
+)
+@click.option("--name", metavar="NAME", help="Name of the label set. Default: the teacher's.")
+@label_options
+@run_options
+@json_option
+def command(
+    store: str | None,
+    teachers: tuple[str, ...],
+    name: str | None,
+    views: str | None,
+    view_seed: int | None,
+    codec: str | None,
+    workers: int | None,
+    device: str | None,
+    ray_address: str | None,
+    as_json: bool,
+) -> None:
+    """Add a teacher's labels to the images of a store. Stopped at any moment, the same command goes on.
+
+    A later teacher looks at the views that the first one saw, so that their labels can be compared and averaged.
+
+    \b
+    Examples:
+      dmkd label --teacher resnet34
+      dmkd label --store imnet.zarr --teacher resnet18.tv_in1k --teacher convnext_tiny
+      dmkd label --teacher resnet18=./my_weights.safetensors --name mine
+      dmkd label                                              finish what was begun
+    """
+    from dmkd.generate import LabelOptions, RunOptions, label
+
+    from ..display import make_display
+    from ..summary import print_store, store_facts
+
+    options = LabelOptions(teachers or None, views, view_seed, codec, name)
+    labelled, _ = label(find_store(store), options, RunOptions(workers, device, ray_address), make_display())
+    if as_json:
+        click.echo(json.dumps(store_facts(labelled)))
+    else:
+        print_store(labelled)

@@ -1,0 +1,151 @@
+"""``dmkd plan``"""
+
+import json
+from typing import Any
+
+import click
+
+from ..options import find_store, json_option
+from ..recipe_options import read_recipe_options, recipe_options
+
+
+@click.command("plan", short_help="What a run would make, take and cost; nothing is written.")
+@recipe_options
+@click.option(
+    "--images-per-second", type=float, metavar="X", help="What one GPU makes and labels a second, if you measured it."
+)
+@click.option(
+    "--tflops",
+    type=float,
+    metavar="X",
+    help="Dense TFLOP/s of one GPU, as its maker states. Default: 989, an H100 in bfloat16.",
+)
+@click.option("--utilisation", type=float, metavar="X", help="The share of --tflops that is reached. Default: 0.4.")
+@click.option("--gpus", type=int, metavar="N", help="GPUs that work at once. Default: --workers, or 1.")
+@click.option("--dollars-per-hour", type=float, metavar="X", help="Price of one GPU. Default: no cost is told.")
+@json_option
+def command(
+    store: str | None,
+    workers: int | None,
+    device: str | None,
+    ray_address: str | None,
+    images_per_second: float | None,
+    tflops: float | None,
+    utilisation: float | None,
+    gpus: int | None,
+    dollars_per_hour: float | None,
+    as_json: bool,
+    **recipe: Any,
+) -> None:
+    """What dmkd generate with these options would make: bytes on disk, arithmetic, GPU-hours, cost. Nothing is written.
+
+    Takes all options of dmkd generate. Weights are not needed: the arithmetic is counted from the models'
+    configurations, and that of the default generator is bundled. Bytes are exact unless it says otherwise. Of a
+    store that is there, it tells what is left to do.
+
+    Time is an estimate: arithmetic over the rate that you state, or that one H100 is assumed to reach. Better: measure
+    images a second on a small store and give --images-per-second. Unless --device cpu is given, defaults are those of a GPU.
+
+    \b
+    Examples:
+      dmkd plan                                                     DM-KD's 200,000 images
+      dmkd plan --sampler dpm++ --steps 25 --guidance-interval 0.1:0.5 --gpus 8 --dollars-per-hour 2.5
+      dmkd plan --teacher resnet34 --views rrc:50+cutmix --codec klt:0.5
+      dmkd plan --recipe recipe.toml --gpus 8
+      dmkd plan --tflops 312 --utilisation 0.5                      on A100s
+      dmkd plan --store imnet.zarr --images-per-second 3.1          what is left to do there
+    """
+    from dmkd.plan import CostOptions
+
+    if store is None:
+        store = _only_store()
+    cost = CostOptions(
+        images_per_second, tflops, utilisation, workers or None if gpus is None else gpus, dollars_per_hour
+    )
+    show_plan(store, recipe, cost, device, as_json)
+
+
+def show_plan(path: str, recipe: dict[str, Any], cost: Any, device: str | None, as_json: bool) -> None:
+    """Print the plan of a run: a screen, or one line of JSON."""
+    from dmkd.plan import plan
+
+    found = plan(path, *read_recipe_options(recipe), cost, device)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        print_plan(found)
+
+
+def _only_store() -> str:
+    """The store that is meant, if any: without one a new store is planned."""
+    from dmkd.stores.errors import UsageError
+
+    try:
+        return find_store(None)
+    except UsageError:
+        return "new.zarr"
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    from dmkd.making.recipe_file import to_toml
+
+    from ..display import byte_size, print_facts, print_table
+
+    click.echo(to_toml(plan["recipe"]) + "\n")
+    rough = "" if plan["bytes_are"] == "exact" else f"{plan['bytes_are']} "
+    size = plan["image_size"]
+    per_image, left = plan["flops_per_image"], plan["left"]
+    facts = [
+        ("images", f"{plan['images']:,}, {size}x{size}, of {plan['classes']:,} classes"),
+        ("blocks", f"{plan['blocks']:,} of {plan['block_size']:,} images"),
+        ("on disk", f"{rough}{byte_size(plan['bytes'])} in {plan['files']:,} files"),
+        ("an image", f"{_flops(per_image['total'])}: {_parts(plan)}"),
+        ("to do", _to_do(plan)),
+        ("arithmetic", _flops(plan["flops"])),
+        ("assumed", plan["assumption"]),
+        ("GPU-hours", f"{plan['gpu_hours']:,.4g}"),
+        ("time", f"{_hours(plan['hours'])} on {plan['gpus']} GPU{'s' if plan['gpus'] > 1 else ''}"),
+    ]
+    if plan["dollars"] is not None:
+        facts.append(("cost", f"{plan['dollars']:,.2f} dollars"))
+    sub_batch = plan["recipe"].get("sub-batch")  # None: the GPU will tell
+    if sub_batch and plan["block_size"] % sub_batch:
+        facts.append(("note", f"{left['sampled']:,} images are sampled: --sub-batch does not divide --block-size."))
+    print_facts(f"{plan['path']}, {'which is there' if plan['exists'] else 'a new store'}", facts)
+    rows = []
+    for name, array in plan["arrays"].items():
+        kind = "" if array["bytes_are"] == "exact" else f"{array['bytes_are']} "
+        rows.append([name, f"{kind}{byte_size(array['bytes'])}", f"{array['bytes'] / plan['images']:,.1f}"])
+    print_table("Arrays", ["array", "on disk", "bytes an image"], rows)
+
+
+def _parts(plan: dict[str, Any]) -> str:
+    per_image, calls = plan["flops_per_image"], plan["model_calls_per_image"]
+    parts = [f"sampling {_flops(per_image['sampling'])} ({calls} calls)", f"decoding {_flops(per_image['decoding'])}"]
+    parts += [f"{name} {_flops(flops)}" for name, flops in per_image["labels"].items()]
+    return ", ".join(parts)
+
+
+def _to_do(plan: dict[str, Any]) -> str:
+    left = plan["left"]
+    if not plan["exists"]:
+        return "everything"
+    parts = [f"{left['images']:,} images"] if left["images"] else []
+    parts += [f"labels of {count:,} images by {name}" for name, count in left["labels"].items() if count]
+    return ", ".join(parts) or "nothing: it is complete"
+
+
+def _flops(count: float) -> str:
+    for unit in ("MFLOP", "GFLOP", "TFLOP", "PFLOP"):
+        count /= 1000 if unit != "MFLOP" else 1e6
+        if count < 1000:
+            return f"{count:,.4g} {unit}"
+    return f"{count / 1000:,.4g} EFLOP"
+
+
+def _hours(hours: float) -> str:
+    if hours >= 48:
+        return f"{hours / 24:,.1f} days"
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{hours * 60:,.1f} minutes" if hours >= 1 / 60 else f"{hours * 3600:,.2f} seconds"

@@ -1,0 +1,104 @@
+"""``dmkd train-student``"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..completion import files, folders
+from ..options import device_option, find_store, json_option, store_option
+from ..training_options import execution_options, take_execution, training_options
+
+
+@click.command("train-student", short_help="Train a student on a store alone.")
+@store_option
+@click.option(
+    "--student",
+    metavar="NAME",
+    help="timm architecture, or wrn_16_2, cifar_resnet20, ... Default: resnet18, or a small one for small images.",
+)
+@click.option("--labels", metavar="NAMES", help="Label sets to learn from, a or a,b or a=2,b=1. Default: the only one.")
+@training_options
+@click.option("--seed", type=int, metavar="N", help="Of the first weights and of the order of images. Default: 0.")
+@click.option(
+    "--val",
+    shell_complete=files,
+    metavar="DATA",
+    help="Real images to measure on: a folder of class folders, WebDataset tars, a store, or digits.",
+)
+@click.option(
+    "--out",
+    shell_complete=folders,
+    metavar="FOLDER",
+    help="Where the run is kept. Default: students/STORE-STUDENT-LABELS.",
+)
+@execution_options
+@click.option(
+    "--workers", type=int, default=1, show_default=True, metavar="N", help="Processes on this machine, one a GPU."
+)
+@click.option(
+    "--sync-bn",
+    is_flag=True,
+    default=None,
+    help="Batch-norm statistics over all workers; GPUs only. Default: each its own.",
+)
+@device_option
+@json_option
+def command(
+    store: str | None,
+    student_args: tuple[str, ...],
+    preset: str | None,
+    val: str | None,
+    out: str | None,
+    workers: int,
+    device: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a student on a store's files alone: images, stored views and stored logits. No teacher runs.
+
+    What is not said is chosen to fit the store and printed. Stopped at any moment, the same command goes on.
+
+    The folder holds student (the last epoch's), best (chosen on the --val images, so its accuracy on them flatters), the
+    curves and summary.json.
+
+    \b
+    Examples:
+      dmkd train-student
+      dmkd train-student --student resnet50 --labels resnet34 --val /data/imagenet/val --workers 8
+      dmkd train-student --optimizer adamw --schedule cosine --epochs 300 --temperature 20
+      dmkd train-student --preset cutmix-t20 --labels resnet34,resnet18
+      dmkd train-student --temperature 20 --temperature-end 2 --select "entropy<2.5 and agree"
+      dmkd train-student --student wrn_16_2 --loss dkd --dkd-beta 8 --temperature 4
+      dmkd train-student --student vit_small_patch16_224 --student-arg drop_path_rate=0.1 --ema 0.9999 --clip-grad 1
+      dmkd train-student --loss hard                                  the same images, without a teacher
+    """
+    from dmkd.runtime.devices import choose_device
+    from dmkd.stores import open_store
+    from dmkd.training.training_recipe import parse_labels, parse_student_args, resolve_training
+
+    from ..display import make_display
+    from ..training_progress import check_workers, leads, print_recipe, print_result, train_with_progress
+
+    execution = take_execution(options)
+    chosen = choose_device(device)
+    check_workers(workers, chosen)
+    opened = open_store(find_store(store))
+    options["student_args"] = parse_student_args(student_args) or None
+    preset, recipe = resolve_training(opened, options, preset)
+    stem = Path(opened.path.rstrip("/")).stem
+    labels = "hard" if recipe.labels is None else "+".join(parse_labels(recipe.labels))
+    folder = Path(out or f"students/{stem}-{recipe.student}-{labels}")
+    display = make_display()
+    if not as_json and leads():
+        print_recipe(preset, recipe, opened, folder)
+    if val is None and opened.recipe.get("generator") == "digits":
+        val = "digits"
+    summary = train_with_progress(recipe, opened, folder, chosen, val, display, execution=execution, workers=workers)
+    if not leads():
+        return
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        print_result(summary)

@@ -1,0 +1,172 @@
+"""What a training run looks like; shared by ``train-student`` and ``demo``."""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmkd.runtime.progress import Display
+from dmkd.stores import Store, UsageError
+from dmkd.training.training_recipe import TrainingRecipe
+
+from .display import percent, print_facts
+
+if TYPE_CHECKING:
+    from dmkd.training.execution import Execution
+
+
+def train_with_progress(
+    recipe: TrainingRecipe,
+    store: Store,
+    out: Path,
+    device: str,
+    val: str | None,
+    display: Display,
+    name: str = "train",
+    execution: "Execution | None" = None,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Train with a bar that counts images over all epochs -> the summary (empty in a process that does not lead).
+
+    More than one worker: processes of this machine, unless this is one of several already.
+    """
+    from dmkd.loading import open_loader
+    from dmkd.training.team import in_team, launch
+
+    if workers == 1 or in_team():
+        return _train_here(recipe, store, out, device, val, display, name, execution)
+    open_loader(recipe, store, device, 0, workers)  # what can't be is told before any process is started
+    return launch(workers, _train_as_worker, recipe, store, out, device, val, name, execution)
+
+
+def check_workers(workers: int, device: str) -> None:
+    """Refuse a number of workers that can't be."""
+    import torch
+
+    from dmkd.training.team import in_team
+
+    if workers < 1:
+        raise UsageError(f"--workers must be at least 1, not {workers}.")
+    if workers > 1 and in_team():
+        raise UsageError("--workers starts processes, and torchrun has started them already: leave it out.")
+    if workers > 1 and device.startswith("cuda") and workers > torch.cuda.device_count():
+        raise UsageError(
+            f"--workers {workers}: this machine has {torch.cuda.device_count()} GPUs, and each worker needs one."
+        )
+
+
+def _train_as_worker(
+    recipe: TrainingRecipe,
+    store: Store,
+    out: Path,
+    device: str,
+    val: str | None,
+    name: str,
+    execution: "Execution | None",
+) -> dict[str, Any]:
+    from .display import make_display
+
+    return _train_here(recipe, store, out, device, val, make_display(), name, execution)
+
+
+def leads() -> bool:
+    """Whether this process is the one that tells and writes, of those that torchrun or `--workers` started."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _train_here(
+    recipe: TrainingRecipe,
+    store: Store,
+    out: Path,
+    device: str,
+    val: str | None,
+    display: Display,
+    name: str,
+    execution: "Execution | None",
+) -> dict[str, Any]:
+    from dmkd.loading import open_loader
+    from dmkd.train import Progress, train
+
+    if not leads():
+        return train(recipe, store, out, device=device, evaluate_on=val, execution=execution)
+    loader = open_loader(recipe, store, device)
+    if left_out := store.num_images - loader.num_images:
+        why = "not selected, not made or not labelled yet" if recipe.select else "not made or not labelled yet"
+        display.notice(f"{left_out:,} of {store.num_images:,} images are {why} and are left out.")
+    seen, last_top1 = 0, ""
+    advance: Callable[..., None]
+    with ExitStack() as until_done:
+
+        def begin(images: int) -> None:
+            nonlocal seen, advance
+            seen = images
+            task = display.task(f"{name} {recipe.student}", recipe.epochs * loader.num_images, seen)
+            advance = until_done.enter_context(task)
+
+        def report(progress: Progress) -> None:
+            nonlocal seen, last_top1
+            if progress.evaluation:
+                last_top1 = f"  top-1 {percent(progress.evaluation.top1)}"
+            note = f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}{last_top1}"
+            advance(progress.images - seen, note)
+            seen = progress.images
+
+        return train(
+            recipe,
+            store,
+            out,
+            device=device,
+            evaluate_on=val,
+            execution=execution,
+            begin=begin,
+            report=report,
+            notice=display.notice,
+        )
+
+
+def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -> None:
+    labels = (
+        f"{recipe.labels}, views {recipe.view_set}" if recipe.labels else f"class ids only, views {recipe.view_set}"
+    )
+    falling = f" falling to {recipe.temperature_end:g}" if recipe.temperature_end else ""
+    kind = {"kl": "KL", "dkd": "decoupled KL"}.get(recipe.loss)
+    loss = f"{kind} at T={recipe.temperature:g}{falling}" if kind else "cross-entropy with the class asked for"
+    if recipe.loss == "dkd":
+        loss += f" (alpha {recipe.dkd_alpha:g}, beta {recipe.dkd_beta:g})"
+    if recipe.hard_weight and kind:
+        loss += f", {recipe.hard_weight:.0%} cross-entropy with the class asked for"
+    if recipe.feature_weight:
+        loss += f", features' squared error x {recipe.feature_weight:g}"
+    extras = f", gradient norm at most {recipe.clip_grad:g}" if recipe.clip_grad else ""
+    extras += f", weights averaged with decay {recipe.ema:g}" if recipe.ema else ""
+    print_facts(
+        f"Training {recipe.student} on {store.path} (preset {preset})",
+        [
+            ("labels", labels),
+            ("loss", loss),
+            ("optimiser", f"{recipe.optimizer}, lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}{extras}"),
+            ("schedule", f"{recipe.schedule}, {recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}"),
+            ("out", str(out)),
+        ],
+    )
+
+
+def print_result(summary: dict[str, Any]) -> None:
+    lines = [
+        ("student", f"{summary['student']} ({summary['parameters']:,} parameters)"),
+        ("loss", f"{summary['loss']:.4f}"),
+        ("agreement", f"{percent(summary['agreement'])} with its labels, on the training views"),
+        (
+            "rate",
+            f"{summary['images_per_second']:,.0f} images/s, {summary['waiting_for_data']:.1%} of the time waiting for data",
+        ),
+    ]
+    if summary["top1"] is not None:
+        accuracy = f"top-1 {percent(summary['top1'])}, top-5 {percent(summary['top5'])}"
+        lines.insert(1, (f"on {summary['evaluated_on']}", accuracy))
+        best = summary["best"]
+        lines.insert(
+            2, ("best", f"top-1 {percent(best['top1'])} after epoch {best['epoch']}, chosen on it: {best['student']}")
+        )
+    print_facts("Done", lines)

@@ -1,0 +1,314 @@
+"""The data set's card: what is in a store, how it was made, what it is not, and how to read it. Markdown with the YAML front
+matter of a Hugging Face data set card.
+
+It is kept in the store, as the attribute ``readme`` of its group ``card``, and is part of no identity.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from dmkd.cards.licences import UNKNOWN, front_matter, generator_licence
+from dmkd.cards.quality import quality_averages
+from dmkd.stores import Store
+
+NAMES_SHOWN = 20  # class names in the text
+
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+
+
+def write_card(store: Store, licence: str | None = None) -> str:
+    """Write the card of what is in the store now, and return it. ``licence`` None: the one that was said before, or what
+    is known of the generator."""
+    licence = card_licence(store, licence)
+    readme = card_text(store, licence)
+    store.write_card(readme, licence)
+    return readme
+
+
+def card_licence(store: Store, said: str | None = None) -> str:
+    """The licence to name: what is said now, what the store's card has, or what is known of the generator."""
+    if said and said.strip():
+        return " ".join(said.split())
+    before = store.card.get("licence", UNKNOWN)
+    return generator_licence(store) if before == UNKNOWN else before
+
+
+def card_text(store: Store, licence: str) -> str:
+    """The card of a store, as Markdown."""
+    sections = [
+        _intro(store),
+        *_contents(store),
+        *_making(store),
+        *_reading(store),
+        *_limits(store),
+        *_rights(store, licence),
+    ]
+    return _front(store, licence, {}) + "\n\n".join(sections) + "\n"
+
+
+def export_card(store: Store, export: Mapping[str, Any]) -> str:
+    """The card of an export of a store: ``export`` has what :mod:`dmkd.export` notes of it, ``images`` and ``data_files``."""
+    licence = card_licence(store)
+    configs = [{"config_name": "default", "data_files": [{"split": "train", "path": export["data_files"]}]}]
+    sections = [
+        _intro(store),
+        *_exported(export),
+        *_contents(store),
+        *_making(store),
+        *_limits(store),
+        *_rights(store, licence),
+    ]
+    return _front(store, licence, {"configs": configs}, export["images"]) + "\n\n".join(sections) + "\n"
+
+
+# Below: the parts
+
+
+def _front(store: Store, licence: str, more: Mapping[str, Any], images: int | None = None) -> str:
+    from huggingface_hub import DatasetCardData
+
+    count = images if images is not None else _made(store)
+    made_up = ["synthetic", "diffusion"] if store.recipe.get("generator") else []
+    fields: dict[str, Any] = {
+        **front_matter(licence),
+        "pretty_name": _name(store),
+        "task_categories": ["image-classification"],
+        "annotations_creators": ["machine-generated"],
+        "size_categories": [next((name for limit, name in _SIZES if count < limit), "10M<n<100M")],
+        "tags": ["knowledge-distillation", *made_up, "dmkd"],
+        **more,
+    }
+    data = DatasetCardData(**fields)
+    return f"---\n{data.to_yaml().strip()}\n---\n\n"
+
+
+def _intro(store: Store) -> str:
+    height, width, _ = store.image_shape
+    recipe = store.recipe
+    images = f"{_made(store):,} RGB images of {width}x{height} pixels, {_classes(store)} classes"
+    if recipe.get("source") == "import":
+        origin = f"They are {recipe['files']:,} image files that existed before (layout: {recipe['layout']})"
+    else:
+        origin = f"They were made by the generator `{recipe.get('generator')}`: no photograph is among them"
+    labels = ", with a teacher's logits for every view" if store.labels else ", without labels of a teacher yet"
+    return (
+        f"# {_name(store)}\n\n{images}{labels}. {origin}.\n\n"
+        "A data set for knowledge distillation, in dmkd's store format: a student network learns from the stored logits "
+        "of teacher networks, which need not run again."
+    )
+
+
+def _contents(store: Store) -> list[str]:
+    class_names = store.class_names
+    shown = ", ".join(f"{number} {name}" for number, name in list(enumerate(class_names))[:NAMES_SHOWN])
+    more = f", … {len(class_names) - 1} {class_names[-1]}" if len(class_names) > NAMES_SHOWN else ""
+    missing = store.num_images - _made(store)
+    facts = [
+        (
+            "images",
+            f"{_made(store):,}" + (f" of {store.num_images:,}: {missing:,} are not made yet" if missing else ""),
+        ),
+        ("pixels", f"uint8, {'x'.join(map(str, store.image_shape))}, written as {store.image_codec}"),
+        ("classes", f"{_classes(store)}: {shown}{more}"),
+        ("identity", f"`{store.identity}`"),
+    ]
+    parts = ["## What is in it", _table(("", ""), facts)]
+    if views := store.views:
+        rows = [(name, v.num_views, _policy(v.attributes), ", ".join(v.components)) for name, v in views.items()]
+        parts.append(_table(("view set", "views an image", "drawn as", "stored of each view"), rows))
+    if labels := store.labels:
+        label_rows = [_label_row(store, name) for name in labels]
+        header = (
+            "label set",
+            "teacher",
+            "weights (sha256)",
+            "view set",
+            "codec",
+            "labelled",
+            "agrees",
+            "p(class)",
+            "entropy",
+        )
+        parts.append(_table(header, label_rows))
+        parts.append(
+            "*Agrees*: the share of images in which the teacher's likeliest class is the class asked for. *p(class)*: its mean "
+            "probability of that class. *Entropy*: of its softmax, in nats. All at the teacher's own evaluation view, over the "
+            "first 10,000 labelled images at most."
+        )
+    return parts
+
+
+def _label_row(store: Store, name: str) -> tuple[str, ...]:
+    label_set = store.labels[name]
+    missing = label_set.missing_blocks()
+    seen = quality_averages(store, label_set, missing) if label_set.fitted else {}
+    labelled = sum(len(store.block_ids(block)) for block in set(range(store.num_blocks)) - set(missing))
+    codec = label_set.codec.to_json()
+    options = ", ".join(f"{key} {value}" for key, value in codec.items() if key != "name")
+    return (
+        name,
+        str(label_set.teacher.get("architecture", "")),
+        f"`{str(label_set.teacher.get('sha256', ''))[:16]}…`",
+        f"{label_set.view_set} ({label_set.num_views})",
+        str(codec["name"]) + (f" ({options})" if options else ""),
+        f"{labelled:,}",
+        f"{seen['agreement']:.1%}" if seen else "",
+        f"{seen['p_class']:.3f}" if seen else "",
+        f"{seen['entropy']:.3f}" if seen else "",
+    )
+
+
+def _making(store: Store) -> list[str]:
+    """The recipe, field by field, and the versions."""
+    recipe = [(f"`{key}`", _shown(value)) for key, value in store.recipe.items() if value is not None]
+    versions = ", ".join(f"{name} {number}" for name, number in sorted(store.attributes["versions"].items()))
+    made = f"Made from {store.attributes['created']} to {store.attributes['updated']} (UTC)"
+    return [
+        "## How it was made",
+        _table(("field of the recipe", "value"), recipe),
+        f"{made} with {versions or 'dmkd'}.",
+    ]
+
+
+def _reading(store: Store) -> list[str]:
+    """Code that reads just this store."""
+    name = _name(store)
+    lines = ["from dmkd.stores import open_store", "", f'store = open_store("{name}")']
+    height, width, _ = store.image_shape
+    lines += [
+        f"store.images[[2, 0, 1]]  # uint8 (3, {height}, {width}, 3), RGB",
+        "store.class_ids[:100]  # int32 (100,); store.class_names says what they mean",
+    ]
+    for label_set in list(store.labels.values())[:1]:
+        views = store.views[label_set.view_set]
+        shape = f"({views.num_views}, {len(views.components)})"
+        lines += [
+            f'store.labels["{label_set.name}"].logits([2, 0], view=0)  # float32 (2, {label_set.num_classes})',
+            f'store.views["{label_set.view_set}"][0]  # float32 {shape}: {", ".join(views.components)}',
+        ]
+    return [
+        "## How to read it",
+        "With [Zarr](https://zarr.dev) alone, version 3 or later:",
+        f'```python\nimport zarr\n\nzarr.open("{name}", mode="r")["images"][:64]\n```',
+        "With dmkd, which proves every row by its checksum:",
+        "```python\n" + "\n".join(lines) + "\n```",
+        "A view is a crop box (top, left, height, width, fractions of the image), a flip, and where views are mixed with another "
+        "image's, that too; a teacher's logits belong to the view, not to the image. "
+        f"`dmkd train-student --store {name}` trains on matching pairs, and `dmkd export` writes "
+        "image folders, WebDataset shards or Parquet.",
+    ]
+
+
+def _exported(export: Mapping[str, Any]) -> list[str]:
+    kind, images = export["format"], f"{export['images']:,} images"
+    files = f"`{export['data_files']}`"
+    chosen = f" of which `{export['select']['rule']}` holds" if export["select"] else ""
+    quality = f"JPEG of quality {export['jpeg']}" if export["jpeg"] else "PNG, every pixel as in the store"
+    head = f"This is an export of the store to `{kind}`: {images}{chosen}, as {quality}, named by image id, in {files}."
+    rules = {
+        "imagefolder": "One folder a class. `classes.txt` has the class names, class 0 first; `class_map.txt` the folders in "
+        "that order, as timm's `--class-map` takes them.",
+        "webdataset": "A sample has `.cls` (class id), `.json` (names and each teacher's quality), and by name of label set "
+        "and view set `.logits.npy` and `.views.npy`.",
+        "parquet": "Columns `image`, `label` and `id`; by label set `_logits`, `_top1`, `_p_class` and `_entropy`; by view set "
+        "`_views`.",
+    }
+    code = {
+        "imagefolder": 'import torchvision\n\ntorchvision.datasets.ImageFolder(".")',
+        "webdataset": 'import webdataset\n\nwebdataset.WebDataset("shard-000000.tar").decode("pil")',
+        "parquet": 'from datasets import load_dataset\n\nload_dataset("parquet", data_files="*.parquet", split="train")',
+    }
+    parts = ["## The files", head, rules[kind]]
+    if export.get("labels"):
+        which = "all views" if export["views"] == "all" else "the first view of each image"
+        parts.append(
+            f"Logits are {export['dtype']}, of {which}; without dmkd's renderer they can only be used with the crop that the "
+            "view says. Label sets whose codec drops classes (`topk`) are decoded for temperature 1."
+        )
+    return [*parts, f"```python\n{code[kind]}\n```"]
+
+
+def _limits(store: Store) -> list[str]:
+    lines = ["No person has looked at the images or corrected the classes."]
+    if store.recipe.get("generator"):
+        lines = [
+            "The class is what the generator was asked for, not what a person saw"
+            + ("; how often a teacher agrees is said above." if store.labels else "."),
+            "The images have the biases and the faults of the generator, and of what it was trained on.",
+            "It is made for training students, not for measuring them: evaluate on real images.",
+        ]
+    if store.labels:
+        lines.append("Logits are a teacher's opinion, with its errors, in a codec that rounds (see above).")
+    if store.image_codec.lossy:
+        lines.append("Pixels have been compressed with loss; teachers looked at them as they are read.")
+    if missing := store.num_images - _made(store):
+        lines.append(f"The store is unfinished: {missing:,} images are missing.")
+    for name, label_set in store.labels.items():
+        if blocks := label_set.missing_blocks():
+            lines.append(
+                f"Label set {name} is unfinished: {len(blocks):,} of {store.num_blocks:,} blocks have no labels."
+            )
+    return ["## Limits", "\n".join(f"- {line}" for line in lines)]
+
+
+def _rights(store: Store, licence: str) -> list[str]:
+    what = "the generator's weights" if store.recipe.get("generator") else "the images"
+    if licence == UNKNOWN:
+        return ["## Licence", f"The licence of {what} is not known to dmkd. Whoever passes this on must find it out."]
+    return [
+        "## Licence",
+        f"The licence named for {what} is **{licence}**. What it means for images made with them, and for students trained on "
+        "those, dmkd can't decide; teachers' weights have licences of their own.",
+    ]
+
+
+# Below: words
+
+
+def _name(store: Store) -> str:
+    return PurePosixPath(store.path.replace("\\", "/").rstrip("/")).name or "store"
+
+
+def _made(store: Store) -> int:
+    missing = store.missing_blocks()
+    return store.num_images - sum(len(store.block_ids(block)) for block in missing)
+
+
+def _classes(store: Store) -> str:
+    chosen = store.recipe.get("classes")
+    return f"{store.num_classes:,}" if chosen is None else f"{len(chosen):,} of {store.num_classes:,}"
+
+
+def _policy(attributes: Mapping[str, Any]) -> str:
+    known = ("policy", "seed", "size", "interpolation", "crop_mode", "crop_pct")
+    return ", ".join(f"{key} {_shown(attributes[key])}" for key in known if attributes.get(key) is not None)
+
+
+def _shown(value: Any) -> str:
+    """A value of JSON, short, fit for a cell of a table."""
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, list) and len(value) > 8 and all(isinstance(item, int) for item in value):
+        text = f"{len(value):,} values: {_ranges(value)}"
+    else:
+        text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 400 else f"{text[:380]}…"
+
+
+def _ranges(ids: Sequence[int]) -> str:
+    """``0-9, 207`` of ascending whole numbers."""
+    runs = np.split(np.array(ids), np.flatnonzero(np.diff(ids) != 1) + 1)
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).replace("|", "\\|").split())

@@ -1,0 +1,23 @@
+"""Classifiers, teachers and trained students alike: how they are named, loaded, made, saved and measured."""
+
+from dmkd.classifiers.classifier import (
+    Classifier,
+    check_classes,
+    configured_classifier,
+    linear_head,
+    load_classifier,
+    nearest_names,
+    pretrained_model,
+    state_dict_sha256,
+)
+
+__all__ = [
+    "Classifier",
+    "check_classes",
+    "configured_classifier",
+    "linear_head",
+    "load_classifier",
+    "nearest_names",
+    "pretrained_model",
+    "state_dict_sha256",
+]

@@ -1,0 +1,289 @@
+"""Classifiers, teachers and trained students alike: timm models with the preprocessing their weights were trained with.
+
+A classifier is named by
+
+    resnet34, resnet18.tv_in1k     a timm model with pretrained weights; the resolved tag is recorded
+    hf-hub:timm/resnet18.a1_in1k   a timm model on the Hugging Face hub
+    ./students/resnet18            a folder with config.json and model.safetensors, as timm and dmkd save them, or the
+                                   folder of a training run, whose last student is meant
+    resnet18=./weights.safetensors an architecture and a local checkpoint (.safetensors, or .pth read with weights_only)
+    wrn_40_2=./weights.pth         the same for a network of the CIFAR papers, see :mod:`dmkd.cifar_models`
+    digits-resnet                  one of the bundled digit classifiers
+"""
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dmkd import digits
+from dmkd.cifar_models import translate_weights  # and with it timm knows these models, wherever one is created
+from dmkd.stores.errors import DmkdError, UsageError
+from dmkd.views.policy import canonical_box
+from dmkd.views.render import normalise
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass
+class Classifier:
+    """A frozen classifier in eval mode on one device, with what must be known to feed it and to recognise it."""
+
+    name: str  # short name, also the default name of its label set
+    source: str  # what it was asked for by
+    architecture: str  # timm's name, with the resolved pretrained tag
+    model: torch.nn.Module
+    num_classes: int
+    class_names: list[str] | None
+    input_size: int  # pixels, height and width
+    fixed_input_size: bool  # whether the architecture takes no other size
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    sha256: str  # of the weights, see :func:`state_dict_sha256`
+
+    def to_json(self) -> dict[str, Any]:
+        """What a teacher is, wherever it was found: what a label set records and a later run is compared with."""
+        return {
+            "name": self.name,
+            "architecture": self.architecture,
+            "sha256": self.sha256,
+            "preprocessing": {
+                "input_size": self.input_size,
+                "interpolation": self.interpolation,
+                "crop_pct": self.crop_pct,
+                "crop_mode": self.crop_mode,
+                "mean": list(self.mean),
+                "std": list(self.std),
+            },
+        }
+
+    def canonical_box(self, image_size: tuple[int, int]) -> Box:
+        """The evaluation view of an (H, W) image as (top, left, height, width), fractions of the image."""
+        return canonical_box(image_size, self.input_size, self.crop_pct, self.crop_mode)
+
+    @torch.inference_mode()
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, 3, S, S) -> float32 (n, d): what the classifier's last, linear layer is given (see :meth:`head`)."""
+        model: Any = self.model
+        maps = model.forward_features(normalise(pixels, self.mean, self.std))
+        return model.forward_head(maps, pre_logits=True).float()
+
+    def head(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The last layer's weight float32 (C, d) and bias float32 (C,), if logits = features @ weight.T + bias; else None.
+
+        Tried on random pixels: some models scale, normalise or average after the layer that timm calls the classifier.
+        """
+        model: Any = self.model
+        layer = model.get_classifier() if hasattr(model, "get_classifier") else None
+        if not isinstance(layer, torch.nn.Linear):
+            return None
+        weight = layer.weight.detach().float()
+        bias = layer.bias.detach().float() if layer.bias is not None else weight.new_zeros(len(weight))
+        noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (2, 3, self.input_size, self.input_size))
+        pixels = torch.from_numpy(noise.astype(np.uint8)).to(weight.device)
+        features = self.features(pixels)
+        if features.ndim != 2 or features.shape[1] != weight.shape[1]:
+            return None
+        if not torch.allclose(features @ weight.T + bias, self.logits(pixels), rtol=1e-3, atol=1e-3):
+            return None
+        return weight.cpu().numpy(), bias.cpu().numpy()
+
+    @torch.inference_mode()
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, 3, S, S) on the model's device -> float32 (n, C)."""
+        return self.model(normalise(pixels, self.mean, self.std)).float()
+
+
+def load_classifier(source: str, *, device: str = "cpu") -> Classifier:
+    """Load a classifier by any of the names above. Raises ``UsageError`` for an unknown one, with the nearest names,
+    and ``DmkdError`` if its weights can't be had."""
+    name, model = _create(source)
+    return _classifier(source, name, model.to(device), state_dict_sha256(model))
+
+
+def configured_classifier(source: str) -> Classifier:
+    """As :func:`load_classifier`, from the configuration alone: a model on the meta device, and an empty sha256."""
+    with torch.device("meta"):
+        name, model = _create(source, weights=False)
+    return _classifier(source, name, model, "")
+
+
+def _classifier(source: str, name: str, model: torch.nn.Module, sha256: str) -> Classifier:
+    from timm.data import resolve_model_data_config
+
+    model.eval().requires_grad_(False)
+    pretrained: Any = model.pretrained_cfg
+    config = resolve_model_data_config(model)
+    _, height, width = config["input_size"]
+    if height != width:
+        raise UsageError(f"{source} takes {height}x{width} images; dmkd labels square views only.")
+    tag = pretrained.get("tag")
+    architecture = pretrained["architecture"]
+    return Classifier(
+        name=name,
+        source=source,
+        architecture=f"{architecture}.{tag}" if tag else architecture,
+        model=model,
+        num_classes=_num_classes(model),
+        class_names=pretrained.get("label_names"),
+        input_size=height,
+        fixed_input_size=bool(pretrained.get("fixed_input_size")),
+        interpolation=config["interpolation"],
+        crop_pct=float(config["crop_pct"]),
+        crop_mode=config.get("crop_mode", "center"),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        sha256=sha256,
+    )
+
+
+def _num_classes(model: Any) -> int:
+    """Of the model as it is: its pretrained configuration tells those of the architecture's own weights."""
+    return model.num_classes
+
+
+def state_dict_sha256(model: torch.nn.Module) -> str:
+    """sha256 over the names, dtypes, shapes and little-endian bytes of all weights and buffers, sorted by name.
+
+    Of the tensors, not of a file: the same weights have the same hash in whatever format they came.
+    """
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def linear_head(teacher: Classifier) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's last layer, see :meth:`Classifier.head`; ``UsageError`` if it has no such one."""
+    head = teacher.head()
+    if head is None:
+        raise UsageError(
+            f"Teacher {teacher.source} does not end in a linear layer over its features, which codec features needs: "
+            "choose another codec, such as uint8 or klt."
+        )
+    return head
+
+
+def check_classes(teacher: Classifier, class_names: list[str], store_path: str) -> None:
+    """Refuse a teacher whose classes are not the store's, by number, or by the order of equal names."""
+    if teacher.num_classes != len(class_names):
+        raise UsageError(
+            f"Teacher {teacher.source} tells {teacher.num_classes} classes apart and {store_path} has "
+            f"{len(class_names)}: use a teacher of the same classes."
+        )
+    names = teacher.class_names
+    if names and names != class_names and sorted(names) == sorted(class_names):
+        raise UsageError(f"Teacher {teacher.source} numbers the classes of {store_path} in another order.")
+
+
+def nearest_names(name: str, known: list[str], count: int = 5) -> str:
+    """``"; did you mean a, b?"`` or nothing."""
+    near = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def _create(source: str, weights: bool = True) -> tuple[str, torch.nn.Module]:
+    """Short name and model of a source; without its weights, the shapes alone are right."""
+    if source in digits.TEACHERS:
+        return source, _from_folder(digits.TEACHERS[source], source, weights)
+    architecture, equals, file = source.partition("=")
+    if equals:
+        return Path(file).stem, _from_file(architecture, Path(file), source, weights)
+    if source.startswith("hf-hub:"):
+        return source.rsplit("/", 1)[-1], pretrained_model(source, source, weights)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists() and (path / "student" / "config.json").exists():
+            path = path / "student"  # what `dmkd train-student --out` wrote
+        return path.resolve().name, _from_folder(path, source, weights)
+    if path.is_file():
+        raise UsageError(f"Which architecture has {source}? Write it in front, as in resnet18={source}.")
+    if "/" in source or source.endswith((".safetensors", ".pth", ".pt")):
+        raise UsageError(f"There is no model at {source}.")
+    return source, pretrained_model(source, source, weights)
+
+
+def pretrained_model(name: str, source: str, weights: bool = True, **arguments: Any) -> torch.nn.Module:
+    """A timm model with pretrained weights; ``arguments`` go to timm's ``create_model``. ``source``: what errors call it.
+
+    ``weights`` False: the shapes alone. Raises ``UsageError`` for a name without weights, ``DmkdError`` if they can't be had.
+    """
+    import timm
+
+    if not name.startswith("hf-hub:"):
+        base = name.split(".")[0]
+        if not timm.is_model(base):
+            known = timm.list_models() + list(digits.TEACHERS)
+            raise UsageError(f"There is no model {source!r}{nearest_names(base, known)}")
+        tags = timm.list_pretrained(f"{base}.*")
+        if not tags:
+            raise UsageError(f"timm has no pretrained weights for {base}: give a checkpoint as {base}=FILE.")
+        if "." in name and name not in tags:
+            raise UsageError(f"timm has no pretrained weights {name!r}; there are {', '.join(tags)}.")
+    try:
+        return timm.create_model(name, pretrained=weights, **arguments)
+    except Exception as error:  # the hub raises a dozen classes, and which ones changes between its versions
+        repository = name.removeprefix("hf-hub:")
+        raise DmkdError(
+            f"The weights of {source} could not be had from the hub ({first_line(error)}): download "
+            f"model.safetensors of {repository} where there is a network and give ARCHITECTURE=FILE, or set HF_HOME "
+            "to a cache that has it."
+        ) from error
+
+
+def _from_folder(folder: Path, source: str, weights: bool) -> torch.nn.Module:
+    import timm
+
+    try:
+        json.loads((folder / "config.json").read_text())["architecture"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder} is no timm model folder (config.json with an architecture, weights).") from error
+    try:
+        return timm.create_model(f"local-dir:{folder}", pretrained=weights)
+    except Exception as error:
+        raise DmkdError(f"The model in {source} could not be loaded: {first_line(error)}.") from error
+
+
+def _from_file(architecture: str, file: Path, source: str, weights: bool) -> torch.nn.Module:
+    import timm
+
+    if not file.is_file():
+        raise UsageError(f"There is no checkpoint {file}.")
+    if not timm.is_model(architecture.split(".")[0]):
+        raise UsageError(f"There is no architecture {architecture!r}{nearest_names(architecture, timm.list_models())}")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: dict[str, Any] = dict(load_file(file))
+        else:
+            state = torch.load(file, map_location="cpu" if weights else "meta", weights_only=True)
+        for key in ("state_dict", "model"):
+            state = state.get(key, state) if isinstance(state.get(key), dict) else state
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+        state = translate_weights(architecture, state)
+        classifier = timm.get_pretrained_cfg_value(architecture, "classifier") or "fc"
+        classes = state[f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"].shape[0]
+        model: Any = timm.create_model(architecture, num_classes=classes)
+        if "." not in architecture:  # timm's default tag names weights that these are not
+            model.pretrained_cfg = {**model.pretrained_cfg, "tag": ""}
+        if weights:
+            model.load_state_dict(state)
+    except Exception as error:
+        raise DmkdError(f"{file} could not be loaded as {architecture}: {first_line(error)}.") from error
+    return model
+
+
+def first_line(error: Exception) -> str:
+    """An error of another library in one line: its class and what it says first."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

@@ -1,0 +1,251 @@
+"""Making the runs of a comparison: here one after the other, or as Ray tasks; what is done is not done again.
+
+A run is an ordinary ``train()`` into a folder of its own, so one that was stopped goes on where it stopped.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dmkd.classifiers.evaluation_data import evaluation_batches
+from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of
+from dmkd.engine.on_ray import ray_session
+from dmkd.runtime.devices import CPU_THREADS
+from dmkd.runtime.failures import reason_of
+from dmkd.runtime.progress import Display
+from dmkd.stores import Store, UsageError, open_store
+from dmkd.train import STUDENT, SUMMARY, Progress, evaluate_folder, make_folder, train
+from dmkd.training.conditions import Run, result_line
+from dmkd.training.execution import Execution
+from dmkd.training.optimisation import create_optimizer
+
+RESULTS = "results.jsonl"
+RUNS = "runs"
+RETRIES = 2  # of a Ray task whose process died: it goes on from the run's last checkpoint
+
+Report = Callable[[Progress], None]
+
+
+@dataclass
+class Outcome:
+    """What came of the runs: name -> ``summary.json``'s contents, or why there is none."""
+
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def make_runs(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    val: str,
+    device: str,
+    workers: int,
+    display: Display,
+    execution: Execution | None = None,
+) -> Outcome:
+    """Make what is missing of the runs in ``out/runs``; each one's line is added to ``out/results.jsonl`` as it is done.
+
+    ``val``: what the students are measured on, as for ``train``. ``workers`` 0: this process; N: N Ray tasks at a time, each
+    with a GPU of its own, or on a CPU with one thread. A run that fails is told and named in the outcome, and the others
+    go on; the next call tries it again. Raises ``UsageError``, with nothing written, for what no run could begin with: a
+    student, an optimiser, a precision or images to measure on that there are not.
+    """
+    refuse_too_many_workers(workers, device)
+    execution = execution or Execution()
+    stores = {path: open_store(path) for path in {run.store for run in runs}}
+    summaries = {run.name: summary for run in runs if (summary := _measured(run, out, val)) is not None}
+    outcome, todo = Outcome(summaries), [run for run in runs if run.name not in summaries]
+    refuse_untrainable(todo, stores, val, device, execution)
+    make_folder(out / RUNS)
+    written = recorded(out)
+    for run in runs:
+        if run.name in summaries and (run.name, val) not in written:
+            _record(out, result_line(run, summaries[run.name]))
+
+    with display.task("compare", len(runs), len(runs) - len(todo), unit="runs") as advance:
+
+        def done(run: Run, summary: dict[str, Any] | None, reason: str) -> None:
+            if summary is None:
+                outcome.failed[run.name] = reason
+                display.notice(f"Run {run.name} failed: {reason}")
+            else:
+                outcome.summaries[run.name] = summary
+                _record(out, result_line(run, summary))
+            advance(1, "" if summary is None else f"{run.name}  top-1 {100 * summary['top1']:.2f} %")
+
+        if workers and todo:
+            _on_ray(todo, out, val, device, execution, workers, done)
+        else:
+            for run in todo:
+
+                def report(progress: Progress, name: str = run.name) -> None:
+                    advance(0, f"{name}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}")
+
+                done(run, *_attempt(run, stores[run.store], out, val, device, execution, report))
+    return outcome
+
+
+def finished(run: Run, out: Path) -> dict[str, Any] | None:
+    """The summary of a run that is done; None if it is not, or if what is in its folder is another run's."""
+    try:
+        summary = json.loads((out / RUNS / run.name / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return None
+    described = {key: summary.get(key) for key in ("training", "labels")}
+    described["store"] = {key: summary.get("store", {}).get(key) for key in ("identity", "images")}
+    return summary if described == json.loads(json.dumps(run.description)) else None
+
+
+def _measured(run: Run, out: Path, val: str) -> dict[str, Any] | None:
+    """The summary of a run that is done and was measured on these images."""
+    summary = finished(run, out)
+    return summary if summary and summary["evaluated_on"] == val and summary["top1"] is not None else None
+
+
+def recorded(out: Path) -> set[tuple[str, str]]:
+    """The runs that have a line in ``results.jsonl``, each with what it was measured on."""
+    found = set()
+    for line in (out / RESULTS).read_text().splitlines() if (out / RESULTS).exists() else []:
+        try:
+            result = json.loads(line)
+            found.add((result["run"], result["evaluated_on"]))
+        except (ValueError, KeyError):  # the last line of a process that was killed
+            continue
+    return found
+
+
+def refuse_too_many_workers(workers: int, device: str) -> None:
+    """Raise ``UsageError`` if there is no GPU for each worker."""
+    import torch
+
+    if device.startswith("cuda") and workers > torch.cuda.device_count():
+        raise UsageError(
+            f"--workers {workers}: each run needs a GPU of its own, and this machine has {torch.cuda.device_count()}."
+        )
+
+
+def refuse_untrainable(
+    runs: Sequence[Run], stores: Mapping[str, Store], val: str, device: str, execution: Execution
+) -> None:
+    """Raise what the runs themselves would raise of their students, optimisers and images to measure on. Each student is
+    built once, and the images are listed once for stores of the same classes."""
+    built: set[tuple[Any, ...]] = set()
+    listed: set[tuple[str, ...]] = set()
+    for run in runs:
+        store, recipe = stores[run.store], run.recipe
+        view_set, classes = store.views[recipe.view_set].attributes, tuple(store.class_names)
+        execution.precision(device)
+        key = (recipe.student, str(recipe.student_args), recipe.pretrained, recipe.optimizer, classes, view_set["size"])
+        if key in built:
+            continue
+        built.add(key)
+        model = create_student(
+            recipe.student, store.num_classes, view_set["size"], recipe.pretrained, recipe.student_args
+        )
+        create_optimizer(recipe, model)
+        if classes not in listed:
+            listed.add(classes)
+            student = as_classifier(model, recipe.student, store.class_names, preprocessing_of(view_set))
+            evaluation_batches(val, student, store.class_names)
+
+
+def _attempt(
+    run: Run,
+    store: Store,
+    out: Path,
+    val: str,
+    device: str,
+    execution: Execution,
+    report: Report = lambda progress: None,
+) -> tuple[dict[str, Any] | None, str]:
+    """Train one student -> its summary, or None and the reason in one line."""
+    folder = out / RUNS / run.name
+    try:
+        summary = finished(run, out) or train(
+            run.recipe, store, folder, device=device, evaluate_on=val, execution=execution, report=report
+        )
+        if summary["evaluated_on"] != val or summary["top1"] is None:
+            summary = _measure_again(summary, folder, store, val, device, execution)
+        return summary, ""
+    except Exception as error:
+        return None, reason_of(error)
+
+
+def _measure_again(
+    summary: Mapping[str, Any], folder: Path, store: Store, val: str, device: str, execution: Execution
+) -> dict[str, Any]:
+    """A finished student on other images than it was measured on before; the summary says so from now on."""
+    evaluation = evaluate_folder(folder / STUDENT, val, device, store.class_names, execution.data_workers)
+    again = {**summary, "evaluated_on": val, "top1": evaluation.top1, "top5": evaluation.top5}
+    again["best"] = None  # what was chosen on other images is not comparable
+    temporary = folder / f"{SUMMARY}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(again, indent=2) + "\n")
+    os.replace(temporary, folder / SUMMARY)
+    return again
+
+
+def _on_ray(
+    runs: Sequence[Run],
+    out: Path,
+    val: str,
+    device: str,
+    execution: Execution,
+    workers: int,
+    done: Callable[[Run, dict[str, Any] | None, str], None],
+) -> None:
+    import ray
+
+    on_gpu = device.startswith("cuda")
+    waiting = list(runs)
+    running: dict[Any, Run] = {}
+    with ray_session(workers, device, None):
+        task = ray.remote(_attempt_in_task).options(num_gpus=1 if on_gpu else 0, num_cpus=1, max_retries=RETRIES)
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    run = waiting.pop(0)
+                    running[task.remote(run, out, val, "cuda" if on_gpu else "cpu", execution)] = run
+                for future in ray.wait(list(running), timeout=1.0)[0]:
+                    run = running.pop(future)
+                    try:
+                        summary, reason = ray.get(future)
+                    except Exception as error:  # the process died, and died again
+                        summary, reason = None, reason_of(error)
+                    done(run, summary, reason)
+        finally:
+            for future in running:
+                ray.cancel(future, force=True)
+
+
+def _attempt_in_task(
+    run: Run, out: Path, val: str, device: str, execution: Execution
+) -> tuple[dict[str, Any] | None, str]:
+    with _one_thread():
+        return _attempt(run, open_store(run.store), out, val, device, execution)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several students on the threads of each other take longer than on one thread each."""
+    before = os.environ.get(CPU_THREADS)
+    os.environ[CPU_THREADS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[CPU_THREADS]
+        else:
+            os.environ[CPU_THREADS] = before
+
+
+def _record(out: Path, line: Mapping[str, Any]) -> None:
+    """Add a line, on a line of its own whatever a killed process left."""
+    path = out / RESULTS
+    torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+    with path.open("a") as file:
+        file.write(("\n" if torn else "") + json.dumps(line) + "\n")

@@ -1,0 +1,376 @@
+"""`dmkd export`: a store as the files that other tools read.
+
+The images are cut into parts by id: runs of ids that depend on the options alone, so a store that grows, or whose missing
+blocks are made later, adds to an export and changes nothing of it. Every file appears whole or not at all; what is there is
+read off the files, and for shards off ``export.json``, which says which ids each holds. It also holds everything that
+determines the files' contents: an export is never continued with other options, or from another store.
+"""
+
+import json
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from dmkd.cards.dataset_card import export_card
+from dmkd.formats.imagefolder import ImageFolderExport
+from dmkd.formats.samples import ALL, FIRST, ImageFormat, Sample, SampleReader
+from dmkd.recipes.selection import columns_of, parse_selection
+from dmkd.runtime.devices import default_cpu_threads
+from dmkd.runtime.progress import Display
+from dmkd.runtime.whole_files import sweep_partials, write_file
+from dmkd.stores import LabelSet, Store, UsageError, locations
+from dmkd.stores.identity import refuse_mismatch
+
+FORMATS = ("imagefolder", "webdataset", "parquet")
+STATE_FILE, CARD_FILE = "export.json", "README.md"
+
+# Of raw pixels in a shard: PNGs of photographs are about two thirds of it. And a bound on what one thread does at a time.
+SHARD_BYTES, SHARD_IMAGES = 256 * 2**20, 8192
+SAVE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is to be written. ``None``: what suits the store."""
+
+    format: str
+    jpeg: int | None = None  # quality; None: PNG
+    labels: str | None = None  # label sets, with commas, or "none"; None: all, of an image folder none
+    views: str = FIRST  # whose logits: FIRST or ALL
+    dtype: str = "float16"  # of logits
+    select: str | None = None
+    images: int | None = None  # ids below
+    shard_images: int | None = None  # ids a shard
+    workers: int | None = None  # threads
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export holds now."""
+
+    folder: str
+    format: str
+    images: int  # in the export
+    written: int  # of them, by this run
+    missing: int  # ids asked for whose images or labels have not been made
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class Export(Protocol):
+    """One format. Part ``number`` holds ids [number * part_images, (number + 1) * part_images) as far as they are chosen."""
+
+    part_images: int
+
+    def part_name(self, number: int) -> str | None:
+        """The part's file; None if a part is many files."""
+
+    def to_do(self, number: int, ids: np.ndarray) -> np.ndarray:
+        """Of the part's ids (n,) those that must be written if the part is not known to be done."""
+
+    def write(self, number: int, samples: Iterator[list[Sample]], advance: Callable[[int], None]) -> None:
+        """Write these samples, block by block."""
+
+    def side_files(self) -> dict[str, str]:
+        """Small text files that belong to the export: name -> text."""
+
+    def notices(self, ids: np.ndarray) -> list[str]:
+        """What a user of the files should know, if they hold these ids."""
+
+    def data_files(self) -> str:
+        """A pattern, relative to the folder, of the files that hold data."""
+
+
+def export_store(store: Store, folder: str, options: ExportOptions, display: Display) -> Exported:
+    """Write the images of ``store``, and its labels where the format has room for them, to a local folder.
+
+    What is there is skipped. Raises ``UsageError`` if an option is wrong or the folder is taken, ``MismatchError`` if it
+    holds an export of something else, ``DmkdError`` if the disk fails. Blocks that are missing are left out, and told.
+    """
+    reader = _reader(store, options)
+    judge = _judge(store, reader.label_sets, options)
+    target = _target(folder)
+    export = _export(store, target, reader, options)
+    ids, missing = _chosen_ids(store, reader.label_sets, judge, options)
+    state = _State(target, _description(store, reader, judge, export, options))
+    state.check(len(ids), store.path)
+    if len(missing):
+        display.notice(
+            f"{len(missing):,} images of {store.path} have not been made or labelled yet and are left out; the same command "
+            "adds them later."
+        )
+
+    target.mkdir(parents=True, exist_ok=True)
+    sweep_partials(target)
+    parts = _parts(ids, export.part_images)
+    work = {number: part for number, part in parts.items() if not state.is_done(export.part_name(number), part)}
+    todo = {number: export.to_do(number, part) for number, part in work.items()}
+    written = sum(map(len, todo.values()))
+    state.save(len(ids))
+    with display.task("export", len(ids), len(ids) - written) as advance:
+        _write_parts(export, reader, {n: t for n, t in todo.items() if len(t)}, parts, state, options, advance)
+    state.save(len(ids))
+    for text in export.notices(ids):
+        display.notice(text)
+    for name, text in export.side_files().items():
+        write_file(target / name, text.encode())
+    facts = {**state.description, "images": len(ids), "data_files": export.data_files()}
+    write_file(target / CARD_FILE, export_card(store, facts).encode())
+    return Exported(folder, options.format, len(ids), written, len(missing))
+
+
+def _write_parts(
+    export: Export,
+    reader: SampleReader,
+    todo: dict[int, np.ndarray],
+    parts: dict[int, np.ndarray],
+    state: "_State",
+    options: ExportOptions,
+    advance: Callable[[int], None],
+) -> None:
+    """Parts side by side, one a thread. The first failure, or Ctrl-C, ends them all at their next block."""
+    stopping, telling = threading.Event(), threading.Lock()
+
+    def told(count: int) -> None:
+        with telling:
+            advance(count)
+
+    def samples(ids: np.ndarray) -> Iterator[list[Sample]]:
+        for block in reader(ids):
+            if stopping.is_set():
+                raise _Stopped
+            yield block
+
+    def write(number: int) -> None:
+        if stopping.is_set():
+            return
+        export.write(number, samples(todo[number]), told)
+        state.note(export.part_name(number), parts[number])
+
+    with ThreadPoolExecutor(options.workers or default_cpu_threads()) as threads:
+        try:
+            done = wait([threads.submit(write, number) for number in todo], return_when=FIRST_EXCEPTION)
+            for future in done.done:
+                future.result()
+        finally:
+            stopping.set()
+
+
+class _Stopped(Exception):
+    """Another thread has failed: that is what is told."""
+
+
+class _State:
+    """``export.json``: what the files were made of, and which ids each shard holds."""
+
+    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
+        self.description = description
+        self._folder, self._lock = folder, threading.Lock()
+        self._stored = _read_state(folder)
+        self._parts: dict[str, list[int]] = dict(self._stored.get("parts", {}))
+        self._images, self._saved_at = 0, 0.0
+
+    def check(self, images: int, path: str) -> None:
+        """Refuse to go on with an export of something else, or of more than is asked for."""
+        if not self._stored:
+            return
+        refuse_mismatch(
+            f"The export in {self._folder}", self._stored["made_of"], self.description, "Give another folder with --to."
+        )
+        if self._stored["images"] > images:
+            raise UsageError(
+                f"The export in {self._folder} was begun for {self._stored['images']:,} images, and {images:,} of {path} "
+                "were asked for or are there now: finish the store, ask for as many, or give another folder with --to."
+            )
+
+    def is_done(self, name: str | None, ids: np.ndarray) -> bool:
+        """Whether the file of this name is there and holds just these ids."""
+        return name is not None and self._parts.get(name) == _fingerprint(ids) and (self._folder / name).is_file()
+
+    def note(self, name: str | None, ids: np.ndarray) -> None:
+        """A file of this name with these ids has been written. Saved now and then."""
+        if name is None:
+            return
+        with self._lock:
+            self._parts[name] = _fingerprint(ids)
+            if time.monotonic() - self._saved_at > SAVE_SECONDS:
+                self._save()
+
+    def save(self, images: int) -> None:
+        with self._lock:
+            self._images = images
+            self._save()
+
+    def _save(self) -> None:
+        self._saved_at = time.monotonic()
+        state = {"dmkd_export": 1, "made_of": self.description, "images": self._images, "parts": self._parts}
+        write_file(self._folder / STATE_FILE, (json.dumps(state, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    file = folder / STATE_FILE
+    if not file.exists():
+        return {}
+    try:
+        state = json.loads(file.read_text())
+        if state["dmkd_export"] == 1 and {"made_of", "images", "parts"} <= state.keys():
+            return state
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UsageError(f"{file} can't be read as what dmkd export writes: give another folder with --to.")
+
+
+def _fingerprint(ids: np.ndarray) -> list[int]:
+    """How many ids, and their crc32."""
+    return [len(ids), zlib.crc32(ids.astype("<i8").tobytes())]
+
+
+def _description(
+    store: Store, reader: SampleReader, judge: LabelSet | None, export: Export, options: ExportOptions
+) -> dict[str, Any]:
+    """Everything that determines the contents of the files."""
+    judged = judge and {"by": judge.identity, "rule": str(parse_selection(options.select or ""))}
+    description = {"format": options.format, "store": store.identity, "jpeg": options.jpeg, "select": judged}
+    if options.format == "imagefolder":
+        return description
+    return {
+        **description,
+        "labels": {label_set.name: label_set.identity for label_set in reader.label_sets},
+        "views": options.views,
+        "dtype": options.dtype,
+        "shard_images": export.part_images,
+    }
+
+
+def _reader(store: Store, options: ExportOptions) -> SampleReader:
+    """What is read of each image, after checking the options that say so."""
+    for option, value, known in (
+        ("--format", options.format, FORMATS),
+        ("--views", options.views, (FIRST, ALL)),
+        ("--dtype", options.dtype, ("float16", "float32")),
+    ):
+        if value not in known:
+            raise UsageError(f"{option} must be {' or '.join(known)}, not {value!r}.")
+    for option in ("images", "shard_images", "workers"):
+        count = getattr(options, option)
+        if count is not None and count < 1:
+            raise UsageError(f"--{option.replace('_', '-')} must be at least 1, not {count}.")
+    if options.images is not None and options.images > store.num_images:
+        raise UsageError(f"{store.path} has {store.num_images:,} images, so --images can't be {options.images:,}.")
+    if options.format == "imagefolder":
+        _refuse_logits(options)
+    label_sets = [] if options.format == "imagefolder" else _label_sets(store, options.labels)
+    return SampleReader(store, label_sets, ImageFormat(options.jpeg), options.views, options.dtype)
+
+
+def _refuse_logits(options: ExportOptions) -> None:
+    """Options that say which logits are written have no meaning where none are."""
+    named = options.labels not in (None, "none") and options.select is None
+    if named or options.views != FIRST or options.dtype != "float16":
+        raise UsageError(
+            "An image folder holds no logits: leave --labels, --views and --dtype out (with --select, --labels names the "
+            "teacher whose opinion counts), or export as webdataset or parquet."
+        )
+
+
+def _label_sets(store: Store, names: str | None) -> list[LabelSet]:
+    """Those named, in that order; all that have labels if none is. Raises ``UsageError``."""
+    there = store.labels
+    if names is None:
+        return [label_set for label_set in there.values() if label_set.fitted]
+    wanted = [] if names == "none" else [name.strip() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in there]:
+        raise UsageError(f"{store.path} has no label set {unknown[0]!r}; it has {', '.join(there) or 'none'}.")
+    return [there[name] for name in dict.fromkeys(wanted)]
+
+
+def _judge(store: Store, label_sets: Sequence[LabelSet], options: ExportOptions) -> LabelSet | None:
+    """The label set whose teacher's opinion ``--select`` goes by: the first one named, or the only one."""
+    if options.select is None:
+        return None
+    parse_selection(options.select)
+    candidates = _label_sets(store, options.labels) if not label_sets else list(label_sets)
+    if not candidates:
+        raise UsageError("--select needs a teacher's opinion of the images: choose one with --labels.")
+    if options.labels is None and len(candidates) > 1:
+        names = ", ".join(label_set.name for label_set in candidates)
+        raise UsageError(
+            f"--select goes by one teacher's opinion and {store.path} has several: name label sets with --labels, the "
+            f"first of them counts ({names})."
+        )
+    return candidates[0]
+
+
+def _target(folder: str) -> Path:
+    """The folder to write to. Raises ``UsageError`` if it can't be used."""
+    if locations.scheme(folder):
+        raise UsageError(f"--to must be a local folder, not {folder}: export to a disk, then copy the files.")
+    target = Path(folder).expanduser()
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{folder} is a file: give a folder with --to.")
+    if any((above / "zarr.json").exists() for above in [target.absolute(), *target.absolute().parents]):
+        raise UsageError(
+            f"{folder} lies in a store, which holds nothing but its own arrays: give another folder with --to."
+        )
+    if target.is_dir() and any(target.iterdir()) and not (target / STATE_FILE).exists():
+        raise UsageError(f"{folder} is not empty and holds no export: give a folder of its own with --to.")
+    return target
+
+
+def _export(store: Store, target: Path, reader: SampleReader, options: ExportOptions) -> Export:
+    if options.format == "imagefolder":
+        if options.shard_images is not None:
+            raise UsageError("--shard-images is for webdataset and parquet; an image folder has no shards.")
+        return ImageFolderExport(store, target, reader.image_format)
+    shard_images = options.shard_images or default_shard_images(store)
+    if options.format == "webdataset":
+        from dmkd.formats.webdataset import WebDatasetExport
+
+        return WebDatasetExport(target, reader.image_format, shard_images)
+    from dmkd.formats.parquet import ParquetExport
+
+    return ParquetExport(target, reader, shard_images)
+
+
+def default_shard_images(store: Store) -> int:
+    """Ids a shard: as many whole blocks as 256 MB of raw pixels or 8192 images allow, and at least one."""
+    image_bytes = int(np.prod(store.image_shape))
+    blocks = min(SHARD_BYTES // image_bytes, SHARD_IMAGES) // store.block_size
+    return max(1, blocks) * store.block_size
+
+
+def _chosen_ids(
+    store: Store, label_sets: Sequence[LabelSet], judge: LabelSet | None, options: ExportOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids that can be written and were chosen, ascending; and ids asked for that are missing."""
+    needed = [*label_sets, *([judge] if judge else [])]
+    absent = set(store.missing_blocks()).union(*(label_set.missing_blocks() for label_set in needed))
+    asked = np.arange(options.images or store.num_images)
+    is_missing = np.isin(asked // store.block_size, sorted(absent))
+    ids, missing = asked[~is_missing], asked[is_missing]
+    if not len(ids):
+        raise UsageError(
+            f"{store.path} has no finished block of what was asked for yet (images"
+            f"{''.join(f', {label_set.name}' for label_set in needed)}): nothing can be exported."
+        )
+    if judge is not None:
+        columns = columns_of(judge.quality[ids], store.class_ids[ids], ids)
+        chosen = ids[parse_selection(options.select or "").mask(columns)]
+        if not len(chosen):
+            raise UsageError(f"--select {options.select!r} leaves none of the {len(ids):,} images of {store.path}.")
+        ids = chosen
+    return ids, missing
+
+
+def _parts(ids: np.ndarray, part_images: int) -> dict[int, np.ndarray]:
+    """Part number -> its ids."""
+    numbers, starts = np.unique(ids // part_images, return_index=True)
+    return dict(zip(numbers.tolist(), np.split(ids, starts[1:]), strict=True))

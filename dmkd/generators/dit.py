@@ -1,0 +1,388 @@
+"""The generator: (class ids, seeds) to uint8 images. It holds the weights; ``dmkd.generators.sampling`` holds the loop.
+
+Any class-conditional DiT that diffusers stores as a pipeline folder: a ``DiTTransformer2DModel`` and the
+``AutoencoderKL`` whose latents it makes. Pipelines that are told a text instead of a class are in
+``dmkd.generators.text_to_image``; which of the two a folder holds is found out here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dmkd.generators import dit_xl_2_256
+from dmkd.generators.hub import resolve_folder, weights_sha256
+from dmkd.generators.pipeline_files import load_model, read_json
+from dmkd.generators.sampling import check_guided_channels, check_sampling, denoise, draw_noise, image_generators
+from dmkd.generators.solvers import make_solver
+from dmkd.recipes.guidance import parse_guidance
+from dmkd.stores.errors import DmkdError, UsageError
+
+if TYPE_CHECKING:
+    from dmkd.generators.text_to_image import TextToImageGenerator, TextToImageInfo
+    from dmkd.recipes.prompts import Wording
+
+
+def _weights(component: str) -> str:
+    """The need (see ``resolve_folder``) for a component's weights: safetensors if there are any, else torch's own."""
+    stem = f"{component}/diffusion_pytorch_model"
+    return f"{stem}.safetensors|{stem}-*-of-*.safetensors|{stem}.bin|{stem}-*-of-*.bin"
+
+
+_COMPONENTS = ("transformer", "vae")
+_CONFIGS = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    *(f"{component}/*.json" for component in _COMPONENTS),
+)
+_NEEDS = (*_CONFIGS, *(_weights(component) for component in _COMPONENTS))
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Pixels decoded at once: the decoder's activations take 168 MB an image of 256 x 256 in float32.
+_DECODE_PIXELS = 16 * 256 * 256
+
+
+@dataclass(frozen=True)
+class GeneratorInfo:
+    """What a generator is, as its configuration files tell."""
+
+    name: str  # hub id, or the folder's name
+    source: str  # as asked for
+    folder: Path  # where its files are on this machine
+    image_size: int  # pixels, height and width
+    num_classes: int
+    class_names: tuple[str, ...]  # one a class, all its synonyms, comma-separated
+    latent_shape: tuple[int, int, int]  # channels, height, width
+    learned_sigma: bool  # predicts variances beside the noise
+    num_train_timesteps: int
+    sha256: str  # of the weights and of the configurations that pixels depend on; empty if only those were read
+
+
+def describe_generator(
+    source: str, *, class_names: Sequence[str] | None = None, image_size: int | None = None
+) -> "GeneratorInfo | TextToImageInfo":
+    """What the generator in a folder or hub repository is, without loading its weights (they are read for the sha256).
+
+    A text-to-image pipeline must be told its ``class_names``, and may be told its ``image_size`` in pixels (None: its
+    own); a DiT has both.
+
+    Raises ``UsageError`` if there is none or it is not of a kind that dmkd can sample, ``DmkdError`` if the hub can't be
+    reached.
+    """
+    # The index first, and alone: what is no DiT pipeline should be told so, not that it lacks a DiT's files.
+    index_folder = resolve_folder(source, needs=("model_index.json",), wanted=_NEEDS)
+    found = read_json(index_folder / "model_index.json")
+    if _reads_text(found):
+        from dmkd.generators.text_to_image import describe_text_to_image
+
+        return describe_text_to_image(source, found, class_names=class_names, image_size=image_size)
+    info = _describe_dit(source, found)
+    if class_names is not None:
+        raise UsageError(f"--class-names is for text-to-image generators; {info.name} has classes of its own.")
+    if image_size not in (None, info.image_size):
+        raise UsageError(
+            f"--image-size {image_size}: {info.name} makes images of {info.image_size} pixels, and no other."
+        )
+    return info
+
+
+def _describe_dit(source: str, found: dict[str, Any]) -> GeneratorInfo:
+    _check_index(source, found)
+    folder = resolve_folder(source, needs=_NEEDS)
+    return _info(source, folder, _configs(folder), weights_sha256(_files(folder)))
+
+
+def configured_generator(source: str) -> tuple[GeneratorInfo, list[dict[str, Any]]]:
+    """As :func:`describe_generator`, from the configuration alone: weights are neither read nor downloaded, and the sha256
+    is empty. And the configurations themselves: index, transformer, VAE, scheduler. Enough to plan by.
+
+    That of DiT-XL/2 at 256 x 256 is bundled, so the default generator can be planned for without a network."""
+    if source == dit_xl_2_256.SOURCE and not Path(source).is_dir():
+        configs = dit_xl_2_256.configs()
+        return _info(source, None, configs, ""), configs
+    folder = resolve_folder(source, needs=("model_index.json",), wanted=_CONFIGS)
+    found = read_json(folder / "model_index.json")
+    if _reads_text(found):
+        raise UsageError(
+            f"{source} is a text-to-image pipeline, whose arithmetic dmkd can't count yet: it plans for DiT pipelines only."
+        )
+    _check_index(source, found)
+    folder = resolve_folder(source, needs=_CONFIGS)
+    configs = _configs(folder)
+    return _info(source, folder, configs, ""), configs
+
+
+def _info(source: str, folder: Path | None, configs: list[dict[str, Any]], sha256: str) -> GeneratorInfo:
+    """What configurations say. ``folder`` is None if they are bundled. Raises ``UsageError`` for what is no DiT."""
+    index, transformer, vae, scheduler = configs
+    num_classes = transformer.get("num_embeds_ada_norm", 1000)
+    channels, latent_size = transformer.get("in_channels", 4), transformer.get("sample_size", 32)
+    out_channels = transformer.get("out_channels") or channels
+    if transformer.get("norm_type", "ada_norm_zero") != "ada_norm_zero" or not num_classes:
+        raise UsageError(f"The transformer of {source} is not class-conditional (adaLN-Zero), so it is no DiT.")
+    if out_channels not in (channels, 2 * channels):
+        raise UsageError(
+            f"The transformer of {source} has {channels} channels in and {out_channels} out, unlike a DiT."
+        )
+    if vae.get("latent_channels", 4) != channels or vae.get("out_channels", 3) != 3:
+        raise UsageError(
+            f"The VAE of {source} turns {vae.get('latent_channels', 4)} channels into {vae.get('out_channels', 3)}; "
+            f"{channels} into 3 are needed."
+        )
+    labels = index.get("id2label") or {}
+    return GeneratorInfo(
+        name=folder.resolve().name if folder and Path(source).expanduser().is_dir() else source,
+        source=source,
+        folder=folder or Path(),
+        image_size=latent_size * 2 ** (len(vae.get("block_out_channels", (64,))) - 1),
+        num_classes=num_classes,
+        class_names=tuple(str(labels.get(str(i), f"class {i}")) for i in range(num_classes)),
+        latent_shape=(channels, latent_size, latent_size),
+        learned_sigma=out_channels == 2 * channels,
+        num_train_timesteps=scheduler.get("num_train_timesteps", 1000),
+        sha256=sha256,
+    )
+
+
+def load_generator(
+    source: str,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | str,
+    compile: bool = False,
+    wording: "Wording | None" = None,
+    image_size: int | None = None,
+) -> "Generator | TextToImageGenerator":
+    """Load a generator's weights as float32, bfloat16 or float16 (a torch dtype or its name) onto a device.
+
+    ``compile``: see ``Generator``. ``wording`` says how a text-to-image generator is told the class, and ``image_size``
+    (pixels) what it is to make; a DiT knows both, and has None.
+
+    Raises what ``describe_generator`` raises, and ``DmkdError`` if the weights are damaged or incomplete.
+    """
+    from diffusers import AutoencoderKL, DiTTransformer2DModel
+
+    chosen = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if chosen is None:
+        raise UsageError(f"A generator can't run in {dtype}; choose {', '.join(_DTYPES)}.")
+    if wording is None:
+        info = describe_generator(source)
+    else:
+        info = describe_generator(source, class_names=wording.class_names, image_size=image_size)
+    if not isinstance(info, GeneratorInfo):
+        from dmkd.generators.text_to_image import load_text_to_image
+
+        assert wording is not None  # else there were no class names, and describe_generator has said so
+        return load_text_to_image(info, wording, device=device, dtype=chosen)
+    transformer = load_model(DiTTransformer2DModel, info.folder, "transformer", chosen)
+    vae = load_model(AutoencoderKL, info.folder, "vae", chosen)
+    if torch.device(device).type == "cuda":
+        # How cuDNN's half-precision kernels want it; else they transpose before and after each convolution.
+        vae = vae.to(memory_format=torch.channels_last)
+    return Generator(info, transformer.to(device), vae.to(device), _configs(info.folder)[3], compile=compile)
+
+
+class Generator:
+    """A frozen class-conditional DiT with its VAE: (class ids, seeds) to images.
+
+    An image depends on its class id, its seed, how it is sampled and the weights' dtype: not on the other images sampled
+    with it, nor on what was sampled before. The number of images sampled at once counts by a rounding error (1e-5), and
+    so does an image's place among them where CPU threads can't share them evenly (three images, two threads): sampling
+    the same ids together again is what gives the same bits.
+
+    ``compile``: transformer and decoder go through ``torch.compile`` when first used, minutes for a DiT-XL/2. Its fused
+    kernels round in other places, so a store's recipe records it.
+    """
+
+    def __init__(
+        self,
+        info: GeneratorInfo,
+        transformer: torch.nn.Module,
+        vae: torch.nn.Module,
+        scheduler_config: dict[str, Any],
+        *,
+        compile: bool = False,
+    ) -> None:
+        self.info = info
+        # In train mode a DiT drops one label in ten.
+        self.transformer = transformer.eval().requires_grad_(False)
+        self.vae: Any = vae.eval().requires_grad_(False)
+        self.scheduler_config = scheduler_config
+        weight = next(transformer.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        if compile:
+            part: Any
+            for part in (self.transformer, self.vae.decoder):
+                compile_for_fixed_shapes(part)
+
+    def sample(
+        self,
+        class_ids: torch.Tensor | np.ndarray | Sequence[int],
+        seeds: torch.Tensor | np.ndarray | Sequence[int],
+        *,
+        sampler: str,
+        steps: int,
+        guidance: float | np.ndarray,
+        guided_channels: int,
+        guidance_interval: tuple[float, float] | None = None,
+    ) -> torch.Tensor:
+        """Images of class ids, int64 (n,), from seeds, int64 (n,) in [0, 2^32): uint8 (n, H, W, 3) on the device.
+
+        Raises ``UsageError`` for a class, seed or option out of range, ``DmkdError`` if a latent or pixel is not finite.
+        """
+        latents = self.latents(
+            class_ids,
+            seeds,
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            guided_channels=guided_channels,
+            guidance_interval=guidance_interval,
+        )
+        images, finite = self._decode(latents)
+        # One look at the device for both: each makes the CPU wait for it.
+        latents_finite, pixels_finite = torch.stack([torch.isfinite(latents).all(), finite]).tolist()
+        if not (latents_finite and pixels_finite):
+            what = "pixels" if latents_finite else "latents"
+            way_out = (
+                " float16 overflows above 65504: use bfloat16 or float32."
+                if self.dtype == torch.float16
+                else " The weights may be damaged, or the guidance too strong."
+            )
+            raise DmkdError(
+                f"The generator {self.info.name} made {what} that are not finite (NaN or infinity) with {sampler}, "
+                f"{steps} steps, guidance {np.max(guidance):g}, {str(self.dtype).removeprefix('torch.')}.{way_out}"
+            )
+        return to_uint8(images)
+
+    def latents(
+        self,
+        class_ids: torch.Tensor | np.ndarray | Sequence[int],
+        seeds: torch.Tensor | np.ndarray | Sequence[int],
+        *,
+        sampler: str,
+        steps: int,
+        guidance: float | np.ndarray,
+        guided_channels: int,
+        guidance_interval: tuple[float, float] | None = None,
+    ) -> torch.Tensor:
+        """As ``sample``, but the latents before decoding: float32 (n, C, h, w), as the transformer sees them, unchecked."""
+        check_sampling(sampler, steps, self.info.num_train_timesteps)
+        scales = np.asarray(guidance, np.float32)
+        parse_guidance((float(scales.min()), float(scales.max())))
+        if scales.shape not in ((), (len(class_ids),)):
+            raise UsageError(f"There are {len(class_ids)} images and {scales.size} guidance scales.")
+        check_guided_channels(guided_channels, self.info.latent_shape[0])
+        classes = _as_int64(class_ids)
+        if len(classes) != len(seeds):
+            raise UsageError(
+                f"There are {len(classes)} class ids and {len(seeds)} seeds; every image needs one of each."
+            )
+        for class_id in classes.tolist():
+            if not 0 <= class_id < self.info.num_classes:
+                raise UsageError(
+                    f"Class id {class_id} is out of range: {self.info.name} has classes 0 to {self.info.num_classes - 1}."
+                )
+        if not len(classes):
+            return torch.empty((0, *self.info.latent_shape), device=self.device)
+        generators = image_generators(_as_int64(seeds))
+        return denoise(
+            self.transformer,
+            make_solver(sampler, self.scheduler_config, self.info.learned_sigma),
+            draw_noise(generators, self.info.latent_shape),
+            classes,
+            generators,
+            steps=steps,
+            guidance=torch.from_numpy(scales),
+            guided_channels=guided_channels,
+            guidance_interval=guidance_interval,
+            null_class=self.info.num_classes,  # the embedding after the last class's
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents, (n, C, h, w), to images, float32 (n, 3, H, W) in [0, 1]; not-a-number stays what it is."""
+        return self._decode(latents)[0]
+
+    @torch.no_grad()
+    def _decode(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images as ``decode`` says, and whether all the decoder's outputs were finite: bool ()."""
+        size = self.info.image_size
+        if not len(latents):
+            return torch.empty((0, 3, size, size), device=self.device), torch.ones((), dtype=torch.bool).to(self.device)
+        parts = -(-len(latents) * size * size // _DECODE_PIXELS)
+        images, finite = [], []
+        for part in (latents / self.vae.config.scaling_factor).tensor_split(parts):
+            pixels = self.vae.decode(part.to(self.dtype), return_dict=False)[0].float()
+            finite.append(torch.isfinite(pixels).all())  # before clamping hides an infinity
+            images.append((pixels / 2 + 0.5).clamp(0, 1))
+        return torch.cat(images), torch.stack(finite).all()
+
+
+def compile_for_fixed_shapes(module: torch.nn.Module) -> None:
+    """Have a module compiled when it is first called with each shape: a transformer sees two, guided and unguided.
+
+    Neither of the other modes of ``torch.compile`` fits. "max-autotune" times several kernels for every matrix product and
+    takes the fastest: two workers may choose two, and pixels would depend on who made them. "reduce-overhead" (CUDA graphs)
+    saves launches, which cost nothing here: the loop queues them far ahead of the GPU.
+    """
+    import torch._inductor
+
+    # Where torch has it: reductions are not timed either.
+    options = {"deterministic": True} if "deterministic" in torch._inductor.list_options() else None
+    module.compile(dynamic=False, options=options)
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Float images, (n, 3, H, W) in [0, 1], to uint8 (n, H, W, 3), rounded half to even as diffusers' ``numpy_to_pil``."""
+    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _reads_text(index: dict[str, Any]) -> bool:
+    """Whether a pipeline is told what to make in words."""
+    return any(name.startswith("text_encoder") for name in index)
+
+
+def _check_index(source: str, index: dict[str, Any]) -> None:
+    """Raise ``UsageError`` unless the pipeline is a DiT's."""
+    found = index.get("_class_name", "no pipeline")
+    # facebook/DiT-XL-2-256 was saved when the class was still called Transformer2DModel.
+    parts = {name: (index.get(name) or [None, None])[1] for name in _COMPONENTS}
+    dit = found == "DiTPipeline" or parts["transformer"] == "DiTTransformer2DModel"
+    if not dit or parts["transformer"] not in ("DiTTransformer2DModel", "Transformer2DModel"):
+        raise UsageError(
+            f"{source} is a {found} with a {parts['transformer']}; dmkd samples class-conditional DiT pipelines "
+            "(DiTPipeline with a DiTTransformer2DModel, like facebook/DiT-XL-2-256) and text-to-image pipelines."
+        )
+    if parts["vae"] != "AutoencoderKL":
+        raise UsageError(f"{source} decodes with {parts['vae']}; dmkd knows AutoencoderKL.")
+
+
+def _configs(folder: Path) -> list[dict[str, Any]]:
+    """The pipeline's configurations: index, transformer, VAE, scheduler."""
+    names = ("model_index.json", "transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+    return [read_json(folder / name) for name in names]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files that pixels depend on, by name. ``model_index.json`` is not among them: it holds the class names."""
+    files = [folder / "scheduler" / "scheduler_config.json"]
+    for component in _COMPONENTS:
+        files.append(folder / component / "config.json")
+        # Only what would be loaded: a repository may hold the same weights in several formats.
+        for pattern in _weights(component).split("|"):
+            found = sorted(folder.glob(pattern))
+            if found:
+                files += found
+                break
+    return {path.relative_to(folder).as_posix(): path for path in files}
+
+
+def _as_int64(numbers: torch.Tensor | np.ndarray | Sequence[int]) -> torch.Tensor:
+    """Integers (n,) as an int64 tensor on the CPU."""
+    return torch.as_tensor(numbers).to("cpu", torch.int64)

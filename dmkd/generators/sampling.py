@@ -1,0 +1,133 @@
+"""From noise to latents: our own loop over a transformer and a solver (``dmkd.generators.solvers``).
+
+Why not ``DiTPipeline``: it passes no generator to ``scheduler.step`` (the noise of stochastic samplers would depend on the
+batch), takes 1000 for the null class whatever the model, guides all latent channels where DiT guides three, and keeps
+latents in the weights' dtype.
+
+From the first line of ``denoise`` to the last the CPU never waits for the device: it queues the work of a step, draws the
+noise of it meanwhile, and goes on to the next.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from dmkd.generators.solvers import SAMPLERS, Solver
+from dmkd.stores.errors import UsageError
+
+
+def default_guided_channels(sampler: str, latent_channels: int = 4) -> int:
+    """How many of the latent channels are guided unless told.
+
+    ``ddpm``: the first three, as in DiT's ``forward_with_cfg`` and hence in DM-KD's images; else all, as in diffusers.
+    The same guidance scale makes other images with three channels than with four.
+    """
+    return min(3, latent_channels) if sampler == "ddpm" else latent_channels
+
+
+def check_sampling(sampler: str, steps: int, num_train_timesteps: int) -> None:
+    """Raise ``UsageError`` unless the generator can be sampled this way."""
+    if sampler not in SAMPLERS:
+        raise UsageError(f"There is no sampler {sampler!r}; the samplers are {', '.join(SAMPLERS)}.")
+    # DiT's spacing for one step is timestep 0, where noise is taken for a finished image. DPM-Solver++ and UniPC put
+    # steps + 1 points on the training timesteps: two would coincide, and a step of length zero divides by zero.
+    fewest = 2 if sampler == "ddpm" else 1
+    most = num_train_timesteps - 1 if sampler in ("dpm++", "unipc") else num_train_timesteps
+    if not fewest <= steps <= most:
+        raise UsageError(f"{steps} steps: with this generator the sampler {sampler} takes {fewest} to {most} steps.")
+
+
+def check_guided_channels(guided_channels: int, latent_channels: int) -> None:
+    """Raise ``UsageError`` unless the generator's latents have that many channels to guide."""
+    if not 1 <= guided_channels <= latent_channels:
+        raise UsageError(f"{guided_channels} guided channels: this generator's latents have 1 to {latent_channels}.")
+
+
+def image_generators(seeds: torch.Tensor | Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator for each image, from seeds int64 (n,) in [0, 2^32).
+
+    torch's CPU generator uses the low 32 bits of its seed: ``manual_seed(1)`` and ``manual_seed(1 + 2**32)`` draw the
+    same numbers, so larger seeds are refused.
+    """
+    numbers = [int(seed) for seed in seeds]
+    for seed in numbers:
+        if not 0 <= seed < 2**32:
+            raise UsageError(f"Image seed {seed} is out of range: torch's CPU generator tells 0 to 2^32 - 1 apart.")
+    return [torch.Generator().manual_seed(seed) for seed in numbers]
+
+
+def draw_noise(generators: Sequence[torch.Generator], latent_shape: Sequence[int]) -> torch.Tensor:
+    """Standard normal noise of each image from its own generator: float32 (n, C, h, w) on the CPU, so the same for every
+    device."""
+    return torch.cat([torch.randn((1, *latent_shape), generator=generator) for generator in generators])
+
+
+def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A tensor of the CPU on the device, without waiting for work that is queued there.
+
+    Only from page-locked memory is a copy to a GPU asynchronous. torch keeps such memory, and gives it out again when the
+    copy from it is over: so many buffers go round as steps are queued.
+    """
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@torch.no_grad()
+def denoise(
+    transformer: torch.nn.Module,
+    solver: Solver,
+    noise: torch.Tensor,
+    class_ids: torch.Tensor,
+    generators: Sequence[torch.Generator],
+    *,
+    steps: int,
+    guidance: float | torch.Tensor,
+    guided_channels: int,
+    null_class: int,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    guidance_interval: tuple[float, float] | None = None,
+) -> torch.Tensor:
+    """Noise, float32 (n, C, h, w), and class ids, int64 (n,), both on the CPU, to latents, float32 (n, C, h, w), on
+    ``device``, where the transformer is.
+
+    ``transformer`` is a ``DiTTransformer2DModel`` in eval mode with weights of ``dtype``; latents and steps are float32
+    whatever that is. ``solver`` comes from ``make_solver``, ``generators`` from ``image_generators``: the noise of
+    stochastic steps is drawn from each image's own, so it does not depend on the other images of the batch.
+
+    Classifier-free guidance as in DiT's ``forward_with_cfg``: eps = uncond + guidance * (cond - uncond) in the first
+    ``guided_channels`` channels; the other ones, and predicted variances, are the conditional half's. ``guidance`` is one
+    scale, or float (n,) on the CPU, one for each image. With guidance 1, and outside ``guidance_interval`` (shares of the
+    training timesteps: Kynkäänniemi et al. 2024), the unconditional half is not computed.
+    """
+    n, channels, *size = noise.shape
+    scale = torch.as_tensor(guidance, dtype=torch.float32)
+    ever_guided = bool((scale != 1).any())
+    scale = upload(scale.reshape(-1, 1, 1, 1), device)
+    low, high = guidance_interval or (0.0, 1.0)
+
+    # Timesteps twice: as plain numbers for all that the CPU decides, and on the device for the transformer.
+    timesteps = solver.start(steps)
+    model_timesteps = upload(torch.tensor(timesteps), device)
+    classes = upload(torch.cat([class_ids, torch.full_like(class_ids, null_class)]), device)
+    latents = upload(noise.float(), device)
+    for step, timestep in enumerate(timesteps):
+        guided = ever_guided and low <= timestep / solver.num_train_timesteps <= high
+        rows = torch.cat([latents, latents]) if guided else latents
+        output = transformer(
+            rows.to(dtype),
+            timestep=model_timesteps[step].expand(len(rows)),
+            class_labels=classes[: len(rows)],
+            return_dict=False,
+        )[0].float()
+        # Drawn while the transformer runs.
+        step_noise = upload(draw_noise(generators, (channels, *size)), device) if solver.draws_noise(step) else None
+        if guided:
+            conditional, unconditional = output[:n], output[n:, :guided_channels]
+            eps = unconditional + scale * (conditional[:, :guided_channels] - unconditional)
+            output = torch.cat([eps, conditional[:, guided_channels:]], dim=1)
+        if not solver.learned_variance:
+            output = output[:, :channels]
+        latents = solver.step(step, output, latents, step_noise)
+    return latents

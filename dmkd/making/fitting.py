@@ -1,0 +1,74 @@
+"""Fitting label codecs: the constants that a codec needs before its first block, made once and never changed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from dmkd.classifiers.classifier import Classifier, linear_head, load_classifier
+from dmkd.making.blocks import label_views, views_of_block
+from dmkd.runtime.devices import make_deterministic
+from dmkd.runtime.progress import Display
+from dmkd.stores import LabelSet, MissingBlockError, Store
+from dmkd.stores.codecs.klt import KltCoder
+
+# Views whose logits a codec is fitted on. With the teacher's last layer known, more of them gain little (klt at step 1,
+# 1000 classes: 512 views 140 bytes, 2048 views 133).
+SAMPLE_VIEWS = 2048
+ENOUGH_CAPTURED = 0.98  # share of the variance of views that were not in the sample
+
+
+def pilot_blocks(store: Store, names: Sequence[str]) -> list[int]:
+    """The first blocks, whose images must be there before these label sets can be fitted; none if none needs a sample."""
+    views = [store.labels[name].num_views for name in names if _needs_sample(store.labels[name])]
+    count = -(-SAMPLE_VIEWS // (min(views) * store.block_size)) if views else 0
+    return list(range(min(count, store.num_blocks)))
+
+
+def fit_label_sets(store: Store, names: Sequence[str], device: str, cpu_threads: int | None, display: Display) -> None:
+    """Fit the codecs of these label sets that are not fitted yet, on the first blocks that have images; tell the error."""
+    for name in names:
+        label_set = store.labels[name]
+        if label_set.fitted:
+            continue
+        make_deterministic(device, cpu_threads)
+        teacher = load_classifier(label_set.source, device=device)
+        head = linear_head(teacher) if "weight" in label_set.codec.needs else teacher.head()
+        weight, bias = head if head is not None else (None, None)
+        sample = sample_logits(store, label_set, teacher, device) if _needs_sample(label_set) else None
+        store.fit_label_set(name, label_set.codec.fit(label_set.num_classes, sample=sample, weight=weight, bias=bias))
+        coder = store.labels[name].coder
+        if isinstance(coder, KltCoder):
+            display.notice(
+                f"Codec {label_set.codec.name} of {name}: a logit will be off by {coder.expected_rmse:.3g} "
+                f"(root mean square), and no view by more than {coder.error_limit:.3g}."
+            )
+            if coder.captured < ENOUGH_CAPTURED:
+                display.notice(
+                    f"The {len(sample) if sample is not None else 0:,} views it was fitted on show only "
+                    f"{coder.captured:.1%} of what others vary in, so many views will fall back to half precision: "
+                    "fit on more images or views, or choose another codec."
+                )
+
+
+def sample_logits(
+    store: Store, label_set: LabelSet, teacher: Classifier, device: str, num_views: int = SAMPLE_VIEWS
+) -> np.ndarray:
+    """The teacher's logits of the first views that can be had, float32 (m, C), ordered by image."""
+    missing = set(store.missing_blocks())
+    view_set = store.views[label_set.view_set]
+    rows: list[np.ndarray] = []
+    for block in (block for block in range(store.num_blocks) if block not in missing):
+        if sum(map(len, rows)) >= num_views:
+            break
+        ids = np.array(store.block_ids(block))
+        views = view_set[ids] if view_set.has_block(block) else views_of_block(view_set, ids)
+        images = torch.from_numpy(store.images[ids]).to(device)
+        rows.append(label_views(teacher, images, views, view_set).reshape(-1, label_set.num_classes))
+    if not rows:
+        raise MissingBlockError(f"{store.path} has no images yet to fit label set {label_set.name!r} on.")
+    return np.concatenate(rows)[:num_views]
+
+
+def _needs_sample(label_set: LabelSet) -> bool:
+    return not label_set.fitted and "sample" in label_set.codec.needs

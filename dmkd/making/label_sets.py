@@ -1,0 +1,155 @@
+"""What is to be labelled: which teachers, which views, under which names. Metadata only; no block is touched."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dmkd.classifiers.classifier import Classifier, check_classes, linear_head
+from dmkd.generators.defaults import generator_defaults
+from dmkd.stores import Codec, Store, UsageError, ViewSet
+from dmkd.stores.identity import refuse_mismatch
+from dmkd.views.policy import ViewPolicy, parse_policy
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """Teachers that have been loaded, and how they are to label. ``None`` means not said."""
+
+    teachers: Sequence[Classifier]
+    codec: Codec
+    views: str | None = None  # view policy, such as "rrc:8"
+    view_seed: int | None = None
+    name: str | None = None  # of the label set, if there is one teacher
+
+
+def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
+    """Make room for the labels asked for, or find that it is there -> names of the label sets.
+
+    Raises ``UsageError`` if a teacher can't label this store, ``MismatchError`` if a set of that name differs.
+    """
+    if request.name and len(request.teachers) > 1:
+        raise UsageError("--name names one label set, and several teachers were given.")
+    for teacher in request.teachers:
+        check_classes(teacher, store.class_names, store.path)
+        _check_codec(request.codec, teacher)
+    names = []
+    for teacher in request.teachers:
+        view_set = _view_set(store, request, teacher)
+        _check_size(teacher, view_set.attributes["size"])
+        name = label_set_name(request, teacher, view_set)
+        store.add_label_set(
+            name,
+            teacher=teacher.to_json(),
+            source=teacher.source,
+            view_set=view_set.name,
+            codec=request.codec,
+            num_classes=teacher.num_classes,
+        )
+        names.append(name)
+    return names
+
+
+def check_request(request: LabelRequest, image_size: tuple[int, int], default_views: str, weights: bool = True) -> None:
+    """Refuse, before a store is made, what :func:`add_label_sets` would refuse on the new store.
+
+    ``weights`` False: the teachers have none, so whether logits are linear in their features is not tried."""
+    parse_policy(request.views or default_views)
+    for teacher in request.teachers:
+        teacher.canonical_box(image_size)
+        _check_size(teacher, request.teachers[0].input_size)
+        if weights or "weight" not in request.codec.needs:
+            _check_codec(request.codec, teacher)
+    if request.name and len(request.teachers) > 1:
+        raise UsageError("--name names one label set, and several teachers were given.")
+
+
+def _check_size(teacher: Classifier, size: int) -> None:
+    if teacher.fixed_input_size and teacher.input_size != size:
+        raise UsageError(
+            f"Teacher {teacher.source} takes {teacher.input_size}x{teacher.input_size} images only, and the views are "
+            f"{size}x{size}, as the first teacher takes them: label with {teacher.source} first, or choose other --views."
+        )
+
+
+def _check_codec(codec: Codec, teacher: Classifier) -> None:
+    """Refuse a codec that can't write this teacher's labels, before anything is made."""
+    if "weight" in codec.needs:
+        linear_head(teacher)
+    elif "sample" not in codec.needs:
+        codec.bind(teacher.num_classes, codec.fit(teacher.num_classes))
+
+
+def first_view_set(store: Store) -> ViewSet | None:
+    """The store's first view set, whose view 0 is the canonical one."""
+    return next((view_set for view_set in store.views.values() if view_set.attributes["first"]), None)
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """A view set that is not in the store (yet): what :class:`ViewSet` tells of one that is."""
+
+    name: str
+    num_views: int
+    components: tuple[str, ...]
+    attributes: dict[str, Any]
+
+
+def view_set_for(store: Store, request: LabelRequest, teacher: Classifier) -> ViewSet | ViewPlan:
+    """The view set that a request asks for: the stored one of that name, or the plan of a new one.
+
+    Without a wish it is the store's first one. A new set takes its size, interpolation and canonical view from the
+    teacher. Teachers that come later look at the views as they are: only then do all teachers and the student see the
+    same pixels.
+    """
+    first = first_view_set(store)
+    if request.views is None and first is not None:
+        return first
+    policy = parse_policy(request.views or generator_defaults(store.recipe.get("generator", ""))["views"])
+    seed = store.recipe.get("seed", 0) if request.view_seed is None else request.view_seed
+    if (stored := store.views.get(policy.name)) is not None:
+        refuse_mismatch(
+            f"View set {policy.name!r} of {store.path}",
+            {"policy": stored.attributes["policy"], "seed": stored.attributes["seed"]},
+            {"policy": policy.to_json(), "seed": seed},
+            "Leave --views out to use the store's views, or ask for another number of views.",
+        )
+        return stored
+    return new_view_set(policy, seed, first is None, teacher, store.image_shape[:2], store.block_size)
+
+
+def new_view_set(
+    policy: ViewPolicy, seed: int, first: bool, teacher: Classifier, image_size: tuple[int, int], block_size: int
+) -> ViewPlan:
+    """The plan of a view set as this teacher wants it; ``first``: of a store that has none yet."""
+    return ViewPlan(
+        policy.name,
+        policy.num_views(first),
+        policy.components,
+        {
+            "policy": policy.to_json(),
+            "seed": seed,
+            "first": first,
+            "size": teacher.input_size,
+            "interpolation": teacher.interpolation,
+            "crop_pct": teacher.crop_pct,
+            "crop_mode": teacher.crop_mode,
+            "canonical": list(teacher.canonical_box(image_size)),
+            "image_size": list(image_size),
+            "block_size": block_size,
+        },
+    )
+
+
+def label_set_name(request: LabelRequest, teacher: Classifier, view_set: ViewSet | ViewPlan) -> str:
+    """The name asked for, or the teacher's; labels of later views are told apart by those."""
+    own = teacher.name if view_set.attributes["first"] else f"{teacher.name}-{view_set.name}"
+    return request.name or own
+
+
+def _view_set(store: Store, request: LabelRequest, teacher: Classifier) -> ViewSet:
+    """The view set asked for, made if there is none of that name."""
+    found = view_set_for(store, request, teacher)
+    if isinstance(found, ViewPlan):
+        store.add_view_set(found.name, found.num_views, found.components, found.attributes)
+        return store.views[found.name]
+    return found

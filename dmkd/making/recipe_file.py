@@ -1,0 +1,212 @@
+"""Recipes as files: what `dmkd generate` was asked for, by the names of its options, in TOML or JSON."""
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmkd.stores import LabelSet, Store, UsageError, ViewSet, open_store
+from dmkd.stores.codecs import Codec
+from dmkd.views.policy import ViewPolicy, parse_policy
+
+if TYPE_CHECKING:
+    from dmkd.making.label_sets import LabelRequest
+    from dmkd.making.resolve import LabelOptions, WantedImages
+
+WHOLE, NUMBER, TEXT, TEXTS = "a whole number", "a number or a text", "a text", "a text or a list of texts"
+FLAG = "true or false"
+
+# Every key, in the order in which recipes are written: the option of the same name, and what it takes.
+KEYS = {
+    "generator": TEXT,
+    "images": WHOLE,
+    "classes": TEXT,
+    "class-names": TEXTS,
+    "prompt": TEXTS,
+    "negative-prompt": TEXT,
+    "image-size": WHOLE,
+    "sampler": TEXT,
+    "steps": WHOLE,
+    "guidance": NUMBER,
+    "guidance-interval": TEXT,
+    "guided-channels": WHOLE,
+    "seed": WHOLE,
+    "dtype": TEXT,
+    "sub-batch": WHOLE,
+    "compile": FLAG,
+    "block-size": WHOLE,
+    "image-codec": TEXT,
+    "teacher": TEXTS,
+    "views": TEXT,
+    "view-seed": WHOLE,
+    "codec": TEXT,
+}
+
+
+def start_from(recipe: str | None, like: str | None) -> dict[str, Any]:
+    """The options that a recipe file and another store give, key -> value; the file's win. Raises what reading them does."""
+    options = {} if like is None else recipe_of(open_store(like))
+    return options if recipe is None else options | read_recipe(recipe)
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """The options that a TOML or JSON file sets: key -> value, ``teacher`` and ``prompt`` always lists.
+
+    Raises ``UsageError`` for a file that can't be read, an unknown key or a value of another type.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"The recipe {path} can't be read: {reason}.") from error
+    try:
+        values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except ValueError as error:
+        raise UsageError(f"The recipe {path} is neither TOML nor JSON: {str(error).rstrip('.')}.") from error
+    for key, value in values.items():
+        if key not in KEYS:
+            raise UsageError(f"The recipe {path} has the unknown key {key!r}; known are {', '.join(KEYS)}.")
+        if not _fits(value, KEYS[key]):
+            raise UsageError(f"The recipe {path}: {key} must be {KEYS[key]}, not {json.dumps(value, default=str)}.")
+    for key in ("teacher", "prompt"):
+        if isinstance(values.get(key), str):
+            values[key] = [values[key]]
+    return values
+
+
+def recipe_of(store: Store) -> dict[str, Any]:
+    """The options that would make a store like this one: its images' recipe, number and block size, and the teachers,
+    views and codec of its first label set, with the teachers of those that share views and codec with it.
+
+    Raises ``UsageError`` if no generator made it.
+    """
+    if not store.source:
+        raise UsageError(f"{store.path} was not made by a generator, so it gives no recipe for one.")
+    recipe = store.recipe
+    options: dict[str, Any] = {
+        "generator": store.source,
+        "images": store.num_images,
+        "block-size": store.block_size,
+    }
+    for key in KEYS:
+        value = recipe.get(key.replace("-", "_"))
+        if key not in options and value is not None:
+            options[key] = value
+    options |= written_ranges(recipe) | _text_options(recipe, store.class_names)
+    label_sets = list(store.labels.values())
+    # The first view set holds the teacher's own view: sets of labels begin there.
+    label_sets.sort(key=lambda label_set: not store.views[label_set.view_set].attributes["first"])
+    options["teacher"] = ["none"]
+    if label_sets:
+        views, codec = store.views[label_sets[0].view_set], label_sets[0].codec
+        alike = [one for one in label_sets if one.view_set == views.name and one.codec == codec]
+        alike.sort(key=lambda label_set: not _made_views(label_set, views))
+        options["teacher"] = [label_set.source for label_set in alike]
+        options["views"] = str(ViewPolicy.from_json(views.attributes["policy"]))
+        if views.attributes["seed"] != recipe.get("seed"):
+            options["view-seed"] = views.attributes["seed"]
+        options["codec"] = codec_text(codec)
+    return in_order(options)
+
+
+def _made_views(label_set: LabelSet, views: ViewSet) -> bool:
+    """Whether the views may be this teacher's: the first teacher of a run sets their size and its own view."""
+    preprocessing = label_set.teacher.get("preprocessing", {})
+    own = {"size" if key == "input_size" else key: value for key, value in preprocessing.items()}
+    return all(own[key] == views.attributes[key] for key in own.keys() & views.attributes.keys())
+
+
+def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "LabelOptions") -> dict[str, Any]:
+    """Every option of `dmkd generate` as it comes out, by name: what a recipe file may hold."""
+    if wanted.store is not None:
+        options = recipe_of(wanted.store) | {"images": wanted.num_images}
+        new = [teacher.source for teacher in request.teachers if teacher.source not in options["teacher"]]
+        if new:
+            options["teacher"] = [name for name in options["teacher"] if name != "none"] + new
+            first = {"views": wanted.defaults["views"], "codec": codec_text(request.codec)}
+            asked = {"views": labels.views, "view-seed": labels.view_seed, "codec": labels.codec}
+            options = first | options | {key: value for key, value in asked.items() if value is not None}
+        return in_order(options)
+    recipe = wanted.recipe.to_json()
+    options = {
+        "generator": wanted.source,
+        "images": wanted.num_images,
+        "block-size": wanted.block_size,
+        "teacher": [teacher.source for teacher in request.teachers] or ["none"],
+    }
+    for key in KEYS:
+        if key not in options and (value := recipe.get(key.replace("-", "_"))) is not None:
+            options[key] = value
+    if request.teachers:
+        options["views"] = str(parse_policy(labels.views or wanted.defaults["views"]))
+        options |= {"view-seed": labels.view_seed, "codec": codec_text(request.codec)}
+    return in_order(options | written_ranges(recipe) | _text_options(recipe, wanted.info.class_names))
+
+
+def _text_options(recipe: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """What a text-to-image generator was told, by names of options; that a DiT is told no size."""
+    if not recipe.get("prompts"):
+        return {"image-size": None}
+    return {"class-names": list(class_names), "prompt": list(recipe["prompts"])}
+
+
+def written_ranges(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe holds as lists, as its options are written: ``classes``, ``guidance``, ``guidance-interval``."""
+    options: dict[str, Any] = {}
+    if recipe.get("classes") is not None:
+        options["classes"] = id_ranges(recipe["classes"])
+    for field, key in (("guidance", "guidance"), ("guidance_interval", "guidance-interval")):
+        if isinstance(value := recipe.get(field), list | tuple):
+            options[key] = ":".join(repr(end) for end in value)
+    return options
+
+
+def in_order(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are set, in the order in which recipes are written."""
+    return {key: options[key] for key in KEYS if options.get(key) is not None}
+
+
+def codec_text(codec: Codec) -> str:
+    """A label codec as users write it: ``float16``, ``klt:0.5``."""
+    description = codec.to_json()
+    parameters = [value for key, value in description.items() if key != "name"]
+    return ":".join([description["name"], *(f"{value:g}" for value in parameters)])
+
+
+def id_ranges(ids: Sequence[int]) -> str:
+    """Ascending class ids as text: [0, 1, 2, 7] -> ``"0-2,7"``."""
+    runs: list[list[int]] = []
+    for class_id in ids:
+        if runs and class_id == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], class_id]
+        else:
+            runs.append([class_id])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def to_toml(options: Mapping[str, Any]) -> str:
+    """Options as TOML, a line each, to be pasted into a file."""
+    return "\n".join(f"{key} = {_toml(value)}" for key, value in options.items())
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        # TOML's basic strings escape as JSON's do, but for DEL, which JSON leaves as it is.
+        return re.sub("\x7f", r"\\u007f", json.dumps(value, ensure_ascii=False))
+    return repr(value)
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) or kind == FLAG:
+        return isinstance(value, bool) and kind == FLAG
+    if kind == TEXTS:
+        return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+    types: Any = {WHOLE: int, NUMBER: (int, float, str), TEXT: str}[kind]
+    return isinstance(value, types) and not (isinstance(value, float) and math.isnan(value))

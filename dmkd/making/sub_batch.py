@@ -1,0 +1,151 @@
+"""How many images a GPU can sample at once: tried, not estimated."""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dmkd.recipes.recipe import Recipe
+from dmkd.runtime.ray_session import start_ray
+from dmkd.stores.errors import DmkdError
+
+# Of the GPU's memory, left free in the trial: fragmentation, and teachers that come later.
+HEADROOM = 0.1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried: the work of one block, in as many sub-batches as it takes. Small and picklable."""
+
+    recipe: Recipe
+    generator: str  # folder or hub id
+    class_names: Sequence[str]
+    teachers: tuple[str, ...]
+    block_size: int
+
+
+def largest_that_fits(attempt: Callable[[int], object], most: int) -> int:
+    """The first of ``most``, its half (rounded up), the half of that, … for which ``attempt`` does not run out of memory.
+
+    Halves, so that a block is cut into sub-batches with little left over. Raises ``DmkdError`` if not even 1 fits.
+    """
+    count = most
+    while not _fits(attempt, count):
+        if count == 1:
+            raise DmkdError(
+                "Not even one image at a time fits into the GPU's memory beside the teachers: use --dtype bfloat16, "
+                "--teacher none, or a GPU with more memory."
+            )
+        count = -(-count // 2)
+    return count
+
+
+def find_sub_batch(trial: Trial, device: str) -> int:
+    """The largest sub-batch with which this process can do a trial on its GPU, leaving ``HEADROOM`` of the memory free.
+
+    Two guided steps are sampled, decoded and labelled: a step needs as much memory as any other. With ``compile`` too the
+    models are tried uncompiled, which needs no less memory and saves minutes of compiling for each size.
+    """
+    import torch
+
+    on_gpu, index = device.startswith("cuda"), torch.device(device).index  # None: the current GPU
+    if on_gpu:
+        torch.cuda.set_per_process_memory_fraction(1 - HEADROOM, index)
+    models: list[tuple[Any, list[Any]]] = []  # loaded within the first attempt: they too may not fit
+
+    def attempt(count: int) -> None:
+        if not models:
+            models.append(_load(trial, device))
+        _sample_and_label(trial, *models[0], count)
+
+    try:
+        return largest_that_fits(attempt, trial.block_size)
+    finally:
+        models.clear()
+        if on_gpu:
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(1.0, index)
+
+
+def find_sub_batch_on_ray(trial: Trial, address: str | None = None) -> int:
+    """``find_sub_batch`` on one GPU of a Ray cluster: the one at ``address``, or the one that this process is in, or one
+    that is started here and stopped after. Waits until a GPU is free."""
+    return run_on_ray_gpu(find_sub_batch, trial, "cuda", address=address)
+
+
+def run_on_ray_gpu(function: Callable[..., int], *arguments: object, address: str | None, gpus: float = 1) -> int:
+    """Call a function in a Ray worker that is given a GPU, and give back what it returns; errors of dmkd stay what they
+    are. The worker process ends after the call, and with it what it held on the GPU."""
+    import ray
+
+    started_here = not ray.is_initialized()
+    if started_here:
+        # "local": Ray would else join a cluster that happens to run on this machine, and refuse the numbers.
+        here = {"address": "local", "num_cpus": 1, "num_gpus": gpus}
+        options: dict[str, Any] = {"address": address} if address else here
+        start_ray(**options, include_dashboard=False)
+    try:
+        remote = ray.remote(num_gpus=gpus, num_cpus=1, max_calls=1, max_retries=0)(function)
+        return ray.get(remote.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DmkdError):
+            raise type(error.cause)(str(error.cause)) from None
+        reason = f"{type(error.cause).__name__}: {error.cause}".splitlines()[0].rstrip(".")
+        raise DmkdError(
+            f"The largest sub-batch could not be found on a Ray worker ({reason}): say it with --sub-batch."
+        ) from error
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _fits(attempt: Callable[[int], object], count: int) -> bool:
+    import torch
+
+    try:
+        attempt(count)
+        return True
+    except torch.cuda.OutOfMemoryError:
+        pass
+    except RuntimeError as error:
+        # cuBLAS and cuDNN say it in their own words when they find no room for their handles and workspaces.
+        if "ALLOC_FAILED" not in str(error):
+            raise
+    # Here the error is gone, and with it the frames that held the attempt's tensors.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def _load(trial: Trial, device: str) -> tuple[Any, list[Any]]:
+    from dmkd.classifiers.classifier import load_classifier
+    from dmkd.generators.dit import load_generator
+    from dmkd.runtime.devices import make_deterministic
+
+    make_deterministic(device, trial.recipe.cpu_threads)
+    generator = load_generator(
+        trial.generator,
+        device=device,
+        dtype=trial.recipe.dtype,
+        wording=trial.recipe.wording(trial.class_names),
+        image_size=trial.recipe.image_size,
+    )
+    return generator, [load_classifier(teacher, device=device) for teacher in trial.teachers]
+
+
+def _sample_and_label(trial: Trial, generator: Any, teachers: Sequence[Any], count: int) -> None:
+    from dmkd.making.blocks import VIEWS_AT_ONCE, label_views, make_images
+    from dmkd.making.label_sets import ViewPlan
+    from dmkd.views.policy import VIEW_COMPONENTS
+
+    recipe = replace(trial.recipe, steps=2, guidance_interval=None, sub_batch=count)
+    images, _ = make_images(generator, recipe, np.arange(min(count, trial.block_size)))
+    num_views = max(1, VIEWS_AT_ONCE // len(images))
+    whole_image = np.tile(np.array([0, 0, 1, 1, 0], np.float32), (len(images), num_views, 1))
+    for teacher in teachers:
+        size = {"size": teacher.input_size, "interpolation": teacher.interpolation}
+        label_views(teacher, images, whole_image, ViewPlan("trial", num_views, VIEW_COMPONENTS, size))

@@ -1,0 +1,114 @@
+"""The recipe: everything that determines the pixels of a store."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dmkd.recipes.prompts import Wording, names_sha256
+from dmkd.recipes.randomness import class_order, image_seeds, key64, uniforms
+from dmkd.stores.errors import MismatchError, UsageError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What determines the pixels. Two runs with equal recipes make the same images, whoever makes which block.
+
+    On one machine kind and one set of library versions the same to the bit; elsewhere to one or two grey levels.
+    """
+
+    generator: str  # its name: hub id, name of the folder, or 'digits'
+    generator_sha256: str  # of weights and configuration: the generator's true name
+    image_size: int  # pixels, height and width
+    classes: tuple[int, ...] | None  # class ids of the generator that are asked for; None: all
+    num_classes: int  # how many the generator has
+    sampler: str
+    steps: int
+    guidance: float | tuple[float, float]  # classifier-free guidance scale; 1: none; a range: each image draws its own
+    guidance_interval: tuple[float, float] | None  # guided in this share of the noise levels (1: pure noise); None: all
+    guided_channels: int | None  # of the latent channels, the first so many are guided; None: the pipeline's business
+    dtype: str  # of the weights; latents are float32
+    seed: int
+    sub_batch: int  # images sampled at once; a block is cut into sub-batches of just this size
+    compile: bool  # whether transformer and decoder went through torch.compile, which rounds in other places
+    cpu_threads: int | None  # torch threads, if made on a CPU: they change one pixel value in 25,000
+    image_codec: str = "raw"  # how pixels are written; a lossy one changes them
+    # What a text-to-image generator is told; a class-conditional one knows its classes, and has None.
+    prompts: tuple[str, ...] | None = None  # templates, of which each image draws one; {} is its class name
+    negative_prompt: str | None = None
+    class_names_sha256: str | None = None  # of the store's class names
+
+    def to_json(self) -> dict[str, Any]:
+        description = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in description.items()}
+
+    @classmethod
+    def from_json(cls, description: dict[str, Any]) -> "Recipe":
+        known = {field.name for field in dataclasses.fields(cls)}
+        if description.keys() != known:
+            odd = ", ".join(sorted(description.keys() ^ known))
+            raise UsageError(f"The store's recipe has other fields than this version of dmkd knows ({odd}).")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items()}
+        return cls(**values)
+
+    def wording(self, class_names: Sequence[str]) -> Wording | None:
+        """How a text-to-image generator is told these classes, the store's; None for another generator.
+
+        Raises ``MismatchError`` if they are not those that the store was begun with.
+        """
+        if self.prompts is None:
+            return None
+        if names_sha256(class_names) != self.class_names_sha256:
+            raise MismatchError(
+                "The store's class names are not those that its prompts were made of (class_names_sha256)."
+            )
+        return Wording(tuple(class_names), self.prompts, self.negative_prompt, self.seed)
+
+    def class_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The classes asked for these image ids: int32 (n,)."""
+        classes = np.arange(self.num_classes) if self.classes is None else np.array(self.classes)
+        return class_order(self.seed, ids, classes)
+
+    def image_guidance(self, ids: np.ndarray) -> np.ndarray:
+        """The guidance scales of these images: float32 (n,), uniform over the range if there is one."""
+        low, high = self.guidance if isinstance(self.guidance, tuple) else (self.guidance, self.guidance)
+        share = uniforms(key64(self.seed, "guidance"), np.asarray(ids))
+        return (low + (high - low) * share).astype(np.float32)
+
+    def image_seeds(self, ids: np.ndarray) -> np.ndarray:
+        """The seeds of these images' noise: int64 (n,) below 2^32, no two alike."""
+        return image_seeds(self.seed, ids)
+
+
+def parse_classes(text: str, class_names: list[str]) -> tuple[int, ...]:
+    """``"0-9,207,golden retriever"`` -> class ids, ascending and unique.
+
+    A part is an id, a range of ids, or a class name (the whole name or one of its comma-separated synonyms; names that
+    hold a comma can't be written here, their synonyms can).
+    """
+    by_name: dict[str, int] = {}
+    for class_id, name in enumerate(class_names):
+        for synonym in [name, *name.split(",")]:
+            by_name.setdefault(synonym.strip().lower(), class_id)
+    chosen: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, dash, last = part.partition("-")
+        if part.lower() in by_name and not part.isdigit():
+            chosen.add(by_name[part.lower()])
+        elif part.isdigit():
+            chosen.add(int(part))
+        elif dash and first.isdigit() and last.isdigit() and int(first) <= int(last):
+            chosen.update(range(int(first), int(last) + 1))
+        else:
+            raise UsageError(f"--classes: {part!r} is no class id, range or class name of this generator.")
+    if not chosen:
+        raise UsageError("--classes names no class.")
+    if max(chosen) >= len(class_names):
+        raise UsageError(
+            f"--classes: the generator has classes 0 to {len(class_names) - 1}, there is no {max(chosen)}."
+        )
+    return tuple(sorted(chosen))

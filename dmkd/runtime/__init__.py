@@ -1,0 +1,1 @@
+"""What every long run needs: devices, progress, signals, failures, whole files, Ray."""

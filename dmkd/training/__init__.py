@@ -1,0 +1,1 @@
+"""From batches to a student: recipe, loss, optimisation, checkpoints, several processes."""

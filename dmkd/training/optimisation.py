@@ -1,0 +1,154 @@
+"""From losses to weights: one optimiser step, over all parts of a batch and all workers."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from dmkd.classifiers.classifier import nearest_names
+from dmkd.loading import Batch
+from dmkd.recipes.randomness import key64
+from dmkd.stores.errors import UsageError
+from dmkd.training.objective import Objective
+from dmkd.training.team import Team, keep_gradients_here
+from dmkd.training.training_recipe import SGD_LIKE, TrainingRecipe
+
+# timm's "sgd" is Nesterov's; DM-KD's is plain momentum.
+TIMM_OPTIMIZERS = {"sgd": "momentum"}
+TIMM_SCHEDULES = {"step": "multistep", "constant": "multistep", "cosine": "cosine", "linear": "poly", "poly": "poly"}
+POLY_POWER = {"linear": 1.0, "poly": 0.9}
+
+
+class Optimisation:
+    """Optimiser, learning rate, gradient scaling, clipping and the moving average of the weights."""
+
+    def __init__(
+        self, recipe: TrainingRecipe, objective: Objective, team: Team, precision: str, updates_per_epoch: int
+    ) -> None:
+        self.recipe, self.team, self.updates_per_epoch = recipe, team, updates_per_epoch
+        self.objective, self.shared = objective, team.share(objective)
+        device_type = torch.device(team.device).type
+        self.autocast: dict[str, Any] = {
+            "device_type": device_type,
+            "dtype": torch.float16 if precision == "float16" else torch.bfloat16,
+            "enabled": precision != "off",
+        }
+        self.scaler = torch.amp.GradScaler(device_type, enabled=precision == "float16")
+        self.optimizer = create_optimizer(recipe, objective)
+        self.scheduler = create_scheduler(recipe, self.optimizer, updates_per_epoch)
+        self.average: Any = None
+        if recipe.ema is not None:
+            from timm.utils import ModelEmaV3
+
+            # Warmed up, so that short runs do not end as an average of their first weights.
+            self.average = ModelEmaV3(objective.model, decay=recipe.ema, use_warmup=True)
+
+    @property
+    def student(self) -> torch.nn.Module:
+        """The model that is evaluated and saved: the trained one, or its moving average."""
+        return self.average.module if self.average is not None else self.objective.model
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def no_sums(self) -> torch.Tensor:
+        """Sums of loss and agreement to begin with."""
+        on_mps = torch.device(self.team.device).type == "mps"  # has no float64
+        return torch.zeros(2, dtype=torch.float32 if on_mps else torch.float64, device=self.team.device)
+
+    def step(self, batches: Iterable[tuple[Batch, bool]], step: int) -> tuple[torch.Tensor, int]:
+        """Step number ``step`` of the run: this worker's (batch, whether it is the last of the step).
+
+        The gradient is the mean over all images of all workers, whatever their shares. Returns this worker's sums of loss and
+        agreement, float64 (2,) on the device (float32 on one without), and its number of images.
+        """
+        # The random numbers of a step (dropout, stochastic depth) depend on nothing but its place in the run.
+        torch.manual_seed(int(key64(self.recipe.seed, f"step {step} of rank {self.team.rank}")))
+        self.scheduler.step_update(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        progress = step / (self.recipe.epochs * self.updates_per_epoch)
+        parts = self.team.world_size * self.recipe.accumulate
+        sums, images = self.no_sums(), 0
+        for batch, last in batches:
+            n = len(batch.ids)
+            with keep_gradients_here(self.shared, not last), torch.autocast(**self.autocast):
+                loss, agreeing = self.shared(batch, progress)
+                # A sum over images; the division by their number, known at the end, follows below.
+                share = loss if parts == 1 else loss * (n * parts / self.recipe.batch_size)
+                self.scaler.scale(share).backward()
+            sums += torch.stack([loss.detach().to(sums.dtype) * n, agreeing.to(sums.dtype)])
+            images += n
+        self._apply_gradients(parts, images)
+        if self.average is not None:
+            self.average.update(self.objective.model, step + 1)
+        return sums, images
+
+    def _apply_gradients(self, parts: int, images: int) -> None:
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
+        if parts > 1:
+            (total,) = self.team.sum(images)
+            torch._foreach_mul_(gradients, self.recipe.batch_size / self.recipe.accumulate / total)
+        if self.recipe.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.module.state_dict() if self.average is not None else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+
+
+def create_optimizer(recipe: TrainingRecipe, objective: torch.nn.Module) -> torch.optim.Optimizer:
+    """timm's optimiser of that name. Raises ``UsageError`` for an unknown name, and for one that can't be had here."""
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    name, known = recipe.optimizer, [str(name) for name in list_optimizers()]
+    if name not in known:
+        raise UsageError(f"--optimizer: timm has no {name!r}{nearest_names(name, known) or '.'}")
+    if name == "adahessian":
+        raise UsageError("--optimizer adahessian needs second derivatives, which this trainer does not take.")
+    try:
+        return create_optimizer_v2(
+            objective,
+            opt=TIMM_OPTIMIZERS.get(name, name),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            filter_bias_and_bn=name not in SGD_LIKE,  # SGD's decay is on all parameters, as DM-KD's
+        )
+    except (AssertionError, ImportError, RuntimeError, TypeError) as error:
+        raise UsageError(f"--optimizer {name} can't be used here: {error or type(error).__name__}") from error
+
+
+def create_scheduler(recipe: TrainingRecipe, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Any:
+    """timm's schedule; the learning rate is a function of the step alone (``step_update``), so it has no state to save."""
+    from timm.scheduler import create_scheduler_v2
+
+    milestones = [round(share * recipe.epochs) for share in recipe.milestones] if recipe.schedule == "step" else []
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=TIMM_SCHEDULES[recipe.schedule],
+        num_epochs=recipe.epochs,
+        decay_milestones=milestones,
+        decay_rate=POLY_POWER.get(recipe.schedule, 0.1),
+        warmup_epochs=recipe.warmup_epochs,
+        warmup_lr=recipe.lr / 100,
+        step_on_epochs=False,
+        updates_per_epoch=updates_per_epoch,
+    )
+    return scheduler

@@ -1,0 +1,23 @@
+"""Views: which part of an image is looked at. Drawn once, stored resolved; ``dmkd.views.render`` makes the pixels."""
+
+from dmkd.views.policy import (
+    MIX_COMPONENTS,
+    MIXUP_LEVELS,
+    VIEW_COMPONENTS,
+    Box,
+    ViewPolicy,
+    canonical_box,
+    draw_views,
+    parse_policy,
+)
+
+__all__ = [
+    "MIXUP_LEVELS",
+    "MIX_COMPONENTS",
+    "VIEW_COMPONENTS",
+    "Box",
+    "ViewPolicy",
+    "canonical_box",
+    "draw_views",
+    "parse_policy",
+]

@@ -1,0 +1,346 @@
+"""Views: which part of an image is looked at. Drawn once, stored resolved, rendered by ``dmkd.views.render``.
+
+A view is a row of float32 components. The first five are the same everywhere::
+
+    top, left, height, width    crop box, as fractions of the image's height and width
+    flip                        1: mirrored after cropping
+
+A set that mixes images adds the partner's row within its block and how much of it is seen. The partner is seen through
+its own view of the same index (its own crop and flip), so neither labelling nor training reads a second block::
+
+    cutmix    partner, mix_top, mix_left, mix_height, mix_width    pasted rectangle, as fractions of the S x S view
+    mixup     partner, weight                                      the image's own share, a multiple of 1/256
+
+Random boxes and pasted rectangles are whole pixels: ``round(fraction * size)`` gives the pixels back exactly.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NoReturn
+
+import numpy as np
+
+from dmkd.recipes.randomness import key64, uniforms
+from dmkd.stores.errors import UsageError
+
+Box = tuple[float, float, float, float]  # top, left, height, width: fractions of the image
+
+VIEW_COMPONENTS = ("top", "left", "height", "width", "flip")
+MIX_COMPONENTS: dict[str | None, tuple[str, ...]] = {
+    None: (),
+    "cutmix": ("partner", "mix_top", "mix_left", "mix_height", "mix_width"),
+    "mixup": ("partner", "weight"),
+}
+
+# Beta(alpha, alpha). CutMix: Yun et al. 2019, section 3.1. mixup: 0.2 for ImageNet (Zhang et al. 2018, section 3.1, and
+# torchvision's reference recipe). "Patient" distillation (Beyer et al. 2022) draws the weight uniformly: alpha=1.
+DEFAULT_ALPHA = {"cutmix": 1.0, "mixup": 0.2}
+
+MAX_RANDOM_VIEWS = 4096
+MIXUP_LEVELS = 256
+BETA_LEVELS = 2**16
+RRC_ATTEMPTS = 10  # as torchvision
+
+_EXAMPLES = "for example center, rrc:8, rrc:8,scale=0.6:1,flip=0 or rrc:50+cutmix"
+_OPTIONS = ("scale", "ratio", "flip", "alpha")
+
+
+@dataclass(frozen=True)
+class ViewPolicy:
+    """How the views of an image are drawn: the teacher's evaluation view alone, or RandomResizedCrop views.
+
+    ``alpha=None`` stands for the mix's default and is resolved. Raises ``UsageError`` for values out of range.
+    """
+
+    kind: str = "center"  # "center": the evaluation view; "rrc": RandomResizedCrop
+    num_random: int = 0  # random views an image
+    scale: tuple[float, float] = (0.08, 1.0)  # crop area / image area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # crop width / crop height
+    flip: float = 0.5  # probability of mirroring a random view
+    mix: str | None = None  # None, "cutmix" or "mixup"
+    alpha: float | None = None  # of the mix's Beta(alpha, alpha)
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("center", "rrc"):
+            _refuse(f"No kind of view is called {self.kind!r}")
+        if self.kind == "center":
+            if any(getattr(self, field.name) != field.default for field in fields(self)):
+                _refuse("Views of kind center take no number, mix or options")
+            return
+        if not 1 <= self.num_random <= MAX_RANDOM_VIEWS:
+            _refuse(f"The number of random views must be 1 to {MAX_RANDOM_VIEWS}, not {self.num_random}")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            _refuse(f"The views' scale must be two shares of the area, 0 < low <= high <= 1, not {_pair(self.scale)}")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            _refuse(f"The views' ratio must be two widths over heights, 0 < low <= high, not {_pair(self.ratio)}")
+        if not 0 <= self.flip <= 1:
+            _refuse(f"The views' flip must be a probability from 0 to 1, not {_number(self.flip)}")
+        if self.mix not in MIX_COMPONENTS:
+            _refuse(f"No way of mixing views is called {self.mix!r}; there are cutmix and mixup")
+        if self.mix is None and self.alpha is not None:
+            _refuse("The option alpha belongs to mixed views (rrc:8+mixup,alpha=0.2)")
+        if self.mix is not None:
+            alpha = DEFAULT_ALPHA[self.mix] if self.alpha is None else self.alpha
+            if not 0.01 <= alpha <= 100:
+                _refuse(f"The views' alpha must be from 0.01 to 100, not {_number(alpha)}")
+            object.__setattr__(self, "alpha", alpha)
+
+    def __str__(self) -> str:
+        """The text that :func:`parse_policy` reads, without what is default."""
+        if self.kind == "center":
+            return "center"
+        text = f"rrc:{self.num_random}" + (f"+{self.mix}" if self.mix else "")
+        default = ViewPolicy("rrc", 1, mix=self.mix)
+        for option in _OPTIONS:
+            value = getattr(self, option)
+            if value != getattr(default, option):
+                text += f",{option}={_pair(value) if isinstance(value, tuple) else _number(value)}"
+        return text
+
+    @property
+    def name(self) -> str:
+        """A name for the view set, fit for a folder: center, rrc8, rrc50-cutmix."""
+        return self.kind + (str(self.num_random) if self.num_random else "") + (f"-{self.mix}" if self.mix else "")
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the P components of a view."""
+        return VIEW_COMPONENTS + MIX_COMPONENTS[self.mix]
+
+    def num_views(self, first: bool) -> int:
+        """V: the random views, after the canonical one in a store's ``first`` view set and in sets of kind center."""
+        return int(first or self.kind == "center") + self.num_random
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists; :meth:`from_json` reads them back."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, description: Mapping[str, Any]) -> "ViewPolicy":
+        """The policy that ``to_json`` described. Raises ``UsageError`` for unknown fields and values out of range."""
+        unknown = sorted(set(description) - {field.name for field in fields(cls)})
+        if unknown:
+            raise UsageError(f"The view policy has a field {unknown[0]!r} that this version of dmkd does not know.")
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in description.items()
+        }
+        return cls(**values)
+
+
+def parse_policy(text: str) -> ViewPolicy:
+    """Read ``center``, ``rrc:8``, ``rrc:8,scale=0.6:1,ratio=3/4:4/3,flip=0``, ``rrc:8+mixup,alpha=0.2``.
+
+    ``str(policy)`` gives the text back, without what is default. Raises ``UsageError``.
+    """
+    head, *options = text.strip().split(",")
+    parts = re.fullmatch(r"(\w+)(?::(\d{1,9}))?(?:\+(\w+))?", head.strip())
+    if not parts:
+        _refuse(f"Views {text!r} can't be read")
+    kind, number, mix = parts.groups()
+    if kind == "rrc" and number is None:
+        _refuse(f"Views {text!r} lack the number of random views")
+    values: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = (part.strip() for part in option.partition("="))
+        if name not in _OPTIONS or not equals or name in values:
+            _refuse(
+                f"Views {text!r}: {option.strip()!r} is not one of scale=, ratio=, flip= and alpha=, each given once"
+            )
+        numbers = [_parse_number(part) for part in value.split(":")]
+        wanted, shown = (2, "two numbers, low:high") if name in ("scale", "ratio") else (1, "one number")
+        if len(numbers) != wanted or any(map(math.isnan, numbers)):
+            _refuse(f"Views {text!r}: {name} takes {shown}")
+        values[name] = tuple(numbers) if len(numbers) == 2 else numbers[0]
+    return ViewPolicy(kind, int(number or 0), mix=mix, **values)
+
+
+def canonical_box(
+    image_size: tuple[int, int], input_size: int, crop_pct: float | None = None, crop_mode: str | None = "center"
+) -> Box:
+    """The part of an (H, W) image that a classifier is evaluated on: top, left, height, width, fractions of the image.
+
+    Resampling this box to ``input_size`` squared is timm's evaluation transform (``timm.data.transforms_factory.
+    transforms_imagenet_eval``): resize the shortest edge to floor(input_size / crop_pct), cut the centre square
+    (torchvision's rounding); with ``crop_mode`` "squash" both edges are resized. timm's default ``crop_pct`` is 0.875.
+    Raises ``UsageError`` where timm would pad the image: no box shows that.
+    """
+    height, width = image_size
+    resized = math.floor(input_size / (crop_pct or 0.875))
+    if crop_mode not in ("center", "squash", "border", None):
+        raise UsageError(f"The crop mode {crop_mode!r} is unknown; there are center, squash and border.")
+    if resized < input_size:
+        raise UsageError(
+            f"A crop_pct of {crop_pct} would pad the image around its edges; choose at most 1 for the teacher."
+        )
+    if crop_mode == "border" and height != width:
+        raise UsageError(f"The crop mode border pads images of {height}x{width}; choose center or squash instead.")
+    if crop_mode == "squash":
+        resized_height = resized_width = resized
+    else:
+        short = min(height, width)
+        resized_height, resized_width = int(resized * height / short), int(resized * width / short)
+    # round() as torchvision's CenterCrop: halves go to the even pixel.
+    top, left = round((resized_height - input_size) / 2.0), round((resized_width - input_size) / 2.0)
+    return top / resized_height, left / resized_width, input_size / resized_height, input_size / resized_width
+
+
+def draw_views(
+    policy: ViewPolicy,
+    seed: int,
+    ids: np.ndarray,
+    *,
+    canonical: Box,
+    first: bool,
+    image_size: tuple[int, int],
+    output_size: int,
+    block_size: int,
+    num_in_block: int,
+) -> np.ndarray:
+    """The views of n images, float32 (n, V, P), P components as in ``policy.components``.
+
+    ``ids`` int64 (n,), of blocks of ``block_size`` ids of which ``num_in_block`` exist (fewer in a store's last block).
+    View 0 of the ``first`` view set is the ``canonical`` box, neither mirrored nor mixed; then come the random ones.
+    A random view depends on (seed, image id, its number among the random views) alone, so more can be added later; its
+    partner also depends on ``num_in_block``. The only image of a block is its own partner, unmixed.
+    Random boxes follow torchvision's ``RandomResizedCrop.get_params``; pasted rectangles follow Yun et al. 2019,
+    equation 2, and torchvision's ``v2.CutMix``: clipped at the edges, so less is pasted than the share drawn.
+    """
+    ids = np.asarray(ids, np.int64)
+    num_views, num_canonical = policy.num_views(first), policy.num_views(first) - policy.num_random
+    rows = ids % block_size
+    if len(rows) and not 0 <= rows.max() < num_in_block <= min(block_size, 2**24):
+        raise UsageError(f"Image {ids[rows.argmax()]} lies outside its block of {num_in_block} images.")
+    views = np.zeros((len(ids), num_views, len(policy.components)), np.float32)
+    component = {name: views[:, :, place] for place, name in enumerate(policy.components)}
+
+    plain = views[:, :num_canonical]
+    plain[..., :4] = canonical
+    if policy.mix:
+        component["partner"][:] = rows[:, None]
+    if policy.mix == "mixup":
+        component["weight"][:] = 1
+    if not policy.num_random or not len(ids):
+        return views
+
+    key = key64(seed, "views")
+    who = np.repeat(ids, policy.num_random)
+    which = np.tile(np.arange(policy.num_random), len(ids))
+
+    def put(name: str, values: np.ndarray) -> None:
+        component[name][:, num_canonical:] = values.reshape(len(ids), policy.num_random)
+
+    def draw(purpose: int) -> np.ndarray:
+        return uniforms(key, who, which, np.array([purpose]))
+
+    height, width = image_size
+    top, left, box_height, box_width = _random_boxes(policy, key, who, which, image_size)
+    put("top", top / height)
+    put("left", left / width)
+    put("height", box_height / height)
+    put("width", box_width / width)
+    put("flip", draw(_FLIP) < policy.flip)
+    if policy.mix and policy.alpha and num_in_block > 1:
+        row = np.repeat(rows, policy.num_random)
+        # Any other row of the block: 1 to num_in_block - 1 places further on, around its end.
+        put("partner", (row + 1 + _integers(draw(_PARTNER), num_in_block - 1)) % num_in_block)
+        share = _beta(draw(_SHARE), policy.alpha)
+        if policy.mix == "mixup":
+            put("weight", np.rint(share * MIXUP_LEVELS) / MIXUP_LEVELS)
+        else:
+            half = (0.5 * np.sqrt(1 - share) * output_size).astype(np.int64)
+            for axis, extent, purpose in (("mix_top", "mix_height", _MIX_ROW), ("mix_left", "mix_width", _MIX_COLUMN)):
+                centre = _integers(draw(purpose), output_size)
+                low, high = np.maximum(centre - half, 0), np.minimum(centre + half, output_size)
+                put(axis, low / output_size)
+                put(extent, (high - low) / output_size)
+    return views
+
+
+# What a random number is for: the last counter of `uniforms`. Attempt t at a box uses _BOX + 2t and _BOX + 2t + 1.
+_TOP, _LEFT, _FLIP, _PARTNER, _SHARE, _MIX_ROW, _MIX_COLUMN, _BOX = range(8)
+
+
+def _random_boxes(
+    policy: ViewPolicy, key: np.uint64, who: np.ndarray, which: np.ndarray, image_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes in whole pixels, int64 (n,) each: top, left, height, width. torchvision's ``RandomResizedCrop``."""
+    height, width = image_size
+    # The fallback where no attempt fits: the largest central crop within the ratio.
+    fallback_height, fallback_width = height, width
+    if width / height < policy.ratio[0]:
+        fallback_height = round(width / policy.ratio[0])
+    elif width / height > policy.ratio[1]:
+        fallback_width = round(height * policy.ratio[1])
+    box_height = np.full(len(who), fallback_height)
+    box_width = np.full(len(who), fallback_width)
+    top, left = (height - box_height) // 2, (width - box_width) // 2
+
+    log_low, log_high = math.log(policy.ratio[0]), math.log(policy.ratio[1])
+    pending = np.arange(len(who))
+    for attempt in range(RRC_ATTEMPTS):
+        counters = who[pending], which[pending]
+        share = uniforms(key, *counters, np.array([_BOX + 2 * attempt]))
+        area = height * width * (policy.scale[0] + share * (policy.scale[1] - policy.scale[0]))
+        ratio = np.exp(log_low + uniforms(key, *counters, np.array([_BOX + 2 * attempt + 1])) * (log_high - log_low))
+        tall, wide = np.rint(np.sqrt(area / ratio)).astype(np.int64), np.rint(np.sqrt(area * ratio)).astype(np.int64)
+        fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
+        done = pending[fits]
+        box_height[done], box_width[done] = tall[fits], wide[fits]
+        top[done] = _integers(uniforms(key, who[done], which[done], np.array([_TOP])), height - tall[fits] + 1)
+        left[done] = _integers(uniforms(key, who[done], which[done], np.array([_LEFT])), width - wide[fits] + 1)
+        pending = pending[~fits]
+        if not len(pending):
+            break
+    return top, left, box_height, box_width
+
+
+def _integers(uniform: np.ndarray, count: int | np.ndarray) -> np.ndarray:
+    """Uniform in [0, 1) -> int64 in [0, count)."""
+    return (uniform * count).astype(np.int64)
+
+
+def _beta(uniform: np.ndarray, alpha: float) -> np.ndarray:
+    """Uniform in [0, 1) -> Beta(alpha, alpha), rounded to a multiple of 1 / BETA_LEVELS."""
+    return np.searchsorted(_beta_thresholds(alpha), uniform, side="right") / BETA_LEVELS
+
+
+@functools.lru_cache(maxsize=8)
+def _beta_thresholds(alpha: float) -> np.ndarray:
+    """P(x < (k + 1/2) / BETA_LEVELS) for x of Beta(alpha, alpha), k = 0 .. BETA_LEVELS - 1.
+
+    The density's pole at 0 is taken out by s = x^alpha: P(x < X) is proportional to the integral of
+    (1 - s^(1/alpha))^(alpha - 1) up to X^alpha, smooth for X <= 1/2 (Simpson's rule); the other half is symmetric.
+    """
+    edges = np.concatenate([[0], (np.arange(BETA_LEVELS // 2) + 0.5) / BETA_LEVELS, [0.5]]) ** alpha
+    low, high = edges[:-1], edges[1:]
+
+    def integrand(s: np.ndarray) -> np.ndarray:
+        return (1 - s ** (1 / alpha)) ** (alpha - 1)
+
+    half = np.cumsum((high - low) / 6 * (integrand(low) + 4 * integrand((low + high) / 2) + integrand(high)))
+    half = half[:-1] / (2 * half[-1])
+    return np.concatenate([half, 1 - half[::-1]])
+
+
+def _parse_number(text: str) -> float:
+    """A decimal number or a fraction such as 4/3; not a number if it is neither."""
+    parts = re.fullmatch(r"([0-9.eE+-]+)(?:/([0-9.eE+-]+))?", text.strip())
+    try:
+        return float(parts[1]) / float(parts[2] or 1) if parts else math.nan
+    except (ValueError, ZeroDivisionError):
+        return math.nan
+
+
+def _number(value: float) -> str:
+    return repr(float(value)).removesuffix(".0")
+
+
+def _pair(values: tuple[float, float]) -> str:
+    return ":".join(_number(value) for value in values)
+
+
+def _refuse(what: str) -> NoReturn:
+    raise UsageError(f"{what}; {_EXAMPLES}.")

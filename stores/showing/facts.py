@@ -1,0 +1,149 @@
+"""Everything that can be told about a store within a second or two: what it is, how far, how big, what teachers think.
+
+Each array is listed once, which gives what is there and how many bytes it takes; of small arrays some blocks are read.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .. import layout, locations
+from ..errors import DamagedChunkError
+from ..opinions import read_opinions, sample_blocks, statistics
+from ..run_log import run_summaries
+from ..sets import LabelSet, ViewSet
+
+if TYPE_CHECKING:
+    from ..store import Store
+
+BLOCKS_READ = 400  # of each label set's quality
+BLOCKS_READ_FROM_BUCKET = 100  # there each chunk is a request
+
+Listing = Mapping[str, Mapping[int, int]]  # node -> block -> bytes
+
+
+def store_facts(store: "Store", every_block: bool = False) -> dict[str, Any]:
+    """JSON-able facts: what the store is, what made it, whether it is complete, its sizes, sets and runs.
+
+    ``every_block``: the label sets' statistics are over all blocks and not over a sample. Damaged chunks that are met are
+    named in ``damaged`` and left out. Raises ``StoreUnreachableError`` if a bucket does not answer.
+    """
+    damaged: list[str] = []
+    view_sets, label_sets = store.views, store.labels
+    readable = {name: label_set for name, label_set in label_sets.items() if _readable(label_set, damaged)}
+    listing = _list_arrays(store, view_sets, readable)
+    missing = _absent(store, listing[layout.IMAGES])
+    made = store.num_images - sum(len(store.block_ids(block)) for block in missing)
+    labels = {name: _label_set_description(store, label_set) for name, label_set in label_sets.items()}
+    for name, label_set in readable.items():
+        labels[name] |= _label_set_facts(store, label_set, listing, set(missing), every_block, damaged)
+    attributes = store.attributes
+    return {
+        "path": store.path,
+        "format": store.format,
+        "images": store.num_images,
+        "images_made": made,
+        "image_shape": list(store.image_shape),
+        "image_codec": str(store.image_codec),
+        "classes": store.num_classes,
+        "blocks": store.num_blocks,
+        "block_size": store.block_size,
+        "missing_blocks": missing,
+        "complete": not missing and not any(facts["missing_blocks"] for facts in labels.values()),
+        "identity": store.identity,
+        "source": store.source,
+        "recipe": store.recipe,
+        "bytes": sum(sum(blocks.values()) for blocks in listing.values()),
+        "arrays": {node: _array_facts(store, node, blocks) for node, blocks in listing.items()},
+        "view_sets": {
+            name: {**view_set.attributes, "missing_blocks": _absent(store, listing[view_set.node])}
+            for name, view_set in view_sets.items()
+        },
+        "label_sets": labels,
+        "damaged": list(dict.fromkeys(damaged)),
+        "runs": run_summaries(store._tree),
+        "created": attributes["created"],
+        "updated": attributes["updated"],
+        "versions": attributes["versions"],
+    }
+
+
+def _list_arrays(
+    store: "Store", view_sets: Mapping[str, ViewSet], label_sets: Mapping[str, LabelSet]
+) -> dict[str, dict[int, int]]:
+    """Bytes of each block of each array, images first; a codec's constants have one block."""
+    nodes = [layout.IMAGES, layout.CLASS_IDS, layout.CHECKS, *(view_set.node for view_set in view_sets.values())]
+    for label_set in label_sets.values():
+        nodes += [*label_set.array_nodes.values(), f"{label_set.node}/{layout.QUALITY}", label_set.checks_node]
+        nodes += [f"{label_set.node}/{layout.CONSTANTS}/{name}" for name in label_set.codec.constants]
+    return dict(zip(nodes, store._tree.map(store._tree.chunk_bytes, nodes), strict=True))
+
+
+def _array_facts(store: "Store", node: str, blocks: Mapping[int, int]) -> dict[str, Any]:
+    tree = store._tree
+    return {
+        "dtype": str(tree.dtype(node)),
+        "shape": list(tree.shape(node)),
+        "blocks": len(blocks),
+        "bytes": sum(blocks.values()),
+    }
+
+
+def _readable(label_set: LabelSet, damaged: list[str]) -> bool:
+    """Whether a label set has arrays of blocks, and constants that can be read; if not, why goes to ``damaged``."""
+    try:
+        return label_set.fitted and label_set.coder is not None
+    except DamagedChunkError as error:
+        damaged.append(str(error))
+        return False
+
+
+def _label_set_description(store: "Store", label_set: LabelSet) -> dict[str, Any]:
+    return {
+        "teacher": label_set.teacher,
+        "source": label_set.source,
+        "view_set": label_set.view_set,
+        "views": label_set.num_views,
+        "codec": label_set.codec.to_json(),
+        "fitted": label_set.fitted,
+        "identity": label_set.identity,
+        "missing_blocks": list(range(store.num_blocks)),
+    }
+
+
+def _label_set_facts(
+    store: "Store",
+    label_set: LabelSet,
+    listing: Listing,
+    without_images: set[int],
+    every_block: bool,
+    damaged: list[str],
+) -> dict[str, Any]:
+    labelled = listing[label_set.marker]
+    parts = label_set.array_nodes.values()
+    size = sum(sum(listing[node].values()) for node in parts)
+    # Of whole blocks: a marker that is there has the codec's other arrays beside it.
+    views = sum(len(store.block_ids(block)) for block in labelled if block < store.num_blocks) * label_set.num_views
+    facts: dict[str, Any] = {
+        "missing_blocks": _absent(store, labelled),
+        "bytes": size,
+        "bytes_a_view": round(size / views, 2) if views else None,
+    }
+    there = [block for block in range(store.num_blocks) if block in labelled and block not in without_images]
+    most = BLOCKS_READ_FROM_BUCKET if locations.scheme(store.path) else BLOCKS_READ
+    read = there if every_block else sample_blocks(there, most)
+    opinions = read_opinions(store, label_set, read)
+    damaged += opinions.damaged
+    told = statistics(opinions, store.class_names)
+    if told:
+        facts |= {
+            "agreement": told["agreement"],
+            "p_class": told["p_class"]["mean"],
+            "entropy": told["entropy"]["mean"],
+            "quality_images": told["images"],
+        }
+    facts["statistics"] = {"blocks_read": len(read), "blocks_labelled": len(there), **told}
+    return facts
+
+
+def _absent(store: "Store", blocks: Mapping[int, int]) -> list[int]:
+    return [block for block in range(store.num_blocks) if block not in blocks]

@@ -1,0 +1,140 @@
+"""What a store looks like at the end of a notebook's cell: a small card in HTML, with a few of its images.
+
+Never an error and never a wait: what has not been read within :data:`SECONDS` is left out.
+"""
+
+import base64
+import html
+import io
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import DmkdError
+from ..opinions import read_opinions, sample_blocks, statistics
+
+if TYPE_CHECKING:
+    from ..store import Store
+
+SECONDS = 0.8
+IMAGES_SHOWN = 10
+BLOCKS_READ = 20  # of each label set's quality
+THUMBNAIL_PX = 72
+LABEL_SETS_SHOWN = 8
+
+# Colours are the notebook's own, light or dark: lines and shades are grey, half transparent.
+_CARD = "border:1px solid rgba(128,128,128,.4);border-radius:8px;padding:12px 16px;display:inline-block;max-width:860px"
+_CELL = "text-align:left;padding:2px 18px 2px 0;background:transparent;border:0;color:inherit"
+_QUIET = "opacity:.65;font-weight:normal"
+
+
+def html_card(store: "Store", seconds: float = SECONDS) -> str:
+    """The card: what the store is, how far, its labels, some images. Raises nothing."""
+    parts: dict[str, str] = {}
+    # Another thread reads, since a bucket may not answer at all; it dies with the process.
+    reader = threading.Thread(target=_read, args=(store, parts), daemon=True)
+    reader.start()
+    reader.join(seconds)
+    found = dict(parts)
+    late = "" if "done" in found else f'<div style="{_QUIET}">The rest takes longer: dmkd inspect tells it.</div>'
+    body = "".join(found.get(part, "") for part in ("facts", "labels", "images", "error")) + late
+    return f'<div style="{_CARD}"><div style="font-weight:600">{html.escape(store.path)}</div>{body}</div>'
+
+
+def _read(store: "Store", parts: dict[str, str]) -> None:
+    try:
+        parts["facts"] = _facts(store, None)
+        missing = store.missing_blocks()
+        parts["facts"] = _facts(store, missing)
+        if len(missing) < store.num_blocks:
+            parts["images"] = _images(store, set(missing))
+        parts["labels"] = _labels(store, set(missing))
+    except DmkdError as error:
+        parts["error"] = f'<div style="{_QUIET}">{html.escape(str(error))}</div>'
+    except Exception as error:  # a card that can't be drawn must not hide the cell's result
+        parts["error"] = f'<div style="{_QUIET}">{html.escape(f"{type(error).__name__}: {error}")}</div>'
+    parts["done"] = ""
+
+
+def _facts(store: "Store", missing: list[int] | None) -> str:
+    height, width, _ = store.image_shape
+    recipe = store.recipe
+    made = recipe.get("generator") or recipe.get("source") or "unknown"
+    if recipe.get("sampler"):
+        guidance = recipe.get("guidance")
+        written = f"{guidance:g}" if isinstance(guidance, float) else guidance
+        made += f", {recipe['sampler']} {recipe.get('steps')} steps, guidance {written}"
+    state = ""
+    if missing is not None:
+        state = ", complete" if not missing else f", {len(missing):,} of {store.num_blocks:,} blocks missing"
+    rows = [
+        ("images", f"{store.num_images:,} of {width}×{height}{state}"),
+        ("classes", f"{store.num_classes:,}"),
+        ("made by", made),
+    ]
+    return _table([[f'<span style="{_QUIET}">{name}</span>', html.escape(str(value))] for name, value in rows])
+
+
+def _labels(store: "Store", without_images: set[int]) -> str:
+    rows = []
+    label_sets = store.labels
+    for name, label_set in list(label_sets.items())[:LABEL_SETS_SHOWN]:
+        missing = set(label_set.missing_blocks())
+        there = [block for block in range(store.num_blocks) if block not in missing | without_images]
+        told = statistics(read_opinions(store, label_set, sample_blocks(there, BLOCKS_READ)), store.class_names)
+        about = "≈ " if len(there) > BLOCKS_READ else ""
+        codec = ":".join(str(value) for value in label_set.codec.to_json().values())
+        opinion = (
+            [f"{about}{told['agreement']:.0%}", f"{about}{told['entropy']['mean']:.2f}"] if told else ["none yet", ""]
+        )
+        cells = [name, label_set.teacher.get("architecture", ""), f"{label_set.num_views} {label_set.view_set}", codec]
+        rows.append(
+            [html.escape(str(cell)) for cell in [*cells, f"{1 - len(missing) / store.num_blocks:.0%}", *opinion]]
+        )
+    if not rows:
+        return f'<div style="{_QUIET}">no labels yet</div>'
+    if more := len(label_sets) - len(rows):
+        rows.append([f"and {more} more", *[""] * 6])
+    return _table(rows, ["label set", "teacher", "views", "codec", "done", "agrees", "entropy"])
+
+
+def _images(store: "Store", missing: set[int]) -> str:
+    """Some images, of different classes where there are such among those that one block holds."""
+    block = next(block for block in range(store.num_blocks) if block not in missing)
+    ids = np.array(store.block_ids(block))
+    class_ids = store.class_ids[ids]
+    _, first = np.unique(class_ids, return_index=True)
+    ids = np.sort(ids[first])[:IMAGES_SHOWN]
+    figures = [
+        f'<div style="display:inline-block;margin:6px 6px 0 0;text-align:center;width:{THUMBNAIL_PX}px">'
+        f'<img src="{_data_uri(image)}" width="{THUMBNAIL_PX}" style="image-rendering:pixelated;display:block;margin:0"/>'
+        f'<div style="{_QUIET};font-size:11px;overflow:hidden;white-space:nowrap;text-overflow:ellipsis">'
+        f"{html.escape(store.class_names[class_id].split(',')[0])}</div></div>"
+        for image, class_id in zip(store.images[ids], store.class_ids[ids].tolist(), strict=True)
+    ]
+    return f"<div>{''.join(figures)}</div>"
+
+
+def _data_uri(pixels: np.ndarray) -> str:
+    """A small picture as it is, a large one reduced to twice the size that it is shown in."""
+    from PIL import Image
+
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    if max(image.size) > 2 * THUMBNAIL_PX:
+        image.thumbnail((2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
+        image.save(buffer, "JPEG", quality=85)
+        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _table(rows: list[list[str]], head: list[str] | None = None) -> str:
+    """Cells are HTML already."""
+    top = "".join(f'<th style="{_CELL};{_QUIET}">{name}</th>' for name in head or [])
+    lines = "".join(
+        f'<tr style="background:transparent">{"".join(f"<td style={chr(34)}{_CELL}{chr(34)}>{cell}</td>" for cell in row)}</tr>'
+        for row in rows
+    )
+    style = "border-collapse:collapse;border:0;margin:8px 0 0;font-size:13px;color:inherit"
+    return f'<table style="{style}">{f"<tr>{top}</tr>" if head else ""}{lines}</table>'

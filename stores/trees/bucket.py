@@ -1,0 +1,216 @@
+"""A store in a bucket: Zarr's view of an object store, through obstore. Nothing but PUT, GET, HEAD, DELETE and LIST.
+
+Every request goes through :class:`Bucket`, so that every failure becomes one sentence there. What is transient is tried
+again below it, by obstore, until ``PATIENCE`` is over.
+"""
+
+import os
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from zarr.core.sync import sync
+from zarr.storage import ObjectStore
+
+from .. import locations
+from ..errors import NotAStoreError, StoreError, StoreUnreachableError, StoreWriteError, UsageError
+
+REQUEST_TIME = timedelta(seconds=60)
+# Larger chunks go up in several parts, which a killed writer leaves behind invisibly; see the README on expiring them.
+SINGLE_PUT_BYTES = 32 * 2**20
+PATIENCE = timedelta(minutes=3)  # a server that is restarted ends no run
+FIRST_PATIENCE = timedelta(seconds=5)  # but a wrong URL is told at once
+
+_reached: set[tuple[str | None, str]] = set()  # (endpoint, bucket) that have answered this process
+
+
+def open_bucket(path: str) -> "Bucket":
+    """The storage of a store at ``s3://bucket/name`` (or gs, az), by the credentials of the environment.
+
+    The first time in a process it is asked for a listing and must answer within seconds. Raises ``UsageError`` for what can't
+    be a bucket or for a missing library, ``NotAStoreError`` if there is no such bucket, ``StoreError`` if it refuses the
+    credentials or there are none, ``StoreUnreachableError`` if it does not answer.
+    """
+    known = (locations.endpoint(), locations.bucket(path))
+    if known not in _reached:
+        sync(_list_once(Bucket(_connect(path, FIRST_PATIENCE), path)))
+        _reached.add(known)
+    return Bucket(_connect(path, PATIENCE), path)
+
+
+class Bucket(ObjectStore):
+    """zarr's ObjectStore, whose failures are ``StoreError``s that name the store at ``path``."""
+
+    def __init__(self, store: Any, path: str, *, read_only: bool = False) -> None:
+        super().__init__(store, read_only=read_only)
+        self.path = path
+
+    def with_read_only(self, read_only: bool = False) -> "Bucket":
+        return Bucket(self.store, self.path, read_only=read_only)
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        with self._telling(key):
+            return await super().get(key, prototype, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        with self._telling(key):
+            return await super().exists(key)
+
+    async def set(self, key: str, value: Any) -> None:
+        import obstore
+
+        self._check_writable()
+        with self._telling(key, writing=True):
+            # One PUT rather than the many requests of a multipart upload. What is there is replaced, as a whole.
+            await obstore.put_async(self.store, key, value.as_buffer_like(), chunk_size=SINGLE_PUT_BYTES)
+
+    async def delete(self, key: str) -> None:
+        with self._telling(key, writing=True):
+            await super().delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        with self._telling(prefix, writing=True):
+            await super().delete_dir(prefix)
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:  # type: ignore[override]
+        with self._telling(prefix):
+            async for name in super().list_dir(prefix):  # one LIST for a thousand names
+                yield name
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Name -> bytes of the objects directly below a prefix: one LIST for a thousand of them."""
+        import obstore
+
+        with self._telling(prefix):
+            objects = obstore.list_with_delimiter(self.store, prefix)["objects"]
+        return {meta["path"].rpartition("/")[2]: meta["size"] for meta in objects}
+
+    @contextmanager
+    def _telling(self, key: str, writing: bool = False) -> Iterator[None]:
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except (BaseError, FileNotFoundError) as error:
+            raise _told(error, self.path, key, writing) from error
+
+
+async def _list_once(bucket: Bucket) -> None:
+    async for _ in bucket.list_dir(""):
+        break
+
+
+def _connect(path: str, patience: timedelta) -> Any:
+    try:
+        from obstore.store import from_url
+    except ImportError as error:
+        raise UsageError(f"{path} needs obstore: pip install obstore.") from error
+    scheme, endpoint = locations.scheme(path), locations.endpoint()
+    client_options: dict[str, Any] = {"timeout": min(REQUEST_TIME, 2 * patience)}
+    credentials: dict[str, Any] = {}
+    if scheme == "s3":
+        if endpoint:
+            locations.check_endpoint(endpoint)
+        client_options["allow_http"] = bool(endpoint and endpoint.startswith("http://"))
+        credentials = _aws_profile(path)
+    retry_config: dict[str, Any] = {
+        "max_retries": 1000,  # the time decides
+        "retry_timeout": patience,
+        "backoff": {
+            "base": 2,
+            "init_backoff": timedelta(seconds=0.1),
+            "max_backoff": min(timedelta(seconds=5), patience / 4),
+        },
+    }
+    try:
+        return from_url(  # type: ignore[call-overload]  # each overload is for one scheme
+            path, client_options=client_options, retry_config=retry_config, **credentials
+        )
+    except Exception as error:
+        if _no_credentials(str(error)):
+            raise _told(error, path, "", writing=False) from error
+        raise UsageError(f"{path} can't be opened: {_first_line(error)}.") from error
+
+
+def _aws_profile(path: str) -> dict[str, Any]:
+    """Credentials from ~/.aws (keys, profiles, SSO): boto3 reads them, if it is installed and the environment has none."""
+    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SKIP_SIGNATURE"):
+        return {}
+    profile = os.environ.get("AWS_PROFILE")
+    places = ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
+    if not profile and not any(os.environ.get(name) for name in places) and not (Path.home() / ".aws").is_dir():
+        return {}
+    try:
+        import boto3
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError as error:
+        if profile:
+            raise UsageError(
+                f"AWS_PROFILE={profile} is read by boto3, which is not installed: pip install boto3."
+            ) from error
+        return {}
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        session = boto3.Session()
+        return {"credential_provider": Boto3CredentialProvider(session)} if session.get_credentials() else {}
+    except BotoCoreError as error:
+        raise UsageError(f"The AWS profile for {path} can't be used: {error}") from error
+
+
+def _told(error: Exception, path: str, key: str, writing: bool) -> StoreError:
+    """obstore's error in one sentence. Its text holds the server's answer, an XML document, and the Rust debug output."""
+    text = str(error)
+    status = int(match[1]) if (match := re.search(r"status code: (\d{3})", text)) else None
+    code = match[1] if (match := re.search(r"<Code>(\w+)</Code>", text)) else None
+    message = match[1].strip() if (match := re.search(r"<Message>([^<]*)</Message>", text)) else ""
+    bucket, scheme = locations.bucket(path), locations.scheme(path)
+    assert scheme is not None
+    where, failed = locations.join(path, key) if key else path, StoreWriteError if writing else StoreError
+    if _no_credentials(text):
+        return failed(f"There are no credentials for {bucket}: set {locations.SCHEMES[scheme]} in the environment.")
+    if code == "NoSuchBucket" or status == 404 or isinstance(error, FileNotFoundError):
+        return NotAStoreError(f"There is no bucket {bucket}{_server(scheme)}: make it first, or correct the name.")
+    if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
+        verb = "be written" if writing else "be read"
+        return failed(
+            f"{where} can't {verb}: access is refused ({code or status}); check {locations.SCHEMES[scheme]}, and what they "
+            "are allowed to do."
+        )
+    if "incorrectly configured region" in text or code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
+        return failed(f"{bucket} lies in another region: set AWS_REGION to it{f' ({message})' if message else ''}.")
+    if status is not None and 400 <= status < 500 and status not in (408, 425, 429):
+        return failed(
+            f"{where}: the object store refused the request ({code or status}{f': {message}' if message else ''})."
+        )
+    reason = f"answers {status} {code or ''}".strip() if status else _connection(error)
+    return StoreUnreachableError(
+        f"{where} could not be {'written' if writing else 'read'}: the object store{_server(scheme)} {reason}; when it is "
+        "there again, run the same command again."
+    )
+
+
+def _no_credentials(text: str) -> bool:
+    """Without credentials obstore asks the cloud machine that it hopes to run on (169.254.169.254)."""
+    return "//169.254." in text or bool(
+        re.search(r"Missing ?(AccessKeyId|SecretAccessKey)|MissingAccount|MissingCredentials", text)
+    )
+
+
+def _connection(error: Exception) -> str:
+    kind = match[1] if (match := re.search(r"kind: (\w+)", str(error))) else ""
+    known = {"Connect": "can't be reached", "Timeout": "did not answer in time"}
+    return known.get(kind, f"failed ({_first_line(error)})")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+
+
+def _server(scheme: str) -> str:
+    endpoint = locations.endpoint() if scheme == "s3" else None
+    return f" at {endpoint}" if endpoint else ""

@@ -1,0 +1,625 @@
+"""Whether a store is sound: every chunk of every array is read and looked at, one block at a time.
+
+Checksums, shapes, ranges and identities; that what is there is all there. Knows no models: whether pixels and logits are
+those that the recipe and the teacher give is :mod:`dmkd.verify`'s business.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import layout
+from ..checks import class_checks, encoded_checks, image_checks, quality_checks, views_bound
+from ..codecs import Coder
+from ..errors import DmkdError, StoreUnreachableError
+from ..identity import fingerprint
+from ..locations import is_hdf5, partial_files
+from ..sets import LabelSet, ViewSet
+from ..store import Store
+from ..trees.tree import open_tree
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+
+BOX_TOLERANCE = 1e-6  # boxes are sums of float32 fractions
+QUALITY_TOLERANCE = 1e-3  # of p(class) and entropy, both rounded to float32
+DECODED_AT_ONCE = 2**24  # logits, 64 MB: what decoding may hold at a time
+IDS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found. ``block`` None: it concerns the whole ``node`` (an array or a group, "" the store)."""
+
+    severity: str  # ERROR: the store is not sound; WARNING: odd, but readable; NOTE: not done yet
+    node: str
+    sentence: str
+    block: int | None = None
+    # Whether deleting chunks lets the next run make sound ones: so it is with wrong bytes, not with wrong attributes.
+    repairable: bool = False
+
+    @property
+    def where(self) -> str:
+        return (self.node or "store") + ("" if self.block is None else f", block {self.block}")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"severity": self.severity, "where": self.where, "block": self.block, "sentence": self.sentence}
+
+
+@dataclass
+class Repair:
+    """What :func:`repair` did."""
+
+    deleted: dict[tuple[str, int], None] = field(default_factory=dict)  # chunks in this order: node, block
+    refitted: list[str] = field(default_factory=list)  # label sets that begin anew, their constants being damaged
+    swept: int = 0  # half-written files
+    refused: list[str] = field(default_factory=list)  # sentences: what could not be repaired, and why
+    images: bool = False  # whether images must be made again
+    labels: bool = False  # whether labels must
+
+
+class Verifier:
+    """Looks at a store: :meth:`attributes`, then :meth:`block` for each block, then :meth:`summary`.
+
+    ``chunks`` and ``bytes`` count what has been read; bytes are those of the arrays, uncompressed. ``num_blocks`` is 0 if
+    not even the images' metadata can be read.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.num_blocks = self.chunks = self.bytes = 0
+        self.label_sets: list[LabelSet] = []  # those that are readable and have arrays
+        self.coders: dict[str, Coder] = {}  # label set -> its coder, if its constants and arrays are sound
+        self.parts: dict[str, list[str]] = {}  # label set -> its arrays of blocks, the marker last
+        # Views (node, block) that some labels were made from, and those that some labels were not made from.
+        self.confirmed_views: set[tuple[str, int]] = set()
+        self.doubted_views: set[tuple[str, int]] = set()
+        self._tree = open_tree(store.path)
+        self._present: dict[str, set[int]] = {}
+        self._view_sets: list[ViewSet] = []
+        self._constant: list[int] = []
+        self._alike: list[tuple[int, int]] = []
+        self._blocks_seen: dict[int, int] = {}
+        self._blocks_alike: list[tuple[int, int]] = []
+
+    # Attributes, metadata and constants
+
+    def attributes(self) -> Iterator[Finding]:
+        """What can be told without reading a block. Must be exhausted first: it finds out which arrays there are."""
+        store, tree = self.store, self._tree
+        if lacking := [key for key in _ROOT_ATTRIBUTES if key not in store.attributes]:
+            yield Finding(ERROR, "", f"The store's attributes lack {', '.join(lacking)}.")
+            return
+        try:
+            image_shape, self.num_blocks = store.image_shape, store.num_blocks
+        except (KeyError, ValueError, TypeError) as error:
+            yield Finding(ERROR, layout.IMAGES, f"The array's metadata can't be read ({_first_line(error)}).")
+            return
+        if _fingerprint(store.recipe) != store.identity:
+            yield Finding(
+                ERROR,
+                "",
+                "The identity is not that of the recipe: the attributes were changed after the store was made.",
+            )
+        yield from self._array(layout.IMAGES, layout.images_spec((*image_shape[:2], 3)))
+        yield from self._array(layout.CLASS_IDS, layout.class_ids_spec())
+        yield from self._array(layout.CHECKS, layout.checks_spec())
+        for name in tree.children(layout.VIEWS):
+            yield from self._guarded(f"{layout.VIEWS}/{name}", self._view_set, name)
+        for name in tree.children(layout.LABELS):
+            yield from self._guarded(f"{layout.LABELS}/{name}", self._label_set, name)
+        if leftovers := len(partial_files(store.path)):
+            yield Finding(
+                WARNING,
+                "",
+                f"{leftovers} half-written files (.partial) of a run that was killed, or that is going on just now.",
+            )
+
+    def _view_set(self, name: str) -> Iterator[Finding]:
+        view_set = ViewSet(self.store, name)
+        if view_set.identity != _fingerprint(
+            {"store": self.store.identity, **_without(view_set.attributes, "identity")}
+        ):
+            yield Finding(ERROR, view_set.node, "The identity is not that of the store and the views' description.")
+        num_views = view_set.attributes["num_views"]
+        yield from self._array(view_set.node, layout.views_spec(num_views, len(view_set.components)))
+        self._view_sets.append(view_set)
+
+    def _label_set(self, name: str) -> Iterator[Finding]:
+        node = f"{layout.LABELS}/{name}"
+        attributes = self._tree.attributes(node)
+        if "identity" not in attributes:
+            yield Finding(
+                NOTE, node, "The making of this label set was interrupted before it had a name; nothing is in it."
+            )
+            return
+        label_set = LabelSet(self.store, name)
+        view_set = next((view_set for view_set in self._view_sets if view_set.name == label_set.view_set), None)
+        if view_set is None:
+            yield Finding(ERROR, node, f"Its view set {label_set.view_set!r} is not there or not readable.")
+        else:
+            description = _without(attributes, "identity", "source", "fitted")
+            whole = {"store": self.store.identity, "views": view_set.identity, **description}
+            if label_set.identity != _fingerprint(whole):
+                yield Finding(
+                    ERROR, node, "The identity is not that of the store, the views, the teacher and the codec."
+                )
+            if label_set.num_views != view_set.num_views:
+                yield Finding(ERROR, node, f"It has {label_set.num_views} views and its view set {view_set.num_views}.")
+        if label_set.num_classes != self.store.num_classes:
+            yield Finding(
+                ERROR, node, f"It has {label_set.num_classes} classes and the store {self.store.num_classes}."
+            )
+        if view_set is None or (label_set.num_views, label_set.num_classes) != (
+            view_set.num_views,
+            self.store.num_classes,
+        ):
+            return  # every block would be found wrong for it
+        if not label_set.fitted:
+            yield Finding(NOTE, node, "It was begun and has no labels yet.")
+            return
+        self.label_sets.append(label_set)
+        # Without the constants the arrays can still be read, though not decoded: all but these are arrays of blocks.
+        self.parts[name] = [f"{node}/{part}" for part in self._tree.children(node) if part != layout.CONSTANTS]
+        constants = {}
+        for part in label_set.codec.constants:
+            where = f"{node}/{layout.CONSTANTS}/{part}"
+            try:
+                constants[part] = self._tree.read_constant(where)
+            except (ValueError, RuntimeError, KeyError) as error:
+                yield Finding(ERROR, where, f"The constant is damaged ({_first_line(error)}).", repairable=True)
+                continue
+            except OSError as error:
+                yield Finding(ERROR, where, f"The constant can't be read ({_first_line(error)}).")
+                continue
+            self.chunks, self.bytes = self.chunks + 1, self.bytes + constants[part].nbytes
+            if not np.isfinite(constants[part]).all():
+                yield Finding(ERROR, where, "The constant holds NaN or infinite values.", repairable=True)
+                del constants[part]
+        if len(constants) < len(label_set.codec.constants):
+            return
+        coder = label_set.codec.bind(label_set.num_classes, constants)
+        specs = layout.label_specs(coder.arrays(label_set.num_views))
+        self.parts[name] = [f"{node}/{part}" for part in specs]
+        found: list[Finding] = []
+        for part, spec in specs.items():
+            found += self._array(f"{node}/{part}", spec)
+        yield from found
+        if not found:
+            self.coders[name] = coder
+
+    def _array(self, node: str, spec: layout.ArraySpec) -> Iterator[Finding]:
+        """Whether an array is there and is what the layout says; lists its chunks."""
+        self._present[node] = set()
+        try:
+            shape, dtype = self._tree.shape(node), self._tree.dtype(node)
+            self._present[node] = self._tree.present_blocks(node)
+        except (KeyError, ValueError, TypeError) as error:
+            yield Finding(ERROR, node, f"There is no such array, or its metadata is damaged ({_first_line(error)}).")
+            return
+        if shape[1:] != spec.shape or dtype != np.dtype(spec.dtype):
+            yield Finding(
+                ERROR,
+                node,
+                f"It is {dtype} (n, {_show(shape[1:])}) and should be {spec.dtype} (n, {_show(spec.shape)}).",
+            )
+        if shape[0] > self.store.num_images:
+            yield Finding(
+                NOTE,
+                node,
+                f"It has room for {shape[0]:,} images and the store for {self.store.num_images:,}: "
+                f"growing it was interrupted; run `dmkd generate --images {shape[0]}` again.",
+            )
+        elif shape[0] < self.store.num_images:
+            yield Finding(ERROR, node, f"It has room for {shape[0]:,} of {self.store.num_images:,} images.")
+        for block in sorted(block for block in self._present[node] if block >= self.num_blocks):
+            yield Finding(ERROR, node, "The chunk lies beyond the store's last block.", block, repairable=True)
+
+    def _guarded(self, node: str, look: Callable[[str], Iterator[Finding]], name: str) -> Iterator[Finding]:
+        """The findings of ``look``; attributes that can't be understood are one of them."""
+        try:
+            yield from look(name)
+        except StoreUnreachableError:  # says nothing about the store
+            raise
+        except (DmkdError, KeyError, ValueError, TypeError) as error:
+            yield Finding(ERROR, node, f"Its attributes can't be read ({_first_line(error)}).")
+
+    # Blocks
+
+    def block(self, block: int) -> Iterator[Finding]:
+        """What is wrong with one block, in every array."""
+        ids = np.array(self.store.block_ids(block))
+        checks = yield from self._images(block, ids)
+        views: dict[str, np.ndarray | None] = {}
+        for view_set in self._view_sets:
+            views[view_set.name] = yield from self._views(view_set, block, ids)
+        for label_set in self.label_sets:
+            yield from self._labels(label_set, block, ids, checks, views.get(label_set.view_set))
+
+    def _images(self, block: int, ids: np.ndarray) -> Generator[Finding, None, np.ndarray | None]:
+        """Returns the image checks, if there are images and the checks can be relied on."""
+        done = self.has(layout.IMAGES, block)
+        class_ids, checks = None, None
+        if self.has(layout.CLASS_IDS, block):
+            class_ids = yield from self._read(layout.CLASS_IDS, block, len(ids))
+            if class_ids is not None and (class_ids.min() < 0 or class_ids.max() >= self.store.num_classes):
+                wrong = (class_ids < 0) | (class_ids >= self.store.num_classes)
+                yield self._rows(
+                    layout.CLASS_IDS, block, wrong, f"are out of range (the store has {self.store.num_classes} classes)"
+                )
+                class_ids = None
+        elif done:
+            yield Finding(
+                ERROR, layout.CLASS_IDS, "There are images and no class ids of this block.", block, repairable=True
+            )
+        if self.has(layout.CHECKS, block):
+            checks = yield from self._read(layout.CHECKS, block, len(ids))
+        elif done:
+            yield Finding(ERROR, layout.CHECKS, "There are images and no checks of this block.", block, repairable=True)
+        images = (yield from self._read(layout.IMAGES, block, len(ids))) if done else None
+        if images is not None:
+            self._look_at(images, block)
+        # Without images the rest is what an interrupted run left, and is written anew: some of it may be older.
+        if not done or class_ids is None or checks is None:
+            return None
+        wrong = class_checks(ids, class_ids) != checks[:, 0]
+        if wrong.any():
+            what = "and the checks do not fit together: one of the two chunks is that of another block or store"
+            yield self._rows(layout.CLASS_IDS, block, wrong, what)
+            return None
+        if images is not None:
+            wrong = image_checks(ids, class_ids, images)[:, 1] != checks[:, 1]
+            if wrong.any():
+                what = "are other pixels than were written: those of another block or store, or overwritten"
+                yield self._rows(layout.IMAGES, block, wrong, what)
+        return checks
+
+    def _look_at(self, images: np.ndarray, block: int) -> None:
+        """Remember images of one colour, and images that are alike."""
+        start = block * self.store.block_size
+        flat = images.reshape(len(images), -1, images.shape[-1])
+        # One row first: only few images pass, and the others need not be read to their ends.
+        width = images.shape[2]
+        candidates = np.flatnonzero((flat[:, :width] == flat[:, :1]).all((1, 2)))
+        one_colour = {int(row) for row in candidates if (flat[row] == flat[row, :1]).all()}
+        self._constant += [start + row for row in sorted(one_colour)]
+        first: dict[bytes, int] = {}
+        keys = []
+        for row, image in enumerate(images):
+            key = image.tobytes()
+            keys.append(hash(key))
+            if (twin := first.setdefault(key, row)) != row and row not in one_colour:
+                self._alike.append((start + twin, start + row))
+        # A whole chunk that was copied over another one has a right checksum.
+        if (twin := self._blocks_seen.setdefault(hash(tuple(keys)), block)) != block and len(one_colour) < len(images):
+            self._blocks_alike.append((twin, block))
+
+    def _views(self, view_set: ViewSet, block: int, ids: np.ndarray) -> Generator[Finding, None, np.ndarray | None]:
+        """Returns the views as stored, if they are sound."""
+        if not self.has(view_set.node, block):
+            if any(
+                self._labelled(label_set, block)
+                for label_set in self.label_sets
+                if label_set.views_node == view_set.node
+            ):
+                what = "The chunk is missing, and there are labels of these views."
+                yield Finding(ERROR, view_set.node, what, block, repairable=True)
+            return None
+        stored = yield from self._read(view_set.node, block, len(ids))
+        if stored is None:
+            return None
+        sound = True
+        bound = views_bound(ids, stored)
+        if not bound.all():
+            yield self._rows(view_set.node, block, ~bound, "are the views of other images: those of another block")
+            sound = False
+        for wrong, what in _wrong_views(stored[:, :, :-1], view_set.components, len(ids)):
+            if wrong.any():
+                yield self._rows(view_set.node, block, np.any(wrong, axis=1), what)
+                sound = False
+        return stored if sound else None
+
+    def _labels(
+        self,
+        label_set: LabelSet,
+        block: int,
+        ids: np.ndarray,
+        image_checks: np.ndarray | None,
+        views: np.ndarray | None,
+    ) -> Iterator[Finding]:
+        """``image_checks`` and ``views``: what the labels were made from, None where that can't be relied on."""
+        nodes = self.parts[label_set.name]
+        marked = self._labelled(label_set, block)
+        arrays: dict[str, np.ndarray] = {}
+        for node in nodes:
+            if not self.has(node, block):
+                if marked:
+                    yield Finding(ERROR, node, "The chunk is missing and the block counts as labelled.", block, True)
+                continue
+            rows = yield from self._read(node, block, len(ids))
+            if rows is None:
+                continue
+            wrong: np.ndarray = np.any(~np.isfinite(rows.reshape(len(ids), -1)), axis=1)
+            if wrong.any():
+                yield self._rows(node, block, wrong, "are NaN or infinite")
+                continue
+            if node.endswith(f"/{layout.QUALITY}"):
+                odd = [found for found in _wrong_quality(rows, label_set.num_classes) if found[0].any()]
+                for wrong, what in odd:
+                    yield self._rows(node, block, wrong, what)
+                if odd:
+                    continue
+            arrays[node.rsplit("/", 1)[-1]] = rows
+        if not marked or len(arrays) < len(nodes):
+            return
+        quality, checks = arrays.pop(layout.QUALITY), arrays.pop(layout.CHECKS)
+        try:
+            logits_each = label_set.num_views * label_set.num_classes
+            finite = _decodes(self.coders[label_set.name], arrays, len(ids), logits_each)
+        except (ValueError, IndexError, DmkdError) as error:
+            yield Finding(
+                ERROR, label_set.node, f"The labels can't be decoded ({_first_line(error)}).", block, repairable=True
+            )
+            return
+        if not finite.all():
+            yield self._rows(label_set.node, block, ~finite, "decode to NaN or infinite logits")
+            return
+        if image_checks is not None:
+            yield from self._unbound_labels(label_set, ids, image_checks, views, quality, checks, arrays)
+
+    def _unbound_labels(
+        self,
+        label_set: LabelSet,
+        ids: np.ndarray,
+        image_checks: np.ndarray,
+        views: np.ndarray | None,
+        quality: np.ndarray,
+        checks: np.ndarray,
+        arrays: Mapping[str, np.ndarray],
+    ) -> Iterator[Finding]:
+        """Whether a block's labels were made from its images and views; which chunk is to blame if not."""
+        block = int(ids[0]) // self.store.block_size
+        wrong_quality = quality_checks(label_set.identity, ids, image_checks, quality) != checks[:, 0]
+        wrong_labels = np.zeros(len(ids), bool)
+        if views is not None:
+            wrong_labels = encoded_checks(label_set.identity, ids, image_checks, views, arrays) != checks[:, 1]
+            of_views = self.doubted_views if wrong_labels.any() else self.confirmed_views
+            of_views.add((label_set.views_node, block))
+        if wrong_quality.any() and wrong_labels.any():
+            what = "are those of other images: its chunks, or this one alone, belong to another block or store"
+            yield self._rows(label_set.checks_node, block, wrong_quality | wrong_labels, what)
+        elif wrong_quality.any():
+            what = "are not those that were written for these images: that of another block or store, or overwritten"
+            yield self._rows(f"{label_set.node}/{layout.QUALITY}", block, wrong_quality, what)
+        elif wrong_labels.any():
+            node = label_set.marker if len(arrays) == 1 else label_set.node
+            what = "were not made from these images and views: those of another block or store, or overwritten"
+            yield self._rows(node, block, wrong_labels, what)
+
+    def _labelled(self, label_set: LabelSet, block: int) -> bool:
+        """Whether the block counts as labelled. Without a coder it is not known which array says so."""
+        return label_set.name in self.coders and self.has(self.parts[label_set.name][-1], block)
+
+    def has(self, node: str, block: int) -> bool:
+        """Whether the chunk was there when the store was listed."""
+        if node not in self._present:
+            self._present[node] = self._tree.present_blocks(node)
+        return block in self._present[node]
+
+    def _read(self, node: str, block: int, count: int) -> Generator[Finding, None, np.ndarray | None]:
+        """Yields what is wrong with a chunk and returns its rows, or None if they are of no use."""
+        try:
+            rows = self._tree.read_block(node, block)
+        except (ValueError, RuntimeError, KeyError) as error:
+            yield Finding(ERROR, node, f"The chunk is damaged ({_first_line(error)}).", block, repairable=True)
+            return None
+        except OSError as error:
+            yield Finding(ERROR, node, f"The chunk can't be read ({_first_line(error)}).", block)
+            return None
+        self.chunks, self.bytes = self.chunks + 1, self.bytes + rows.nbytes
+        if len(rows) < count:
+            yield Finding(ERROR, node, f"The block holds {len(rows)} of {count} images.", block)
+            return None
+        return rows[:count]
+
+    def _rows(self, node: str, block: int, wrong: np.ndarray, what: str) -> Finding:
+        """Wrong rows of a block as one error. ``what`` begins with a verb in the plural."""
+        ids = np.flatnonzero(wrong) + block * self.store.block_size
+        return Finding(ERROR, node, f"The values of {show_ids(ids)} {what}.", block, repairable=True)
+
+    # At the end
+
+    def summary(self) -> Iterator[Finding]:
+        """What can only be said of all blocks together: oddities among the images, and what is not there yet."""
+        if self._constant:
+            yield Finding(WARNING, layout.IMAGES, f"One colour all over: {show_ids(self._constant)}.")
+        if self._alike:
+            pairs = _some([f"{first} and {second}" for first, second in self._alike])
+            yield Finding(WARNING, layout.IMAGES, f"{len(self._alike)} times the same image twice in a block: {pairs}.")
+        if self._blocks_alike:
+            pairs = _some([f"{first} and {second}" for first, second in self._blocks_alike])
+            yield Finding(WARNING, layout.IMAGES, f"Whole blocks with the same images: {pairs}.")
+        with_images = {block for block in range(self.num_blocks) if self.has(layout.IMAGES, block)}
+        if missing := self.num_blocks - len(with_images):
+            yield Finding(NOTE, layout.IMAGES, f"{missing:,} of {self.num_blocks:,} blocks have no images yet.")
+        for label_set in self.label_sets:
+            if label_set.name not in self.coders:
+                continue
+            labelled = {block for block in range(self.num_blocks) if self._labelled(label_set, block)}
+            if missing := len(with_images - labelled):
+                yield Finding(NOTE, label_set.node, f"{missing:,} blocks with images have no labels yet.")
+            if early := sorted(labelled - with_images):
+                yield Finding(
+                    NOTE,
+                    label_set.node,
+                    f"{len(early):,} blocks have labels and no images (an interrupted run; they are made again): "
+                    f"{_some([str(block) for block in early])}.",
+                )
+
+
+_ROOT_ATTRIBUTES = ("recipe", "identity", "source", "class_names", "block_size")
+
+
+def repair(store: Store, findings: Iterable[Finding]) -> Repair:
+    """Delete what is broken, and only that, so that the next `dmkd generate` or `dmkd label` makes it again.
+
+    Each block is looked at once more before anything of it is deleted. Wherever a chunk goes, the marker of its block goes
+    first, so that an interruption leaves a block that counts as missing. Labels of a block stay if only its images are
+    damaged: the same pixels come back (should others come, ``Store.write_block`` deletes what was made from the old
+    ones). Views that no labels fit go too, since they may be what is wrong; they are drawn again. Images that no generator
+    made can't come back and are never deleted, and nothing is while attributes are wrong: what would be made by them is
+    not what was there.
+    """
+    done = Repair()
+    tree = open_tree(store.path)
+    done.swept = store.sweep_partials()
+    broken = [finding for finding in findings if finding.severity == ERROR]
+    again = Verifier(store)
+    seen = set(again.attributes())
+    if any(finding.severity == ERROR and not finding.repairable for finding in seen):
+        done.refused.append(
+            "attributes or metadata are wrong, and what is made by them may be something else than what was there. "
+            f"Nothing was deleted; bring {'the file' if is_hdf5(store.path) else 'zarr.json'} back from a copy first."
+        )
+        return done
+    for block in sorted({finding.block for finding in broken if finding.block is not None and finding.repairable}):
+        if block < again.num_blocks:
+            seen.update(again.block(block))
+    label_sets = {label_set.name: label_set for label_set in again.label_sets}
+
+    def delete(node: str, block: int) -> None:
+        if (node, block) not in done.deleted and again.has(node, block):
+            tree.delete_block(node, block)
+            done.deleted[node, block] = None
+
+    def delete_labels(name: str, block: int) -> None:
+        for node in reversed(again.parts[name]):
+            delete(node, block)
+
+    def delete_views(node: str, block: int) -> None:
+        for name, label_set in label_sets.items():
+            if label_set.views_node == node:
+                delete_labels(name, block)
+        delete(node, block)
+
+    for finding in broken:
+        if not finding.repairable:
+            done.refused.append(
+                f"{finding.where}: the file is there and can't be read; see to the disk or to its permissions."
+            )
+        elif finding not in seen:
+            done.refused.append(f"{finding.where}: it could be read the second time; nothing was deleted.")
+        elif finding.block is not None and finding.block >= again.num_blocks:
+            delete(finding.node, finding.block)
+        elif finding.node in (layout.IMAGES, layout.CLASS_IDS, layout.CHECKS):
+            assert finding.block is not None
+            if store.source is None:
+                done.refused.append(
+                    f"{finding.where}: these images were not made by a generator, so dmkd can't make them again. "
+                    + _way_back(store.path, tree.chunk_path(layout.IMAGES, finding.block))
+                )
+                continue
+            delete(layout.IMAGES, finding.block)
+            if finding.node != layout.IMAGES:  # one of the two, and which can't be told
+                delete(layout.CHECKS, finding.block)
+                delete(layout.CLASS_IDS, finding.block)
+            done.images = True
+        elif finding.node.startswith(f"{layout.VIEWS}/"):
+            assert finding.block is not None
+            delete_views(finding.node, finding.block)
+            done.labels = True
+        else:
+            name = finding.node.split("/")[1]
+            done.labels = True
+            if f"/{layout.CONSTANTS}/" in finding.node:
+                # Without its constants no label can be decoded: the next fit makes the arrays anew.
+                if name not in done.refitted:
+                    tree.set_attributes({"fitted": False}, f"{layout.LABELS}/{name}")
+                    done.refitted.append(name)
+            elif name not in done.refitted:
+                assert finding.block is not None
+                delete_labels(name, finding.block)
+                of_views = (label_sets[name].views_node, finding.block)
+                if of_views in again.doubted_views - again.confirmed_views:
+                    delete_views(*of_views)
+    return done
+
+
+def _way_back(path: str, chunk: str) -> str:
+    if is_hdf5(path):
+        return f"Bring {path} back from a copy, or `dmkd import` into a new store what they were imported from."
+    return (
+        "Bring the chunk back from a copy; or, if what they were imported from is still there, delete "
+        f"{chunk} and run the same `dmkd import` again."
+    )
+
+
+def show_ids(ids: Sequence[int] | np.ndarray) -> str:
+    """``3 images (7, 8, 100)``, the first ids only."""
+    return f"{len(ids):,} image{'s' if len(ids) != 1 else ''} ({_some([str(int(i)) for i in ids])})"
+
+
+def _wrong_views(views: np.ndarray, components: Sequence[str], count: int) -> Iterator[tuple[np.ndarray, str]]:
+    """float32 (n, V, P) -> which views (n, V) are wrong, and what is wrong with them."""
+    finite = np.isfinite(views).all(2)
+    yield ~finite, "are NaN or infinite views"
+    part = {name: np.where(finite, views[:, :, place], 0).astype(np.float64) for place, name in enumerate(components)}
+    end = 1 + BOX_TOLERANCE
+    top, left, height, width = (np.where(finite, part[name], 1) for name in ("top", "left", "height", "width"))
+    outside = (top < 0) | (left < 0) | (height <= 0) | (width <= 0) | (top + height > end) | (left + width > end)
+    yield outside & finite, "have crop boxes outside the image"
+    yield finite & ~np.isin(part["flip"], (0, 1)), "have a flip other than 0 and 1"
+    if "partner" in part:
+        partner = part["partner"]
+        yield (partner < 0) | (partner >= count) | (partner != np.rint(partner)), "have a partner outside their block"
+    if "mix_top" in part:
+        top, left, height, width = (part[f"mix_{name}"] for name in ("top", "left", "height", "width"))
+        outside = (top < 0) | (left < 0) | (height < 0) | (width < 0) | (top + height > end) | (left + width > end)
+        yield outside, "have a pasted rectangle outside the view"
+    if "weight" in part:
+        yield (part["weight"] < 0) | (part["weight"] > 1), "have a mixing weight outside 0 to 1"
+
+
+def _wrong_quality(quality: np.ndarray, num_classes: int) -> Iterator[tuple[np.ndarray, str]]:
+    """Finite float32 (n, 3) -> which rows (n,) are wrong, and what is wrong with them."""
+    top1, p_class, entropy = quality.T
+    yield (top1 < 0) | (top1 >= num_classes) | (top1 != np.rint(top1)), "name a top-1 class that there is not"
+    yield (p_class < 0) | (p_class > 1 + QUALITY_TOLERANCE), "have a probability outside 0 to 1"
+    highest = np.log(num_classes) + QUALITY_TOLERANCE
+    yield (entropy < -QUALITY_TOLERANCE) | (entropy > highest), "have an entropy that no softmax has"
+
+
+def _decodes(coder: Coder, arrays: Mapping[str, np.ndarray], count: int, logits_each: int) -> np.ndarray:
+    """Which of n images decode to finite logits, bool (n,); some images at a time."""
+    at_once = max(1, DECODED_AT_ONCE // logits_each)
+    finite = []
+    for start in range(0, count, at_once):
+        with np.errstate(all="ignore"):  # what overflows is found below
+            logits = coder.decode({name: rows[start : start + at_once] for name, rows in arrays.items()})
+        finite.append(np.isfinite(logits).all((1, 2)))
+    return np.concatenate(finite)
+
+
+def _fingerprint(description: Mapping[str, Any]) -> str | None:
+    try:
+        return fingerprint(description)
+    except (TypeError, ValueError):  # NaN, or what JSON can't hold
+        return None
+
+
+def _without(attributes: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in attributes.items() if key not in keys}
+
+
+def _some(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:IDS_SHOWN]) + (", …" if len(texts) > IDS_SHOWN else "")
+
+
+def _show(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import torch
+from conftest import filled_store
+from PIL import Image
+
+from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.evaluate import Evaluation, evaluate
+from dmkd.classifiers.evaluation_data import evaluation_batches, list_image_folder
+from dmkd.stores import UsageError
+
+
+class Fixed:
+    """A classifier that says what the first pixel of the red channel says: a known answer."""
+
+    def __init__(self, num_classes=10):
+        self.num_classes, self.source, self.class_names = num_classes, "fixed", None
+        self.model = torch.nn.Linear(1, 1)
+
+    def logits(self, pixels):
+        return torch.nn.functional.one_hot(pixels[:, 0, 0, 0].long(), self.num_classes).float()
+
+
+def batch(said, true):
+    pixels = torch.tensor(said, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+    return pixels, np.array(true)
+
+
+def test_counts_against_numbers_worked_out_by_hand():
+    result = evaluate(Fixed(), [batch([0, 1, 1], [0, 1, 2]), batch([2], [2])])
+    assert result.num_images == 4 and result.top1 == 0.75
+    np.testing.assert_array_equal(result.confusion[2], [0, 1, 1, 0, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(result.per_class[:3], [1, 1, 0.5])
+    assert np.isnan(result.per_class[3])
+    assert result.to_json([str(i) for i in range(10)])["per_class"]["3"] is None
+
+
+def test_top5_counts_what_is_among_the_five_likeliest():
+    class Ramp(Fixed):
+        def logits(self, pixels):
+            return torch.arange(10.0).expand(len(pixels), 10)  # 9 is likeliest, 5 the fifth
+
+    result = evaluate(Ramp(), [batch([0, 0, 0], [9, 5, 4])])
+    assert result.top1 == pytest.approx(1 / 3) and result.top5 == pytest.approx(2 / 3)
+    few = evaluate(Fixed(num_classes=3), [batch([0, 1], [1, 1])])
+    assert few.top5 == 1.0
+
+
+def test_evaluation_of_nothing_known_is_no_crash():
+    assert Evaluation(np.eye(2, dtype=np.int64), np.ones(2, np.int64)).top1 == 1.0
+
+
+def save_images(folder, names, size=(40, 30), count=2):
+    for number, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", size, (number * 20, 0, 0)).save(folder / name / f"{i}.png")
+
+
+def test_class_folders_are_matched_by_name_by_number_or_by_order(tmp_path, tiny_teacher):
+    classifier = load_classifier(str(tiny_teacher))
+    save_images(tmp_path / "numbers", ["7", "3"])
+    _, ids = list_image_folder(tmp_path / "numbers", classifier)
+    assert sorted(set(ids.tolist())) == [3, 7]
+    names = ["tench, Tinca tinca", "goldfish", *"abcdefgh"]
+    save_images(tmp_path / "names", ["goldfish", "tench"])
+    files, ids = list_image_folder(tmp_path / "names", classifier, names)
+    assert {(f.parent.name, i) for f, i in zip(files, ids.tolist(), strict=True)} == {("goldfish", 1), ("tench", 0)}
+    save_images(tmp_path / "order", [f"n{i:03}" for i in range(10)])
+    files, ids = list_image_folder(tmp_path / "order", classifier)
+    assert all(f.parent.name == f"n{i:03}" for f, i in zip(files, ids.tolist(), strict=True))
+
+
+def test_folders_that_can_not_be_the_classes_are_refused(tmp_path, tiny_teacher):
+    classifier = load_classifier(str(tiny_teacher))
+    save_images(tmp_path / "few", ["x", "y"])
+    with pytest.raises(UsageError, match="has 2 class folders and .* tells 10 classes apart"):
+        evaluation_batches(str(tmp_path / "few"), classifier)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no class folders"):
+        evaluation_batches(str(tmp_path / "empty"), classifier)
+    (tmp_path / "hollow" / "3").mkdir(parents=True)
+    with pytest.raises(UsageError, match="hold no images"):
+        evaluation_batches(str(tmp_path / "hollow"), classifier)
+    with pytest.raises(UsageError, match="nothing to evaluate on"):
+        evaluation_batches(str(tmp_path / "missing"), classifier)
+
+
+def test_images_of_every_size_are_seen_as_the_classifier_evaluates(tmp_path, tiny_teacher):
+    classifier = load_classifier(str(tiny_teacher))
+    save_images(tmp_path, ["1"], size=(64, 48))
+    save_images(tmp_path, ["2"], size=(20, 33))
+    ((pixels, ids),) = evaluation_batches(str(tmp_path), classifier)
+    assert pixels.shape == (4, 3, 32, 32) and pixels.dtype == torch.uint8
+    assert ids.tolist() == [1, 1, 2, 2]
+
+
+def test_a_broken_image_is_named(tmp_path, tiny_teacher):
+    save_images(tmp_path, ["1"])
+    (tmp_path / "1" / "broken.jpg").write_bytes(b"no jpeg")
+    with pytest.raises(UsageError, match=r"broken\.jpg can't be read"):
+        list(evaluation_batches(str(tmp_path), load_classifier(str(tiny_teacher))))
+
+
+def test_a_store_and_a_folder_of_its_images_give_the_same_answer(tmp_path, tiny_teacher):
+    classifier = load_classifier(str(tiny_teacher))
+    store = filled_store(tmp_path / "s.zarr", num_images=40, image_shape=(32, 32, 3))
+    for i in range(40):
+        folder = tmp_path / "images" / str(store.class_ids[i])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(store.images[i]).save(folder / f"{i:03}.png")
+    from_store = evaluate(classifier, evaluation_batches(store.path, classifier))
+    from_folder = evaluate(classifier, evaluation_batches(str(tmp_path / "images"), classifier))
+    np.testing.assert_array_equal(from_store.confusion, from_folder.confusion)
+
+
+def test_webdataset_tars_and_a_folder_of_their_images_give_the_same_answer(tmp_path, tiny_teacher):
+    import io
+    import tarfile
+
+    classifier = load_classifier(str(tiny_teacher))
+    rng = np.random.default_rng(0)
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    with tarfile.open(tars / "val-0.tar", "w") as first, tarfile.open(tars / "val-1.tar", "w") as second:
+        for i in range(20):
+            folder = tmp_path / "images" / str(i % 7)
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{i:03}.png"
+            Image.fromarray(rng.integers(0, 256, (40, 36, 3), np.uint8)).save(file)
+            for suffix, data in (("png", file.read_bytes()), ("cls", str(i % 7).encode())):
+                info = tarfile.TarInfo(f"{i:03}.{suffix}")
+                info.size = len(data)
+                (first, second)[i % 2].addfile(info, io.BytesIO(data))
+    from_folder = evaluate(classifier, evaluation_batches(str(tmp_path / "images"), classifier))
+    for source in (tars, tars / "val-{0..1}.tar"):
+        from_tars = evaluate(classifier, evaluation_batches(str(source), classifier))
+        np.testing.assert_array_equal(from_tars.confusion, from_folder.confusion)
+    one = evaluate(classifier, evaluation_batches(str(tars / "val-1.tar"), classifier))
+    assert one.num_images == 10
+    with pytest.raises(UsageError, match="not there"):
+        evaluation_batches(str(tars / "val-{0..2}.tar"), classifier)
+
+
+def test_a_store_of_other_classes_is_refused(tmp_path):
+    store = filled_store(tmp_path / "s.zarr", num_images=16)
+    with pytest.raises(UsageError, match="has 10 classes and fixed tells 3 apart"):
+        evaluation_batches(store.path, Fixed(num_classes=3))

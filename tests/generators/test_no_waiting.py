@@ -1,0 +1,96 @@
+"""No step of a sampling loop makes the CPU wait for the GPU: shown without one."""
+
+import copy
+
+import pytest
+import torch
+from absent_gpu import WaitsForGpuError, absent_gpu, to_absent_gpu
+
+from dmkd.generators.dit import load_generator
+from dmkd.generators.sampling import upload
+from dmkd.generators.solvers import SAMPLERS, DiffusersSolver, make_solver
+
+OPTIONS = {"steps": 4, "guidance": 2.0, "guided_channels": 3}
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tiny_generator):
+    return load_generator(str(tiny_generator), device="cpu", dtype="bfloat16")
+
+
+@pytest.fixture
+def load(on_cpu, tiny_generator, monkeypatch):
+    """``load_generator`` onto the absent GPU; the weights' files are read once, before."""
+
+    def to(self, *args, **kwargs):
+        return to_absent_gpu(self) if args == ("cuda",) else torch.nn.Module.to(self, *args, **kwargs)
+
+    monkeypatch.setattr("dmkd.generators.dit.load_model", lambda _, __, part, ___: copy.deepcopy(getattr(on_cpu, part)))
+    for part in (on_cpu.transformer, on_cpu.vae):
+        monkeypatch.setattr(type(part), "to", to)
+    return lambda: load_generator(str(tiny_generator), device="cuda", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("interval", [None, (0.2, 0.6)])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_from_seeds_to_pixels_nothing_is_waited_for(load, sampler, interval):
+    with absent_gpu():
+        generator = load()
+        latents = generator.latents([1, 2, 3], [4, 5, 6], sampler=sampler, guidance_interval=interval, **OPTIONS)
+        images = generator.decode(latents)
+    assert (latents.device.type, latents.dtype, tuple(latents.shape)) == ("cuda", torch.float32, (3, 4, 8, 8))
+    assert (images.device.type, tuple(images.shape)) == ("cuda", (3, 3, 32, 32))
+
+
+def test_a_range_of_guidance_is_not_waited_for_either(load):
+    import numpy as np
+
+    with absent_gpu():
+        options = {**OPTIONS, "guidance": np.array([1.5, 2.5], np.float32)}
+        assert load().latents([1, 2], [4, 5], sampler="ddpm", **options).device.type == "cuda"
+
+
+def test_on_a_gpu_the_decoder_keeps_channels_last_and_attention_is_fused(on_cpu, load):
+    with absent_gpu():
+        generator = load()
+        weight = generator.vae.decoder.conv_in.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    processors = [part.processor for part in on_cpu.transformer.modules() if hasattr(part, "processor")]
+    assert {type(processor).__name__ for processor in processors} == {"AttnProcessor2_0"}
+    assert on_cpu.vae.decoder.conv_in.weight.is_contiguous()
+
+
+def test_the_loop_with_diffusers_own_unipc_would_be_caught(on_cpu, load, monkeypatch):
+    unipc = make_solver("unipc", on_cpu.scheduler_config, True)
+    monkeypatch.setattr("dmkd.generators.dit.make_solver", lambda *_: DiffusersSolver(unipc.schedule))
+    with absent_gpu(), pytest.raises(WaitsForGpuError, match="is waited for"):
+        load().latents([1, 2], [4, 5], sampler="unipc", **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x.cpu(),
+        lambda x: torch.arange(3).to("cuda"),
+        lambda x: torch.arange(3).to("cuda", non_blocking=True),  # from memory that is not page-locked
+        lambda x: torch.tensor([1, 2], device="cuda"),
+        lambda x: x.copy_(torch.zeros(4)),
+    ],
+)
+def test_what_waits_is_noticed(wait):
+    with absent_gpu(), pytest.raises(WaitsForGpuError):
+        wait(upload(torch.arange(4.0), "cuda"))
+
+
+def test_what_does_not_wait_is_let_pass():
+    with absent_gpu():
+        x = upload(torch.arange(4.0), "cuda")
+        x = (x * torch.tensor(2.0) + x.mean()) / float(
+            torch.tensor(3.0)
+        )  # numbers of the CPU are arguments of a kernel
+        x.add_(torch.ones(4, device="cuda"))
+        assert x.device.type == "cuda" and torch.arange(4)[torch.arange(4) > 1].tolist() == [2, 3]

@@ -1,0 +1,25 @@
+"""What Ray says of itself when it starts is no part of a run's output."""
+
+import logging
+
+import ray
+from ray._private.authentication import authentication_token_setup
+
+from dmkd.runtime.ray_session import NOTICES, start_ray
+
+
+def test_ray_starts_without_its_notice_on_tokens_and_its_other_warnings_are_told(monkeypatch, caplog):
+    begun = []
+
+    def init(**options):
+        authentication_token_setup._warn_token_auth_enabled()  # as ray.init does
+        logging.getLogger("ray").warning("The disk is nearly full.")
+        begun.append(options)
+
+    monkeypatch.setattr(ray, "init", init)
+    start_ray(address="local")
+    assert [record.message for record in caplog.records] == ["The disk is nearly full."]
+    assert begun == [{"address": "local", "log_to_driver": False, "configure_logging": False}]
+    authentication_token_setup._warn_token_auth_enabled()
+    assert "Token authentication is enabled" in caplog.text, "only the start is quiet"
+    assert logging.getLogger(NOTICES).level == logging.NOTSET
