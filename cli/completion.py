@@ -1,9 +1,10 @@
 """What a shell offers for the value of an option: words that are known beforehand, or paths. Imports nothing of dmkd, so that
 a shell need not wait; tests/test_completion.py compares the words with what the commands take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from click import Context, Parameter
+from click import Context, Option, Parameter
 from click.shell_completion import CompletionItem
 
 Complete = Callable[[Context, Parameter, str], list[CompletionItem]]
@@ -22,13 +23,32 @@ STUDENTS = ("student", "best")
 DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1")
 
 
-def words(*known: str) -> Complete:
-    """Offer these, for ``shell_complete`` of an option or argument."""
+def words(*known: str, later: Callable[[], Iterable[str]] | None = None) -> Complete:
+    """Offer these, for ``shell_complete`` of an option or argument. ``later`` is asked when the tab key is pressed: for words
+    that live beside what they name, where reading them takes imports."""
 
     def complete(context: Context, parameter: Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(word) for word in known if word.startswith(incomplete)]
+        offered = (*known, *(later() if later else ()))
+        return [CompletionItem(word) for word in offered if word.startswith(incomplete)]
 
     return complete
+
+
+class ListingOption(Option):
+    """An option whose help lists what there is: ``help`` has ``{}`` where ``listing()`` goes, which is asked when the help is
+    shown, so that no command waits for the imports that reading the list takes."""
+
+    def __init__(self, *arguments: Any, listing: Callable[[], str], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._listing = listing
+
+    def get_help_record(self, context: Context) -> tuple[str, str] | None:
+        template = self.help or ""
+        self.help = template.replace("{}", self._listing())
+        try:
+            return super().get_help_record(context)
+        finally:
+            self.help = template
 
 
 def files(context: Context, parameter: Parameter, incomplete: str) -> list[CompletionItem]:

@@ -66,9 +66,9 @@ class Commands(click.Group):
         except Exception as error:
             if os.environ.get("DMKD_DEBUG"):
                 raise
-            lines = str(error).strip().splitlines()
-            reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-            raise Told(f"{reason} (unexpected; set DMKD_DEBUG=1 to see where)", 1) from error
+            from dmkd.runtime.failures import named_line
+
+            raise Told(f"{named_line(error)} (unexpected; set DMKD_DEBUG=1 to see where)", 1) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

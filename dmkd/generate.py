@@ -14,7 +14,7 @@ from dmkd.making.label_sets import LabelRequest, add_label_sets, check_request
 from dmkd.making.recipe_file import resolved_options, to_toml
 from dmkd.making.resolve import ImageOptions, LabelOptions, resolve_images, resolve_labels, teachers_wanted
 from dmkd.making.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
-from dmkd.recipes.prompts import classes_written_alike, first_synonym
+from dmkd.recipes.class_names import classes_written_alike, first_synonym
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import choose_device, default_cpu_threads
 from dmkd.runtime.progress import Display

@@ -24,8 +24,9 @@ import numpy as np
 
 from dmkd.cards.dataset_card import write_card
 from dmkd.formats.decode import RESIZE, BrokenImage, decode, fit, header_size, open_decoders
-from dmkd.formats.find import Classes, ImageFile, ImageSource, files_sha256, find_images, read_bytes, read_class_names
+from dmkd.formats.find import Classes, ImageFile, ImageSource, files_sha256, find_images, read_bytes
 from dmkd.generators.defaults import DM_KD_DEFAULTS
+from dmkd.recipes.class_names import read_class_names
 from dmkd.recipes.randomness import key64, mix64
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.runtime.progress import Display

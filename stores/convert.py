@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import layout, locations
-from .errors import UsageError
+from .errors import UsageError, write_error
 from .identity import refuse_mismatch
 from .run_log import RUNS
-from .store import Store, open_store, write_error
+from .store import Store, open_store
 from .trees.tree import open_tree
 
 if TYPE_CHECKING:

@@ -13,6 +13,9 @@ DmkdError                 1   something failed: the sentence says what, where an
     └── StoreUnreachableError 1   the object store does not answer, which may pass
 """
 
+import errno
+import os
+
 
 class DmkdError(Exception):
     """Something failed. ``str(error)`` is one sentence for the user; the command line exits with ``exit_code``."""
@@ -62,3 +65,27 @@ class StoreWriteError(StoreError):
 
 class StoreUnreachableError(StoreError):
     """An object store can't be reached or does not answer as it should. It may later: the work is worth trying again."""
+
+
+# What is the matter where a disk refuses a write, and what to do. Of any other error the system's own words.
+_DISK_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "there is no permission to write",
+    errno.EFBIG: "the file would be larger than allowed here",
+}
+
+
+def write_error(what: str, error: OSError) -> StoreWriteError:
+    """The error that a user sees when the disk refused to write ``what``."""
+    reason = _DISK_REASONS.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
+    return StoreWriteError(
+        f"Could not write {what}: {reason}, then run the same command again; what was written before is whole."
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first, without a full stop; the name of its class if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -1,6 +1,5 @@
 """The store: images, views and labels of one recipe, read by image id in any order and written a block at a time."""
 
-import errno
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from .errors import (
     NotAStoreError,
     StoreWriteError,
     UsageError,
+    write_error,
 )
 from .identity import fingerprint, refuse_mismatch
 from .image_codecs import RAW, ImageCodec, parse_image_codec, stored_image_codec
@@ -703,20 +703,6 @@ def _refuse_other_formats(path: str, tree: "Tree", attributes: Mapping[str, Any]
 def _check_name(name: str, what: str) -> None:
     if not name or not all(c.isalnum() or c in "._-" for c in name) or name.startswith((".", "_")):
         raise UsageError(f"{name!r} can't name a {what}: use letters, digits, '.', '_' and '-'.")
-
-
-def write_error(what: str, error: OSError) -> StoreWriteError:
-    """What a user is told of a write that the disk refused."""
-    reason = {
-        errno.ENOSPC: "the disk is full; free some space",
-        errno.EDQUOT: "the disk quota is used up; free some space",
-        errno.EROFS: "the file system is read-only",
-        errno.EACCES: "there is no permission to write",
-        errno.EFBIG: "the file would be larger than allowed here",
-    }.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
-    return StoreWriteError(
-        f"Could not write {what}: {reason}, then run the same command again; what was written before is whole."
-    )
 
 
 def _now() -> str:

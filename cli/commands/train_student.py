@@ -74,9 +74,10 @@ def command(
       dmkd train-student --student vit_small_patch16_224 --student-arg drop_path_rate=0.1 --ema 0.9999 --clip-grad 1
       dmkd train-student --loss hard                                  the same images, without a teacher
     """
+    from dmkd.recipes.label_choice import parse_labels
     from dmkd.runtime.devices import choose_device
     from dmkd.stores import open_store
-    from dmkd.training.training_recipe import parse_labels, parse_student_args, resolve_training
+    from dmkd.training.training_recipe import parse_student_args, resolve_training
 
     from ..display import make_display
     from ..training_progress import check_workers, leads, print_recipe, print_result, train_with_progress

@@ -120,7 +120,7 @@ def class_sheet(
     store: "Store", label_set: "LabelSet | None", classes: str | None, count: int, columns: int | None
 ) -> "Image":
     """A row of images for each class."""
-    from dmkd.recipes.recipe import parse_classes
+    from dmkd.recipes.class_names import parse_classes
     from dmkd.stores.showing.contact_sheet import MAX_TILES, Row, caption_key, class_label, draw_sheet, image_tiles
     from dmkd.stores.showing.picks import pick_by_class
 

@@ -23,6 +23,7 @@ import torch
 
 from dmkd import digits
 from dmkd.cifar_models import translate_weights  # and with it timm knows these models, wherever one is created
+from dmkd.runtime.failures import named_line
 from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.views.policy import canonical_box
 from dmkd.views.render import normalise
@@ -234,7 +235,7 @@ def pretrained_model(name: str, source: str, weights: bool = True, **arguments: 
     except Exception as error:  # the hub raises a dozen classes, and which ones changes between its versions
         repository = name.removeprefix("hf-hub:")
         raise DmkdError(
-            f"The weights of {source} could not be had from the hub ({first_line(error)}): download "
+            f"The weights of {source} could not be had from the hub ({named_line(error)}): download "
             f"model.safetensors of {repository} where there is a network and give ARCHITECTURE=FILE, or set HF_HOME "
             "to a cache that has it."
         ) from error
@@ -250,7 +251,7 @@ def _from_folder(folder: Path, source: str, weights: bool) -> torch.nn.Module:
     try:
         return timm.create_model(f"local-dir:{folder}", pretrained=weights)
     except Exception as error:
-        raise DmkdError(f"The model in {source} could not be loaded: {first_line(error)}.") from error
+        raise DmkdError(f"The model in {source} could not be loaded: {named_line(error)}.") from error
 
 
 def _from_file(architecture: str, file: Path, source: str, weights: bool) -> torch.nn.Module:
@@ -279,11 +280,5 @@ def _from_file(architecture: str, file: Path, source: str, weights: bool) -> tor
         if weights:
             model.load_state_dict(state)
     except Exception as error:
-        raise DmkdError(f"{file} could not be loaded as {architecture}: {first_line(error)}.") from error
+        raise DmkdError(f"{file} could not be loaded as {architecture}: {named_line(error)}.") from error
     return model
-
-
-def first_line(error: Exception) -> str:
-    """An error of another library in one line: its class and what it says first."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from dmkd.classifiers.classifier import Classifier, first_line, nearest_names, pretrained_model
+from dmkd.classifiers.classifier import Classifier, nearest_names, pretrained_model
+from dmkd.runtime.failures import named_line
 from dmkd.stores.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -43,7 +44,7 @@ def create_student(
         model = timm.create_model(architecture, **given)
     except (TypeError, ValueError, AssertionError, KeyError) as error:
         asked = ", ".join(f"{key}={value}" for key, value in (arguments or {}).items()) or f"img_size={image_size}"
-        raise UsageError(f"{architecture} can't be built with {asked}: {first_line(error)}.") from error
+        raise UsageError(f"{architecture} can't be built with {asked}: {named_line(error)}.") from error
     if pretrained:
         with torch.random.fork_rng(devices=[]):  # what is drawn here does not depend on what the cache holds
             return pretrained_model(architecture, architecture, **given)

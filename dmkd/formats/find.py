@@ -137,22 +137,6 @@ def read_bytes(file: ImageFile, limit: int | None = None) -> bytes:
     return data
 
 
-def read_class_names(path: str) -> tuple[str, ...]:
-    """A text file, one class name a line, line 1 being class 0. Raises ``UsageError``."""
-    try:
-        lines = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--class-names: {path} can't be read: {reason}.") from error
-    if not lines:
-        raise UsageError(f"--class-names: {path} is empty; it needs one class name a line.")
-    if "" in lines:
-        raise UsageError(
-            f"--class-names: line {lines.index('') + 1} of {path} is empty; it needs one class name a line."
-        )
-    return tuple(lines)
-
-
 def expand_braces(pattern: str) -> list[str]:
     """``a-{08..10}.tar`` -> ``a-08.tar``, ``a-09.tar``, ``a-10.tar``; ``{x,y}`` too. As a shell does."""
     found = _RANGE_OR_LIST.search(pattern)

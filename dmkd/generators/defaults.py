@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dmkd import digits
-from dmkd.recipes.prompts import IMAGENET, class_names_from
+from dmkd.recipes.class_names import IMAGENET, class_names_from
 
 if TYPE_CHECKING:
     import torch

@@ -4,9 +4,9 @@ import os
 from typing import Any
 
 from dmkd.loading.loader import Loader
+from dmkd.recipes.label_choice import parse_labels
 from dmkd.runtime.devices import choose_device
 from dmkd.stores import Store, UsageError, open_store
-from dmkd.training.training_recipe import parse_labels
 
 
 def loader(

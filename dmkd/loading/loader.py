@@ -24,11 +24,12 @@ from dmkd.loading.in_order import in_order
 from dmkd.loading.order import EpochOrder
 from dmkd.loading.torch_codecs import LabelDecoder
 from dmkd.loading.transfer import Transfer
+from dmkd.recipes.label_choice import parse_labels
 from dmkd.recipes.selection import columns_of as quality_columns
 from dmkd.recipes.selection import parse_selection
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import MissingBlockError, Store, UsageError
-from dmkd.training.training_recipe import TrainingRecipe, parse_labels
+from dmkd.training.training_recipe import TrainingRecipe
 from dmkd.views.render import render
 
 MEMORY_BYTES = 4 * 2**30

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from dmkd.classifiers.classifier import Classifier
 from dmkd.generators.defaults import DEFAULT_GENERATOR, generator_defaults, generator_source, text_to_image_defaults
 from dmkd.making.label_sets import LabelRequest
+from dmkd.recipes.class_names import class_names_from, names_sha256, parse_classes
 from dmkd.recipes.guidance import parse_guidance, parse_interval
-from dmkd.recipes.prompts import DEFAULT_TEMPLATE, class_names_from, names_sha256, parse_templates
-from dmkd.recipes.recipe import DTYPES, Recipe, parse_classes
+from dmkd.recipes.prompts import DEFAULT_TEMPLATE, parse_templates
+from dmkd.recipes.recipe import DTYPES, Recipe
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import Store, UsageError, open_store, parse_codec, store_exists
 from dmkd.stores.identity import refuse_mismatch

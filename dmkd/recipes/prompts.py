@@ -1,18 +1,16 @@
 """What a text-to-image generator is told: the prompt of each image, from the name of its class and a template."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dmkd.formats.find import read_class_names
+from dmkd.recipes.class_names import first_synonym
 from dmkd.recipes.randomness import key64, uniforms
 from dmkd.stores.errors import UsageError
 
 DEFAULT_TEMPLATE = "a photo of a {}"
-IMAGENET = "imagenet"
 
 
 @dataclass(frozen=True)
@@ -38,30 +36,6 @@ class Wording:
         ]
 
 
-def first_synonym(class_name: str) -> str:
-    """``"tench, Tinca tinca"`` -> ``"tench"``."""
-    return class_name.split(",")[0].strip()
-
-
-def class_names_from(source: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of ``imagenet``'s 1000 classes, as timm lists them, or those in a text file, one a line, or those listed.
-
-    Raises ``UsageError`` if the file can't be read, or if a name begins with a comma.
-    """
-    if not isinstance(source, str):
-        return tuple(source)
-    if source.lower() == IMAGENET:
-        from timm.data import ImageNetInfo
-
-        info = ImageNetInfo()
-        return tuple(info.index_to_description(number) for number in range(info.num_classes()))
-    names = read_class_names(source)
-    for line, name in enumerate(names, 1):
-        if not first_synonym(name):
-            raise UsageError(f"--class-names: line {line} of {source} has no name before its first comma.")
-    return names
-
-
 def parse_templates(prompts: Sequence[str]) -> tuple[str, ...]:
     """``--prompt`` as given, templates or ``@FILE`` with one a line, to templates. Raises ``UsageError``."""
     templates: list[str] = []
@@ -85,16 +59,3 @@ def _read_templates(path: str) -> list[str]:
     if not templates:
         raise UsageError(f"--prompt: {path} holds no template; it needs one a line, such as {DEFAULT_TEMPLATE!r}.")
     return templates
-
-
-def names_sha256(class_names: Sequence[str]) -> str:
-    """One sha256, 64 hex digits, of class names in their order: of the names, each followed by a line feed."""
-    return hashlib.sha256("".join(f"{name}\n" for name in class_names).encode()).hexdigest()
-
-
-def classes_written_alike(class_names: Sequence[str]) -> list[tuple[int, ...]]:
-    """Classes that a prompt can't tell apart, because their first synonyms are the same: groups of class ids."""
-    groups: dict[str, list[int]] = {}
-    for class_id, name in enumerate(class_names):
-        groups.setdefault(first_synonym(name).lower(), []).append(class_id)
-    return [tuple(group) for group in groups.values() if len(group) > 1]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dmkd.recipes.prompts import Wording, names_sha256
+from dmkd.recipes.class_names import names_sha256
+from dmkd.recipes.prompts import Wording
 from dmkd.recipes.randomness import class_order, image_seeds, key64, uniforms
 from dmkd.stores.errors import MismatchError, UsageError
 
@@ -82,33 +83,3 @@ class Recipe:
     def image_seeds(self, ids: np.ndarray) -> np.ndarray:
         """The seeds of these images' noise: int64 (n,) below 2^32, no two alike."""
         return image_seeds(self.seed, ids)
-
-
-def parse_classes(text: str, class_names: list[str]) -> tuple[int, ...]:
-    """``"0-9,207,golden retriever"`` -> class ids, ascending and unique.
-
-    A part is an id, a range of ids, or a class name (the whole name or one of its comma-separated synonyms; names that
-    hold a comma can't be written here, their synonyms can).
-    """
-    by_name: dict[str, int] = {}
-    for class_id, name in enumerate(class_names):
-        for synonym in [name, *name.split(",")]:
-            by_name.setdefault(synonym.strip().lower(), class_id)
-    chosen: set[int] = set()
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        first, dash, last = part.partition("-")
-        if part.lower() in by_name and not part.isdigit():
-            chosen.add(by_name[part.lower()])
-        elif part.isdigit():
-            chosen.add(int(part))
-        elif dash and first.isdigit() and last.isdigit() and int(first) <= int(last):
-            chosen.update(range(int(first), int(last) + 1))
-        else:
-            raise UsageError(f"--classes: {part!r} is no class id, range or class name of this generator.")
-    if not chosen:
-        raise UsageError("--classes names no class.")
-    if max(chosen) >= len(class_names):
-        raise UsageError(
-            f"--classes: the generator has classes 0 to {len(class_names) - 1}, there is no {max(chosen)}."
-        )
-    return tuple(sorted(chosen))

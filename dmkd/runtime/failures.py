@@ -3,6 +3,7 @@
 import sys
 
 from dmkd.stores import DmkdError, StoreWriteError, UsageError
+from dmkd.stores.errors import first_line
 
 # Trying again can't help: the run ends at once with the error's own sentence.
 FATAL = (UsageError, StoreWriteError)
@@ -32,12 +33,17 @@ def is_device_lost(error: BaseException) -> bool:
 def reason_of(error: BaseException) -> str:
     """One line for a person: ``ValueError: what it said``; what runs out of GPU memory is told in plain words."""
     torch = sys.modules.get("torch")
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = first_line(error)
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return (
             "the GPU's memory does not hold a sub-batch: use a GPU with more memory, stop what else runs on it, or begin "
-            f"another store with a smaller --sub-batch ({lines[0] if lines else 'out of memory'})"
+            f"another store with a smaller --sub-batch ({said if str(error) else 'out of memory'})"
         )
     if isinstance(error, DmkdError):
         return str(error)
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return named_line(error)
+
+
+def named_line(error: BaseException) -> str:
+    """An error of another library in one line: its class and what it says first."""
+    return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from dmkd.loading import Loader
+from dmkd.recipes.label_choice import parse_labels
 from dmkd.stores import Store, UsageError, open_store
 from dmkd.stores.identity import fingerprint
-from dmkd.training.training_recipe import TrainingRecipe, parse_labels, resolve_training
+from dmkd.training.training_recipe import TrainingRecipe, resolve_training
 
 HARD = "hard"  # as a label set: the class asked for, and no teacher
 OWN_AXES = ("labels", "student", "images", "seed")  # what can't be varied as an option, having an axis of its own

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmkd import digits
+from dmkd.recipes.label_choice import parse_labels
 from dmkd.recipes.selection import parse_selection
 from dmkd.stores import Store, UsageError
 
@@ -137,21 +138,6 @@ def resolve_training(store: Store, given: dict[str, Any], preset: str | None = N
     if "partner" in store.views[values["view_set"]].components and values["loss"] == "dkd":
         raise UsageError("--loss dkd needs one class an image, and the views of these labels mix two: use --loss kl.")
     return name, TrainingRecipe(**{**values, "milestones": tuple(values["milestones"])})
-
-
-def parse_labels(text: str | None) -> dict[str, float]:
-    """``"resnet34,resnet18"`` or ``"resnet34=0.7,resnet18=0.3"`` -> label set -> weight (1 where none is given)."""
-    weights: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in (text or "").split(","))):
-        name, equals, number = part.partition("=")
-        try:
-            weight = float(number) if equals else 1.0
-        except ValueError:
-            weight = -1.0
-        if not 0 < weight < float("inf") or name in weights:
-            raise UsageError(f"--labels {text!r}: write names, each once, with weights if you like: a=2,b=1.")
-        weights[name] = weight
-    return weights
 
 
 def parse_student_args(pairs: Sequence[str]) -> dict[str, Any]:

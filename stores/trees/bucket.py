@@ -16,7 +16,7 @@ from zarr.core.sync import sync
 from zarr.storage import ObjectStore
 
 from .. import locations
-from ..errors import NotAStoreError, StoreError, StoreUnreachableError, StoreWriteError, UsageError
+from ..errors import NotAStoreError, StoreError, StoreUnreachableError, StoreWriteError, UsageError, first_line
 
 REQUEST_TIME = timedelta(seconds=60)
 # Larger chunks go up in several parts, which a killed writer leaves behind invisibly; see the README on expiring them.
@@ -132,7 +132,7 @@ def _connect(path: str, patience: timedelta) -> Any:
     except Exception as error:
         if _no_credentials(str(error)):
             raise _told(error, path, "", writing=False) from error
-        raise UsageError(f"{path} can't be opened: {_first_line(error)}.") from error
+        raise UsageError(f"{path} can't be opened: {first_line(error)}.") from error
 
 
 def _aws_profile(path: str) -> dict[str, Any]:
@@ -203,12 +203,7 @@ def _no_credentials(text: str) -> bool:
 def _connection(error: Exception) -> str:
     kind = match[1] if (match := re.search(r"kind: (\w+)", str(error))) else ""
     known = {"Connect": "can't be reached", "Timeout": "did not answer in time"}
-    return known.get(kind, f"failed ({_first_line(error)})")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+    return known.get(kind, f"failed ({first_line(error)})")
 
 
 def _server(scheme: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from .. import layout
 from ..checks import class_checks, encoded_checks, image_checks, quality_checks, views_bound
 from ..codecs import Coder
-from ..errors import DmkdError, StoreUnreachableError
+from ..errors import DmkdError, StoreUnreachableError, first_line
 from ..identity import fingerprint
 from ..locations import is_hdf5, partial_files
 from ..sets import LabelSet, ViewSet
@@ -94,7 +94,7 @@ class Verifier:
         try:
             image_shape, self.num_blocks = store.image_shape, store.num_blocks
         except (KeyError, ValueError, TypeError) as error:
-            yield Finding(ERROR, layout.IMAGES, f"The array's metadata can't be read ({_first_line(error)}).")
+            yield Finding(ERROR, layout.IMAGES, f"The array's metadata can't be read ({first_line(error)}).")
             return
         if _fingerprint(store.recipe) != store.identity:
             yield Finding(
@@ -168,10 +168,10 @@ class Verifier:
             try:
                 constants[part] = self._tree.read_constant(where)
             except (ValueError, RuntimeError, KeyError) as error:
-                yield Finding(ERROR, where, f"The constant is damaged ({_first_line(error)}).", repairable=True)
+                yield Finding(ERROR, where, f"The constant is damaged ({first_line(error)}).", repairable=True)
                 continue
             except OSError as error:
-                yield Finding(ERROR, where, f"The constant can't be read ({_first_line(error)}).")
+                yield Finding(ERROR, where, f"The constant can't be read ({first_line(error)}).")
                 continue
             self.chunks, self.bytes = self.chunks + 1, self.bytes + constants[part].nbytes
             if not np.isfinite(constants[part]).all():
@@ -196,7 +196,7 @@ class Verifier:
             shape, dtype = self._tree.shape(node), self._tree.dtype(node)
             self._present[node] = self._tree.present_blocks(node)
         except (KeyError, ValueError, TypeError) as error:
-            yield Finding(ERROR, node, f"There is no such array, or its metadata is damaged ({_first_line(error)}).")
+            yield Finding(ERROR, node, f"There is no such array, or its metadata is damaged ({first_line(error)}).")
             return
         if shape[1:] != spec.shape or dtype != np.dtype(spec.dtype):
             yield Finding(
@@ -223,7 +223,7 @@ class Verifier:
         except StoreUnreachableError:  # says nothing about the store
             raise
         except (DmkdError, KeyError, ValueError, TypeError) as error:
-            yield Finding(ERROR, node, f"Its attributes can't be read ({_first_line(error)}).")
+            yield Finding(ERROR, node, f"Its attributes can't be read ({first_line(error)}).")
 
     # Blocks
 
@@ -359,7 +359,7 @@ class Verifier:
             finite = _decodes(self.coders[label_set.name], arrays, len(ids), logits_each)
         except (ValueError, IndexError, DmkdError) as error:
             yield Finding(
-                ERROR, label_set.node, f"The labels can't be decoded ({_first_line(error)}).", block, repairable=True
+                ERROR, label_set.node, f"The labels can't be decoded ({first_line(error)}).", block, repairable=True
             )
             return
         if not finite.all():
@@ -412,10 +412,10 @@ class Verifier:
         try:
             rows = self._tree.read_block(node, block)
         except (ValueError, RuntimeError, KeyError) as error:
-            yield Finding(ERROR, node, f"The chunk is damaged ({_first_line(error)}).", block, repairable=True)
+            yield Finding(ERROR, node, f"The chunk is damaged ({first_line(error)}).", block, repairable=True)
             return None
         except OSError as error:
-            yield Finding(ERROR, node, f"The chunk can't be read ({_first_line(error)}).", block)
+            yield Finding(ERROR, node, f"The chunk can't be read ({first_line(error)}).", block)
             return None
         self.chunks, self.bytes = self.chunks + 1, self.bytes + rows.nbytes
         if len(rows) < count:
@@ -618,8 +618,3 @@ def _some(texts: Sequence[str]) -> str:
 
 def _show(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, shape))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

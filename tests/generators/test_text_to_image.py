@@ -233,7 +233,7 @@ def test_defaults_are_the_pipelines_and_own_classes_have_no_default_teacher(fami
 
 def test_unless_told_each_class_gets_as_many_images_as_dm_kds():
     from dmkd.generators.defaults import text_to_image_defaults
-    from dmkd.recipes.prompts import class_names_from
+    from dmkd.recipes.class_names import class_names_from
 
     imagenet = class_names_from("imagenet")
     assert text_to_image_defaults(4, 1.0, imagenet, 1000)["images"] == 200_000

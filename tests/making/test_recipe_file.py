@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dmkd.cli.main import main
 from dmkd.making.recipe_file import FLAG, KEYS, NUMBER, TEXT, TEXTS, WHOLE, id_ranges, read_recipe, recipe_of, to_toml
-from dmkd.recipes.recipe import parse_classes
+from dmkd.recipes.class_names import parse_classes
 from dmkd.stores import UsageError, open_store
 
 TEXTS_WITHOUT_SURROGATES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

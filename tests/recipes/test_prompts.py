@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from dmkd.recipes.prompts import (
-    Wording,
-    class_names_from,
-    classes_written_alike,
-    first_synonym,
-    names_sha256,
-    parse_templates,
-)
+from dmkd.recipes.class_names import class_names_from, classes_written_alike, first_synonym, names_sha256
+from dmkd.recipes.prompts import Wording, parse_templates
 from dmkd.recipes.randomness import image_seeds
 from dmkd.stores import UsageError
 

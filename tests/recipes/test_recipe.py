@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dmkd.recipes.class_names import parse_classes
 from dmkd.recipes.guidance import parse_guidance, parse_interval
-from dmkd.recipes.recipe import Recipe, parse_classes
+from dmkd.recipes.recipe import Recipe
 from dmkd.stores import MismatchError, UsageError
 from dmkd.stores.identity import fingerprint, refuse_mismatch
 

@@ -1,0 +1,92 @@
+"""Names of classes: where they come from, what they are hashed to, and how a user picks some of them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmkd.stores.errors import UsageError
+
+IMAGENET = "imagenet"
+
+
+def read_class_names(path: str) -> tuple[str, ...]:
+    """A text file, one class name a line, line 1 being class 0. Raises ``UsageError``."""
+    try:
+        lines = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--class-names: {path} can't be read: {reason}.") from error
+    if not lines:
+        raise UsageError(f"--class-names: {path} is empty; it needs one class name a line.")
+    if "" in lines:
+        raise UsageError(
+            f"--class-names: line {lines.index('') + 1} of {path} is empty; it needs one class name a line."
+        )
+    return tuple(lines)
+
+
+def class_names_from(source: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of ``imagenet``'s 1000 classes, as timm lists them, or those in a text file, one a line, or those listed.
+
+    Raises ``UsageError`` if the file can't be read, or if a name begins with a comma.
+    """
+    if not isinstance(source, str):
+        return tuple(source)
+    if source.lower() == IMAGENET:
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo()
+        return tuple(info.index_to_description(number) for number in range(info.num_classes()))
+    names = read_class_names(source)
+    for line, name in enumerate(names, 1):
+        if not first_synonym(name):
+            raise UsageError(f"--class-names: line {line} of {source} has no name before its first comma.")
+    return names
+
+
+def first_synonym(class_name: str) -> str:
+    """``"tench, Tinca tinca"`` -> ``"tench"``."""
+    return class_name.split(",")[0].strip()
+
+
+def names_sha256(class_names: Sequence[str]) -> str:
+    """One sha256, 64 hex digits, of class names in their order: of the names, each followed by a line feed."""
+    return hashlib.sha256("".join(f"{name}\n" for name in class_names).encode()).hexdigest()
+
+
+def classes_written_alike(class_names: Sequence[str]) -> list[tuple[int, ...]]:
+    """Classes that a prompt can't tell apart, because their first synonyms are the same: groups of class ids."""
+    groups: dict[str, list[int]] = {}
+    for class_id, name in enumerate(class_names):
+        groups.setdefault(first_synonym(name).lower(), []).append(class_id)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def parse_classes(text: str, class_names: list[str]) -> tuple[int, ...]:
+    """``"0-9,207,golden retriever"`` -> class ids, ascending and unique.
+
+    A part is an id, a range of ids, or a class name (the whole name or one of its comma-separated synonyms; names that
+    hold a comma can't be written here, their synonyms can).
+    """
+    by_name: dict[str, int] = {}
+    for class_id, name in enumerate(class_names):
+        for synonym in [name, *name.split(",")]:
+            by_name.setdefault(synonym.strip().lower(), class_id)
+    chosen: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, dash, last = part.partition("-")
+        if part.lower() in by_name and not part.isdigit():
+            chosen.add(by_name[part.lower()])
+        elif part.isdigit():
+            chosen.add(int(part))
+        elif dash and first.isdigit() and last.isdigit() and int(first) <= int(last):
+            chosen.update(range(int(first), int(last) + 1))
+        else:
+            raise UsageError(f"--classes: {part!r} is no class id, range or class name of this generator.")
+    if not chosen:
+        raise UsageError("--classes names no class.")
+    if max(chosen) >= len(class_names):
+        raise UsageError(
+            f"--classes: the generator has classes 0 to {len(class_names) - 1}, there is no {max(chosen)}."
+        )
+    return tuple(sorted(chosen))
