@@ -17,12 +17,13 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest -m slow
 
-# Types are checked on an installed copy: only there are the three folders one package.
+# Types and imports are checked on an installed copy: only there are the three folders one package.
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	rm -rf build/typed && $(VENV)/bin/pip install -q --no-deps --no-build-isolation --target build/typed .
+	rm -rf build/lib build/typed && $(VENV)/bin/pip install -q --no-deps --no-build-isolation --target build/typed .
 	MYPYPATH=build/typed $(VENV)/bin/mypy -p dmkd
+	cd build/typed && $(CURDIR)/$(VENV)/bin/lint-imports --no-cache $(CURDIR)/pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dmkd-demo .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -6,11 +6,13 @@ from dmkd.stores import Store
 
 UNKNOWN = "unknown"
 
-# As the Hugging Face hub abbreviates licences.
+# What the authors of generators' weights allow, as the Hugging Face hub abbreviates licences.
 GENERATOR_LICENCES = {
     "facebook/DiT-XL-2-256": "cc-by-nc-4.0",
-    "digits": "apache-2.0",  # a part of dmkd; trained on digits that are CC BY 4.0
+    "facebook/DiT-XL-2-512": "cc-by-nc-4.0",
+    "digits": "apache-2.0",  # a part of dmkd
 }
+TRAINED_ON = {"digits": "the digits that it was trained on are CC BY 4.0"}
 
 # The hub's names of licences that data sets and weights often have. It takes any other as "other", with its name beside it.
 HUB_LICENCES = {

@@ -2,14 +2,8 @@
 
 from typing import Any
 
+from dmkd.cards.licences import GENERATOR_LICENCES, TRAINED_ON
 from dmkd.cifar_models import CIFAR_MODELS
-
-# What the authors of generators' weights allow; of images made with them that is at least a question.
-GENERATOR_LICENCES = {
-    "facebook/DiT-XL-2-256": "CC-BY-NC-4.0",
-    "facebook/DiT-XL-2-512": "CC-BY-NC-4.0",
-    "digits": "Apache-2.0; the digits that it was trained on are CC BY 4.0",
-}
 
 
 def model_card(summary: dict[str, Any], which: str) -> str:
@@ -114,6 +108,8 @@ def _licence(recipe: dict[str, Any]) -> str:
         return "The images were not made by dmkd: mind their licence, and the teacher's.\n"
     known = GENERATOR_LICENCES.get(str(generator))
     terms = f"is under {known}" if known else "has a licence that dmkd does not know"
+    if material := TRAINED_ON.get(str(generator)):
+        terms += f"; {material}"
     return (
         f"The generator `{generator}` {terms}. What is trained on its images may be bound by that, and by the teacher's "
         "licence.\n"

@@ -1,22 +1,22 @@
 """Labelled images to evaluate on: a folder of class folders, WebDataset tars, a store, or the bundled held-out digits."""
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
 from dmkd import digits
 from dmkd.classifiers.classifier import Classifier
-from dmkd.formats.find import Classes, ImageFile, find_images, read_bytes
+from dmkd.formats.decode import BrokenImage, decode_as_it_lies
+from dmkd.formats.find import IMAGE_SUFFIXES, Classes, ImageFile, find_images, read_bytes
 from dmkd.runtime.progress import Silent
 from dmkd.stores import Store, UsageError, open_store, store_exists
 from dmkd.views.render import render
 
 BATCH = 256
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
 
 def evaluation_batches(
@@ -88,8 +88,17 @@ def _from_tars(source: str, classifier: Classifier, workers: int) -> Iterator:
 
 def _decoded(files: Sequence[ImageFile], classifier: Classifier, workers: int) -> Iterator:
     images = _ImageFiles(files, _pil_transform(classifier))
-    loader = torch.utils.data.DataLoader(images, batch_size=BATCH, num_workers=workers)
-    return ((pixels, ids.numpy()) for pixels, ids in loader)
+    loader = torch.utils.data.DataLoader(images, batch_size=BATCH, num_workers=workers, collate_fn=_collate)
+    for batch in loader:
+        if isinstance(batch, str):
+            raise UsageError(batch)
+        pixels, class_ids = batch
+        yield pixels, class_ids.numpy()
+
+
+def _collate(samples: list[tuple[torch.Tensor, int] | str]) -> Any:
+    """A batch, or what is wrong with the first image of it that can't be read."""
+    return next((sample for sample in samples if isinstance(sample, str)), None) or default_collate(samples)
 
 
 def list_image_folder(
@@ -134,18 +143,15 @@ class _ImageFiles(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        from PIL import Image
-
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | str:
+        """Pixels and class id, or a sentence: an exception would reach the user with the traceback of a worker process."""
         file = self.files[index]
-        data = read_bytes(file)
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                pixels = self.transform(image.convert("RGB"))
-        except OSError as error:
-            where = f"{file.container}/{file.name}"
-            raise UsageError(f"{where} can't be read as an image: {error}.") from error
-        return pixels, file.class_id
+            return self.transform(decode_as_it_lies(read_bytes(file))), file.class_id
+        except BrokenImage as error:
+            return f"{file.container}/{file.name} can't be read as an image: {error}."
+        except UsageError as error:
+            return str(error)
 
 
 def _pil_transform(classifier: Classifier) -> Any:

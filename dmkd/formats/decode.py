@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dmkd.stores.errors import DmkdError
+from dmkd.stores.errors import DmkdError, first_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 RESIZE = "shorter edge by Pillow's bicubic, centre crop"
@@ -45,6 +45,12 @@ def decode(data: bytes) -> Any:
         return _to_rgb(_upright(image))
 
 
+def decode_as_it_lies(data: bytes) -> Any:
+    """A whole image -> RGB Pillow image, not turned: what timm and torchvision evaluate on. Raises ``BrokenImage``."""
+    with _reasons(), _open(data) as image:
+        return image.convert("RGB")
+
+
 def fit(image: Any, size: int) -> np.ndarray:
     """RGB Pillow image -> uint8 (size, size, 3): the shorter edge resized, then the centre. Of that size: as it is.
 
@@ -77,8 +83,7 @@ def _reasons() -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise BrokenImage("it is in no image format known here") from error
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise BrokenImage(lines[0].rstrip(".")) from error
+        raise BrokenImage(first_line(error)) from error
 
 
 def _open(data: bytes) -> Any:

@@ -11,7 +11,8 @@ from conftest import block_arrays, filled_store, new_store
 from huggingface_hub import DatasetCard
 
 from dmkd.cards.dataset_card import card_licence, card_text, write_card
-from dmkd.cards.licences import front_matter, generator_licence
+from dmkd.cards.licences import GENERATOR_LICENCES, front_matter, generator_licence
+from dmkd.cards.model_card import model_card
 from dmkd.cli.main import main
 from dmkd.export import ExportOptions, export_store
 from dmkd.runtime.progress import Silent
@@ -149,3 +150,21 @@ def test_generate_and_label_write_the_card(tmp_path, tiny_generator, tiny_teache
     assert "| `sampler` | ddim |" in before and "| tiny-resnet |" in before and str(tmp_path) not in before
     assert dmkd("label", "--store", path, "--teacher", other_teacher, "--device", "cpu").exit_code == 0
     assert "| tiny-efficientnet |" in open_store(path).card["readme"]
+
+
+@pytest.mark.parametrize("generator", GENERATOR_LICENCES)
+def test_data_sets_and_students_of_a_generator_name_the_same_licence(tmp_path, generator):
+    store = store_of(tmp_path / "s.zarr", generator)
+    recipe = {"generator": generator}
+    summary = {
+        "training": {"student": "resnet18", "epochs": 1},
+        "store": {"identity": "i", "images": 1, "recipe": recipe},
+        **dict.fromkeys(("teachers", "views", "execution", "versions"), {}),
+        "parameters": 1,
+        "agreement": 1.0,
+        "evaluated_on": None,
+        "top1": None,
+        "hardware": "cpu",
+    }
+    licence = generator_licence(store)
+    assert f"is under {licence}" in model_card(summary, "student") and f"**{licence}**" in card_text(store, licence)

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,38 @@ def test_a_broken_image_is_named(tmp_path, tiny_teacher):
     (tmp_path / "1" / "broken.jpg").write_bytes(b"no jpeg")
     with pytest.raises(UsageError, match=r"broken\.jpg can't be read"):
         list(evaluation_batches(str(tmp_path), load_classifier(str(tiny_teacher))))
+
+
+def broken_images():
+    """Files that Pillow's decoders refuse in words of their own: ValueError, SyntaxError, struct.error, OSError ..."""
+    whole = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(whole, "PNG")
+    png = whole.getvalue()
+    return {
+        "cut.png": png[: len(png) // 2],
+        "damaged.png": png[:20] + b"\0\0\0\0" + png[24:],
+        "lying.ppm": b"P6 ten ten 255\n",
+        "bomb.png": png[:16] + (60_000).to_bytes(4, "big") * 2 + png[24:],
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", broken_images())
+def test_whatever_is_wrong_with_an_image_it_is_named_in_one_sentence(tmp_path, tiny_teacher, name, workers):
+    save_images(tmp_path, ["1"])
+    (tmp_path / "1" / name).write_bytes(broken_images()[name])
+    with pytest.raises(UsageError) as refused:
+        list(evaluation_batches(str(tmp_path), load_classifier(str(tiny_teacher)), workers=workers))
+    told = str(refused.value)
+    assert told.startswith(f"{tmp_path}/1/{name} can't be read as an image: ") and "\n" not in told, told
+
+
+def test_a_file_that_is_gone_when_its_turn_comes_is_named(tmp_path, tiny_teacher):
+    save_images(tmp_path, ["1"])
+    batches = evaluation_batches(str(tmp_path), load_classifier(str(tiny_teacher)), workers=1)
+    (tmp_path / "1" / "1.png").unlink()
+    with pytest.raises(UsageError, match=r"1\.png can't be read: No such file or directory\.$"):
+        list(batches)
 
 
 def test_a_store_and_a_folder_of_its_images_give_the_same_answer(tmp_path, tiny_teacher):
