@@ -225,7 +225,7 @@ def print_comparison(rows: Sequence[dict[str, Any]], axes: Sequence[str], title:
         sd = "" if row["top1_sd"] is None else f" ± {100 * row['top1_sd']:.2f}"
         cells.append(
             [
-                *(_told(row.get(axis)) for axis in shown),
+                *(_cell(row.get(axis)) for axis in shown),
                 top1 + sd,
                 str(row["seeds"]),
                 f"{row['images_per_second']:,.0f}",
@@ -244,7 +244,7 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def _told(value: Any) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

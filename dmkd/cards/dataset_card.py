@@ -5,13 +5,14 @@ It is kept in the store, as the attribute ``readme`` of its group ``card``, and 
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from dmkd.cards.licences import UNKNOWN, front_matter, generator_licence
+from dmkd.cards.markdown import markdown_table
 from dmkd.cards.quality import quality_averages
 from dmkd.stores import Store
 
@@ -116,10 +117,10 @@ def _contents(store: Store) -> list[str]:
         ("classes", f"{_classes(store)}: {shown}{more}"),
         ("identity", f"`{store.identity}`"),
     ]
-    parts = ["## What is in it", _table(("", ""), facts)]
+    parts = ["## What is in it", markdown_table(("", ""), facts)]
     if views := store.views:
         rows = [(name, v.num_views, _policy(v.attributes), ", ".join(v.components)) for name, v in views.items()]
-        parts.append(_table(("view set", "views an image", "drawn as", "stored of each view"), rows))
+        parts.append(markdown_table(("view set", "views an image", "drawn as", "stored of each view"), rows))
     if labels := store.labels:
         label_rows = [_label_row(store, name) for name in labels]
         header = (
@@ -133,7 +134,7 @@ def _contents(store: Store) -> list[str]:
             "p(class)",
             "entropy",
         )
-        parts.append(_table(header, label_rows))
+        parts.append(markdown_table(header, label_rows))
         parts.append(
             "*Agrees*: the share of images in which the teacher's likeliest class is the class asked for. *p(class)*: its mean "
             "probability of that class. *Entropy*: of its softmax, in nats. All at the teacher's own evaluation view, over the "
@@ -169,7 +170,7 @@ def _making(store: Store) -> list[str]:
     made = f"Made from {store.attributes['created']} to {store.attributes['updated']} (UTC)"
     return [
         "## How it was made",
-        _table(("field of the recipe", "value"), recipe),
+        markdown_table(("field of the recipe", "value"), recipe),
         f"{made} with {versions or 'dmkd'}.",
     ]
 
@@ -303,12 +304,3 @@ def _ranges(ids: Sequence[int]) -> str:
     """``0-9, 207`` of ascending whole numbers."""
     runs = np.split(np.array(ids), np.flatnonzero(np.diff(ids) != 1) + 1)
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return " ".join(str(value).replace("|", "\\|").split())

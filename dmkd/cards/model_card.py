@@ -3,6 +3,7 @@
 from typing import Any
 
 from dmkd.cards.licences import GENERATOR_LICENCES, TRAINED_ON
+from dmkd.cards.markdown import markdown_table
 from dmkd.cifar_models import CIFAR_MODELS
 
 
@@ -16,7 +17,7 @@ def model_card(summary: dict[str, Any], which: str) -> str:
         _opening(summary),
         "## Use\n\n" + _use(training["student"]),
         "## How good it is\n\n" + _accuracy(summary, which),
-        "## How it was made\n\n" + _table(_facts(summary)),
+        "## How it was made\n\n" + markdown_table(("", ""), _facts(summary)) + "\n",
         "## Licence\n\n" + _licence(summary["store"]["recipe"]),
     ]
     return "\n".join(parts)
@@ -95,11 +96,6 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, Any]]:
         ("hardware", summary["hardware"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
     ]
-
-
-def _table(rows: list[tuple[str, Any]]) -> str:
-    escaped = [(name, str(value).replace("|", "\\|").replace("\n", " ")) for name, value in rows]
-    return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in escaped)
 
 
 def _licence(recipe: dict[str, Any]) -> str:

@@ -59,7 +59,7 @@ class ParquetExport:
 
     def _tables(self, samples: Iterator[list[Sample]], advance: Callable[[int], None]) -> Iterator[Any]:
         for block in samples:
-            yield _table(block, self._schema, self._format)
+            yield _arrow_table(block, self._schema, self._format)
             advance(len(block))
 
 
@@ -118,7 +118,7 @@ def distinct(class_names: Sequence[str]) -> list[str]:
     return [name if counts[name] == 1 else f"{name} ({number})" for number, name in enumerate(class_names)]
 
 
-def _table(samples: Sequence[Sample], schema: Any, image_format: ImageFormat) -> Any:
+def _arrow_table(samples: Sequence[Sample], schema: Any, image_format: ImageFormat) -> Any:
     import pyarrow as pa
 
     columns: dict[str, Any] = {

@@ -159,7 +159,7 @@ def test_data_sets_and_students_of_a_generator_name_the_same_licence(tmp_path, g
     summary = {
         "training": {"student": "resnet18", "epochs": 1},
         "store": {"identity": "i", "images": 1, "recipe": recipe},
-        **dict.fromkeys(("teachers", "views", "execution", "versions"), {}),
+        **{key: {} for key in ("teachers", "views", "execution", "versions")},
         "parameters": 1,
         "agreement": 1.0,
         "evaluated_on": None,
