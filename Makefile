@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Processes that share the tests.
+WORKERS ?= 2
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-slow lint clean
@@ -12,7 +14,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/dmkd demo
 
 test: $(INSTALLED)
-	$(VENV)/bin/pytest -m "not slow"
+	$(VENV)/bin/pytest -m "not slow" -n $(WORKERS) --dist loadgroup
 
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest -m slow

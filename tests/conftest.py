@@ -19,6 +19,15 @@ CLASS_NAMES = [str(i) for i in range(10)]
 TEACHER = {"name": "t", "architecture": "t"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers share the tests file by file, since fixtures are those of a file; files that start Ray say that they belong
+    together, so that one Ray runs at a time."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def tiny_generator(tmp_path_factory) -> Path:
     """A pipeline folder: a DiT of ten classes with random weights, 32x32 pixels, some milliseconds an image."""

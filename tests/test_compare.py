@@ -28,6 +28,8 @@ from dmkd.stores import DmkdError, UsageError, create_store, parse_codec
 from dmkd.training.conditions import Axes, facts_of, plan_runs, table, varying_axes
 from dmkd.training.execution import Execution
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 FAST = {"epochs": 1, "batch_size": 32, "lr": 0.01, "optimizer": "sgd"}
 STUDENT = ("test_resnet",)
 

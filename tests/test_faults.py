@@ -14,6 +14,8 @@ from fake_orders import fake_store
 
 from dmkd.stores import open_store
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 def dmkd(*arguments, **options):
     command = [sys.executable, "-m", "dmkd.cli.main", *map(str, arguments)]

@@ -15,6 +15,8 @@ from dmkd.runtime.progress import Silent
 from dmkd.stores import DmkdError, MismatchError, open_store
 from dmkd.stores.convert import convert
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_session():

@@ -12,6 +12,8 @@ from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.progress import Silent
 from dmkd.stores import DmkdError
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 def limited_to(limit, error=None):
     tried = []

@@ -2,10 +2,13 @@
 
 import logging
 
+import pytest
 import ray
 from ray._private.authentication import authentication_token_setup
 
 from dmkd.runtime.ray_session import NOTICES, start_ray
+
+pytestmark = pytest.mark.xdist_group("ray")
 
 
 def test_ray_starts_without_its_notice_on_tokens_and_its_other_warnings_are_told(monkeypatch, caplog):
