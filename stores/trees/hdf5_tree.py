@@ -1,8 +1,9 @@
-"""The verbs of :mod:`dmkd.stores.trees.zarr_tree` on one HDF5 file, which plain h5py opens without plugins.
+"""The verbs of :class:`dmkd.stores.trees.tree.Tree` on one HDF5 file, which plain h5py opens without plugins.
 
 Groups, arrays and chunks are HDF5's own. Each chunk ends in HDF5's checksum (Fletcher-32), so h5py refuses a damaged one, and
-what is compressed is so by shuffle and deflate. Attributes are JSON, as text. A file changes by transactions that happen
-as a whole or not at all (:mod:`dmkd.stores.trees.journaled_file`): HDF5 alone may leave a file that can't be opened.
+what is compressed is so by shuffle and deflate (:mod:`dmkd.stores.trees.hdf5_chunks`). Attributes are JSON, as text. A file
+changes by transactions that happen as a whole or not at all (:mod:`dmkd.stores.trees.journaled_file`): HDF5 alone may leave
+a file that can't be opened.
 
 HDF5 can't delete a chunk: deleted blocks are named in their array's attribute ``deleted_blocks``.
 """
@@ -10,7 +11,6 @@ HDF5 can't delete a chunk: deleted blocks are named in their array's attribute `
 import json
 import os
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
@@ -18,17 +18,15 @@ from typing import Any, TypeVar
 
 import h5py
 import numpy as np
-from numcodecs import Fletcher32, Shuffle
 
 from ..errors import StoreError, UsageError
 from ..image_codecs import parse_image_codec
 from ..layout import ArraySpec
+from .hdf5_chunks import chunk_sizes, filter_options, read_checked, read_chunk, reason_of, write_chunk
 from .journaled_file import USER_BLOCK, Changes, Snapshot, Version, locked, new_file, read_version, settle
 
 # Indexes of chunks that are found fast, however many there are, and checksums of all that HDF5 itself writes. Since HDF5 1.10.
 FORMAT = ("v110", "v110")
-DEFLATE_LEVEL = 4
-CHECKSUM_BYTES = 4
 DELETED = "deleted_blocks"
 OWN_ATTRIBUTES = (DELETED, "DIMENSION_LABELS")  # of arrays, and no part of the store's
 
@@ -40,6 +38,11 @@ class Hdf5Tree:
     """One HDF5 file. Opens on first use in each process, so it can be pickled to workers; threads may share it."""
 
     kind = "HDF5 file"
+    a_kind = "an HDF5 file"
+    metadata_file = "the file"
+    image_files = False
+    chunk_files = False
+    one_writer = True  # locks on a file are not to be relied on between machines
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -145,10 +148,7 @@ class Hdf5Tree:
                 chunks=(block_size, *spec.shape),
                 dtype=np.dtype(spec.dtype).newbyteorder("<"),
                 fillvalue=spec.fill_value,
-                shuffle=spec.compression is not None,
-                compression="gzip" if spec.compression else None,
-                compression_opts=DEFLATE_LEVEL if spec.compression else None,
-                fletcher32=True,
+                **filter_options(compressed=spec.compression is not None),
             )
             for axis, name in enumerate(("image", *spec.dims)):
                 array.dims[axis].label = name
@@ -163,7 +163,7 @@ class Hdf5Tree:
             file.create_dataset(node, data=values, chunks=tuple(max(1, n) for n in values.shape), fletcher32=True)
 
     def read_constant(self, node: str) -> np.ndarray:
-        return self._reading(lambda file: _read_checked(_array(file, node)))
+        return self._reading(lambda file: read_checked(_array(file, node)))
 
     def shape(self, node: str) -> tuple[int, ...]:
         return self._reading(lambda file: _array(file, node).shape)
@@ -189,12 +189,7 @@ class Hdf5Tree:
         with self._writing() as file:
             array = _array(file, node)
             present = self._list(file, node)
-            if len(rows) < array.chunks[0]:
-                whole = np.full(array.chunks, array.fillvalue, array.dtype)
-                whole[: len(rows)] = rows
-                rows = whole
-            # Not by h5py's array[...] = rows: where a damaged chunk is in the way, HDF5 may want to read it first.
-            array.id.write_direct_chunk(_corner(array, block), _encode(array, rows), 0)
+            write_chunk(array, block, rows)
             if block in (deleted := _deleted(array)):
                 _set_attributes(array, {DELETED: sorted(deleted - {block})})
             present.add(block)
@@ -207,7 +202,7 @@ class Hdf5Tree:
             if block not in self._list(file, node):
                 raise ValueError("there is no such chunk")
             start = block * array.chunks[0]
-            return _decode(array, block)[: array.shape[0] - start]
+            return read_chunk(array, block)[: array.shape[0] - start]
 
         return self._reading(read)
 
@@ -215,13 +210,8 @@ class Hdf5Tree:
         """Block -> bytes of its chunk as it is stored, of those that exist, by one walk through the array's index."""
 
         def read(file: h5py.File) -> dict[int, int]:
-            array, sizes = _array(file, node), {}
-
-            def note(chunk: Any) -> None:
-                sizes[chunk.chunk_offset[0] // array.chunks[0]] = chunk.size
-
-            array.id.chunk_iter(note)
-            return {block: size for block, size in sizes.items() if block in self._list(file, node)}
+            present = self._list(file, node)
+            return {block: size for block, size in chunk_sizes(_array(file, node)).items() if block in present}
 
         return self._reading(read)
 
@@ -240,8 +230,7 @@ class Hdf5Tree:
             array = _array(file, node)
             present = self._list(file, node)
             if block in present:
-                empty = np.full(array.chunks, array.fillvalue, array.dtype)
-                array.id.write_direct_chunk(_corner(array, block), _encode(array, empty), 0)
+                write_chunk(array, block, np.empty((0, *array.shape[1:]), array.dtype))
                 _set_attributes(array, {DELETED: sorted(_deleted(array) | {block})})
                 present.remove(block)
 
@@ -254,8 +243,11 @@ class Hdf5Tree:
         """Whether each chunk is a file of its own: never."""
         return False
 
-    def sweep_partials(self) -> int:
+    def count_partials(self) -> int:
         """Nothing is left behind that the next writer does not overwrite."""
+        return 0
+
+    def sweep_partials(self) -> int:
         return 0
 
     # Below: the file, open as it is now
@@ -303,7 +295,7 @@ class Hdf5Tree:
             if os.path.exists(f"{self.path}.journal") or read_version(self._descriptor) != version:
                 return self._current()  # it was being changed just then
             raise StoreError(
-                f"{self.path} can't be opened ({_reason(error)}): it is damaged or was cut off; bring it back from a copy."
+                f"{self.path} can't be opened ({reason_of(error)}): it is damaged or was cut off; bring it back from a copy."
             ) from error
         return self._file
 
@@ -324,9 +316,7 @@ class Hdf5Tree:
         """Blocks that are there; kept until another process changes the file."""
         if node not in self._present:
             array = _array(file, node)
-            blocks: list[int] = []
-            array.id.chunk_iter(lambda chunk: blocks.append(chunk.chunk_offset[0] // array.chunks[0]))
-            self._present[node] = set(blocks) - _deleted(array)
+            self._present[node] = chunk_sizes(array).keys() - _deleted(array)
         return self._present[node]
 
 
@@ -355,51 +345,3 @@ def _set_attributes(node: Any, attributes: Mapping[str, Any]) -> None:
 
 def _deleted(array: Any) -> set[int]:
     return set(json.loads(array.attrs[DELETED])) if DELETED in array.attrs else set()
-
-
-def _corner(array: Any, block: int) -> tuple[int, ...]:
-    return (block * array.chunks[0], *[0] * (array.ndim - 1))
-
-
-def _encode(array: Any, rows: np.ndarray) -> bytes:
-    """A whole chunk (B, ...) as HDF5's filters write it."""
-    content: Any = np.ascontiguousarray(rows, array.dtype).reshape(-1).view(np.uint8)
-    if array.shuffle:
-        content = Shuffle(array.dtype.itemsize).encode(content)
-    if array.compression:
-        content = zlib.compress(content, array.compression_opts)
-    return bytes(Fletcher32().encode(content))
-
-
-def _decode(array: Any, block: int) -> np.ndarray:
-    """A whole chunk (B, ...). Raises ``ValueError`` if it is damaged. Reads with h5py alone what other programs wrote."""
-    if array.shuffle != bool(array.compression) or array.compression not in (None, "gzip") or not array.fletcher32:
-        start = block * array.chunks[0]
-        return _read_checked(array, slice(start, start + array.chunks[0]))
-    try:
-        chunk: Any = None
-        if not array.compression:  # of known length, and what is read into numpy's memory can be changed by readers
-            chunk = np.empty(array.dtype.itemsize * int(np.prod(array.chunks)) + CHECKSUM_BYTES, np.uint8)
-        skipped, chunk = array.id.read_direct_chunk(_corner(array, block), out=chunk)
-        content = Fletcher32().decode(chunk)
-        if array.compression:
-            content = Shuffle(array.dtype.itemsize).decode(zlib.decompress(content))
-        rows = np.frombuffer(content, array.dtype).reshape(array.chunks)
-    except (RuntimeError, ValueError, OSError, zlib.error) as error:
-        raise ValueError(_reason(error)) from error
-    if skipped:
-        raise ValueError("a filter was left out")
-    return rows
-
-
-def _read_checked(array: Any, rows: slice = slice(None)) -> np.ndarray:
-    try:
-        return array[rows] if array.ndim else array[()]
-    except OSError as error:
-        raise ValueError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    """What is in brackets in HDF5's messages: its own reason."""
-    text = str(error)
-    return text[text.find("(") + 1 : text.rfind(")")] if "(" in text else text
