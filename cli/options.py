@@ -1,6 +1,5 @@
 """Options that several commands share, and which store is meant when none is named."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Any
 import click
 
 from dmkd.stores.errors import UsageError
-from dmkd.stores.layout import stored_format
-from dmkd.stores.locations import is_hdf5, set_endpoint
-from dmkd.stores.trees.journaled_file import is_marked
+from dmkd.stores.locations import set_endpoint
+from dmkd.stores.trees.tree import stores_in
 
 from .completion import CODECS, DEVICES, IMAGE_CODECS, VIEWS, files, words
 
@@ -102,22 +100,13 @@ def find_store(store: str | None) -> str:
     """The store that is meant. Raises ``UsageError`` if none is named and there is not just one here."""
     if store or (store := os.environ.get("DMKD_STORE")):
         return store
-    folders = [path.parent for path in Path().glob("*/zarr.json") if _is_store(path)]
-    files = [path for path in Path().iterdir() if is_hdf5(path.name) and is_marked(str(path))]
-    here = sorted(folders + files)
+    here = stores_in(Path())
     if len(here) == 1:
         return str(here[0])
     if not here:
         raise UsageError("There is no store in this folder: name one with --store PATH (or set DMKD_STORE).")
     names = ", ".join(str(path) for path in here)
     raise UsageError(f"There are several stores in this folder ({names}): choose one with --store PATH.")
-
-
-def _is_store(metadata: Path) -> bool:
-    try:
-        return stored_format(json.loads(metadata.read_text())["attributes"]) is not None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def check_plot_file(path: Path) -> None:

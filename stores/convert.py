@@ -33,12 +33,12 @@ def convert(source: Store, path: str, advance: Callable[[int], object] = lambda 
     ``source`` meanwhile are copied again. ``advance`` is told of images that are there. Raises ``UsageError`` if the path
     is taken, or if JPEG images were to go to HDF5, ``DamagedChunkError`` if ``source`` is damaged.
     """
-    if source.image_codec.lossy and locations.is_hdf5(path):
-        raise UsageError(
-            f"The images of {source.path} are JPEG files, which an HDF5 file does not hold: as pixels they would take several "
-            "times the space, and not come back as these files. Keep them in a Zarr store."
-        )
     target = open_tree(path)
+    if source.image_codec.lossy and not target.image_files:
+        raise UsageError(
+            f"The images of {source.path} are JPEG files, which {target.a_kind} does not hold: as pixels they would take "
+            "several times the space, and not come back as these files. Keep them in a Zarr store."
+        )
     _begin(source, target, path)
     try:
         arrays = _copy_structure(source, target)

@@ -5,7 +5,6 @@ Everything that must know which of the two it is asks here; :mod:`dmkd.stores.tr
 
 import os
 import re
-from pathlib import Path
 
 from .errors import UsageError
 
@@ -34,17 +33,6 @@ def bucket(path: str) -> str:
     return "/".join(path.split("/")[:3])
 
 
-def is_hdf5(path: str) -> bool:
-    """Whether a store at this path is an HDF5 file: it ends in .h5 or .hdf5. Raises ``UsageError`` for one in a bucket."""
-    if not path.lower().endswith((".h5", ".hdf5")):
-        return False
-    if scheme(path):
-        raise UsageError(
-            f"{path}: an HDF5 file lies on a disk; in a bucket a store is Zarr, and ends in neither .h5 nor .hdf5."
-        )
-    return True
-
-
 def join(path: str, *names: str) -> str:
     """What lies below a store, as a user would write it."""
     return "/".join([path.rstrip("/"), *names])
@@ -67,10 +55,3 @@ def check_endpoint(url: str) -> None:
     """Raise ``UsageError`` if this can't be the URL of a server."""
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
         raise UsageError(f"The S3 endpoint must be a URL such as http://localhost:9000, not {url!r}.")
-
-
-def partial_files(path: str) -> list[Path]:
-    """Temporary files that killed writers left in a folder, or that a writer is about to rename. Object stores have none:
-    there an object appears whole or not at all."""
-    root = Path(path)
-    return [] if scheme(path) or not root.is_dir() else sorted(root.rglob("*.partial"))

@@ -113,7 +113,7 @@ def run_summaries(tree: "Tree") -> list[dict[str, Any]]:
 
     Of each run only the first and the last part are read: all parts but the last have as many blocks as the first.
     """
-    return tree.map(lambda name: _summary(tree, name), [name for name in tree.names(RUNS) if name != "zarr.json"])
+    return tree.map(lambda name: _summary(tree, name), tree.names(RUNS))
 
 
 def _summary(tree: "Tree", name: str) -> dict[str, Any]:

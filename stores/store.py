@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import layout, locations
+from . import layout
 from .checks import bind_views, image_checks, label_checks, quality_checks
 from .codecs import Codec
 from .errors import (
@@ -621,12 +621,12 @@ def create_store(
         raise UsageError(f"A store needs at least one image, not {num_images}.")
     block_size = block_size or layout.choose_block_size(num_images, image_shape)
     image_codec = str(parse_image_codec(image_codec))
-    if image_codec != RAW and locations.is_hdf5(path):
-        raise UsageError(
-            f"{path}: an HDF5 file holds pixels as they are; --image-codec {image_codec} is for Zarr stores."
-        )
     store = Store(path)
     tree = store._tree
+    if image_codec != RAW and not tree.image_files:
+        raise UsageError(
+            f"{path}: {tree.a_kind} holds pixels as they are; --image-codec {image_codec} is for Zarr stores."
+        )
     if tree.exists():
         there = tree.attributes()
         if layout.stored_format(there) is not None:

@@ -24,7 +24,8 @@ from dmkd.engine.scheduler import Scheduler, StartWorker
 from dmkd.engine.stages import BlockDone, BlockStages, Order, blocks_ahead
 from dmkd.runtime.failures import FATAL, DeviceLostError, WorkerStartError, is_device_lost, reason_of
 from dmkd.runtime.ray_session import start_ray
-from dmkd.stores import DmkdError, UsageError, locations, open_store
+from dmkd.stores import DmkdError, UsageError, open_store
+from dmkd.stores.trees.tree import open_tree
 
 POLL_SECONDS = 10.0  # between two looks at the cluster
 CONNECT_SECONDS = 10.0
@@ -178,7 +179,7 @@ class _Driver:
         self.polled_at = time.monotonic()
         self.scheduler = Scheduler(blocks, workers=self._gpus() if workers is None else workers, ahead=ahead)
         self.actors: dict[int, Any] = {}
-        self.writer = self._start_writer() if locations.is_hdf5(order.store_path) else None
+        self.writer = self._start_writer() if open_tree(order.store_path).one_writer else None
         self.calls: dict[Any, tuple[int, int | None]] = {}  # future -> (worker, block; None: its start)
 
     def run(self) -> None:

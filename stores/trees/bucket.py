@@ -42,7 +42,10 @@ def open_bucket(path: str) -> "Bucket":
 
 
 class Bucket(ObjectStore):
-    """zarr's ObjectStore, whose failures are ``StoreError``s that name the store at ``path``."""
+    """zarr's ObjectStore, whose failures are ``StoreError``s that name the store at ``path``. To
+    :class:`dmkd.stores.trees.zarr_tree.ZarrTree` it is what :class:`dmkd.stores.trees.folder.Folder` is on a disk."""
+
+    reads_at_once = 16  # most of the time is waiting
 
     def __init__(self, store: Any, path: str, *, read_only: bool = False) -> None:
         super().__init__(store, read_only=read_only)
@@ -80,6 +83,23 @@ class Bucket(ObjectStore):
             async for name in super().list_dir(prefix):  # one LIST for a thousand names
                 yield name
 
+    @property
+    def storage(self) -> "Bucket":
+        """What zarr opens."""
+        return self
+
+    def taken(self) -> bool:
+        """Whether there is anything at all."""
+        return bool(self.names(""))
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of what lies directly below a prefix."""
+
+        async def collect() -> list[str]:
+            return [key.rstrip("/").rsplit("/", 1)[-1] async for key in self.list_dir(prefix)]
+
+        return sync(collect())
+
     def sizes(self, prefix: str) -> dict[str, int]:
         """Name -> bytes of the objects directly below a prefix: one LIST for a thousand of them."""
         import obstore
@@ -87,6 +107,10 @@ class Bucket(ObjectStore):
         with self._telling(prefix):
             objects = obstore.list_with_delimiter(self.store, prefix)["objects"]
         return {meta["path"].rpartition("/")[2]: meta["size"] for meta in objects}
+
+    def partials(self) -> list[Path]:
+        """None: an object appears whole or not at all."""
+        return []
 
     @contextmanager
     def _telling(self, key: str, writing: bool = False) -> Iterator[None]:

@@ -1,17 +1,12 @@
-"""The few verbs by which a store touches Zarr v3: a tree of groups and of arrays that are chunked along axis 0.
-
-Everything above this file speaks of nodes (``"labels/resnet34/logits"``), blocks and numpy arrays.
-"""
+"""The verbs of :class:`dmkd.stores.trees.tree.Tree` on Zarr v3, in a folder or a bucket."""
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import zarr
@@ -25,8 +20,11 @@ from .. import image_chunks, locations  # noqa: F401  # image_chunks registers i
 from ..errors import DamagedMetadataError
 from ..image_codecs import parse_image_codec
 from ..layout import ArraySpec
+from .folder import Folder
 
-READS_AT_ONCE = 16  # from a bucket
+if TYPE_CHECKING:
+    from .bucket import Bucket
+
 CHUNK_NAME = re.compile(r"c\.(\d+)(?:\.0)*")
 
 Item = TypeVar("Item")
@@ -37,10 +35,15 @@ class ZarrTree:
     """One Zarr v3 hierarchy. Opens on first use in each process, so it can be pickled to workers."""
 
     kind = "Zarr v3 group"
+    a_kind = "a Zarr store"
+    metadata_file = "zarr.json"
+    image_files = True
+    chunk_files = True
+    one_writer = False
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._opened: Any = None
+        self._opened: Folder | Bucket | None = None
         self._arrays: dict[str, zarr.Array] = {}
         self._group: zarr.Group | None = None
 
@@ -60,7 +63,7 @@ class ZarrTree:
         """Whether the path holds a Zarr v3 group. Raises ``DamagedMetadataError`` if it holds one that can't be read."""
         try:
             with self._told_if_damaged(""):
-                zarr.open_group(self._storage, mode="r", zarr_format=3)  # any other mode makes the folder
+                zarr.open_group(self._place.storage, mode="r", zarr_format=3)  # any other mode makes the folder
         except DamagedMetadataError:
             raise
         except (zarr.errors.GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError):
@@ -69,14 +72,11 @@ class ZarrTree:
 
     def taken(self) -> bool:
         """Whether there is anything at the path, a store or not; an empty folder is nothing."""
-        if locations.scheme(self.path):
-            return bool(_list_dir(self._storage, ""))
-        local = Path(self.path)
-        return local.exists() and not (local.is_dir() and not any(local.iterdir()))
+        return self._place.taken()
 
     def create_root(self) -> None:
         """Make the root group. What was there before is kept."""
-        self._group = zarr.open_group(self._storage, mode="a", zarr_format=3)
+        self._group = zarr.open_group(self._place.storage, mode="a", zarr_format=3)
 
     def create_group(self, node: str) -> None:
         self._root.require_group(node)
@@ -92,15 +92,12 @@ class ZarrTree:
 
     def children(self, node: str) -> list[str]:
         """Names of the groups and arrays directly below a group, sorted; none if there is no such group."""
-        prefix = f"{node}/" if node else ""
-        names = _list_dir(self._root.store, node)
-        return sorted(
-            name for name in names if name != "zarr.json" and sync(self._root.store.exists(f"{prefix}{name}/zarr.json"))
-        )
+        prefix, zarr_store = f"{node}/" if node else "", self._root.store
+        return [name for name in self.names(node) if sync(zarr_store.exists(f"{prefix}{name}/zarr.json"))]
 
     def names(self, node: str) -> list[str]:
-        """Names of all that lies directly below a node, sorted: a folder's files and groups."""
-        return sorted(_list_dir(self._root.store, node))
+        """Names of all that lies directly below a node, sorted, but for its metadata: groups, arrays, chunks."""
+        return sorted(name for name in self._place.names(node) if name != "zarr.json")
 
     # Arrays
 
@@ -162,25 +159,11 @@ class ZarrTree:
 
     def present_blocks(self, node: str) -> set[int]:
         """Blocks whose chunk exists, by one listing (zarr's ``nchunks_initialized`` is quadratic)."""
-        if locations.scheme(self.path):
-            names = _list_dir(self._root.store, node)
-        else:  # zarr's own listing takes five times as long, which 20,000 blocks make felt
-            try:
-                names = os.listdir(Path(self.path) / node)
-            except FileNotFoundError:
-                names = []
-        return {int(match[1]) for name in names if (match := CHUNK_NAME.fullmatch(name))}
+        return {int(match[1]) for name in self._place.names(node) if (match := CHUNK_NAME.fullmatch(name))}
 
     def chunk_bytes(self, node: str) -> dict[int, int]:
         """Block -> bytes of its chunk as it is stored, of those that exist, by one listing."""
-        if locations.scheme(self.path):
-            sizes = self._storage.sizes(node)
-        else:
-            try:
-                with os.scandir(Path(self.path) / node) as entries:
-                    sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.startswith("c.")}
-            except FileNotFoundError:
-                sizes = {}
+        sizes = self._place.sizes(node)
         return {int(match[1]): size for name, size in sizes.items() if (match := CHUNK_NAME.fullmatch(name))}
 
     def has_block(self, node: str, block: int) -> bool:
@@ -209,9 +192,9 @@ class ZarrTree:
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """The results of some work that reads, in the order of ``items``: done as in :meth:`for_each`."""
-        if not locations.scheme(self.path):
+        if self._place.reads_at_once == 1:
             return [work(item) for item in items]
-        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        with ThreadPoolExecutor(self._place.reads_at_once) as pool:
             return list(pool.map(work, items))
 
     def delete_block(self, node: str, block: int) -> None:
@@ -230,9 +213,12 @@ class ZarrTree:
         native = sys.byteorder == "little" or array.dtype.itemsize == 1
         return isinstance(array.store, LocalStore) and codecs == ["bytes", "crc32c"] and native
 
+    def count_partials(self) -> int:
+        return len(self._place.partials())
+
     def sweep_partials(self) -> int:
         """Delete the temporary files that killed writers left behind; returns how many. Object stores leave none."""
-        leftovers = locations.partial_files(self.path)
+        leftovers = self._place.partials()
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
         return len(leftovers)
@@ -240,22 +226,21 @@ class ZarrTree:
     # Below: nodes, opened once in each process
 
     @property
-    def _storage(self) -> Any:
-        """What zarr opens: the path of a folder, or a bucket."""
+    def _place(self) -> "Folder | Bucket":
         if self._opened is None:
             if locations.scheme(self.path):
                 from .bucket import open_bucket
 
                 self._opened = open_bucket(self.path)
             else:
-                self._opened = self.path
+                self._opened = Folder(self.path)
         return self._opened
 
     @property
     def _root(self) -> zarr.Group:
         if self._group is None:
             with self._told_if_damaged(""):
-                self._group = zarr.open_group(self._storage, mode="r+", zarr_format=3)
+                self._group = zarr.open_group(self._place.storage, mode="r+", zarr_format=3)
         return self._group
 
     def _node(self, node: str) -> zarr.Group | zarr.Array:
@@ -287,10 +272,3 @@ class ZarrTree:
 
     def _chunk_name(self, node: str, block: int) -> str:
         return "c." + ".".join([str(block)] + ["0"] * (self._array(node).ndim - 1))
-
-
-def _list_dir(store: Any, prefix: str) -> list[str]:
-    async def collect() -> list[str]:
-        return [key.rstrip("/").rsplit("/", 1)[-1] async for key in store.list_dir(prefix)]
-
-    return sync(collect())

@@ -15,10 +15,9 @@ from ..checks import class_checks, encoded_checks, image_checks, quality_checks,
 from ..codecs import Coder
 from ..errors import DmkdError, StoreUnreachableError, first_line
 from ..identity import fingerprint
-from ..locations import is_hdf5, partial_files
 from ..sets import LabelSet, ViewSet
 from ..store import Store
-from ..trees.tree import open_tree
+from ..trees.tree import Tree, open_tree
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
@@ -109,7 +108,7 @@ class Verifier:
             yield from self._guarded(f"{layout.VIEWS}/{name}", self._view_set, name)
         for name in tree.children(layout.LABELS):
             yield from self._guarded(f"{layout.LABELS}/{name}", self._label_set, name)
-        if leftovers := len(partial_files(store.path)):
+        if leftovers := tree.count_partials():
             yield Finding(
                 WARNING,
                 "",
@@ -480,7 +479,7 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
     if any(finding.severity == ERROR and not finding.repairable for finding in seen):
         done.refused.append(
             "attributes or metadata are wrong, and what is made by them may be something else than what was there. "
-            f"Nothing was deleted; bring {'the file' if is_hdf5(store.path) else 'zarr.json'} back from a copy first."
+            f"Nothing was deleted; bring {tree.metadata_file} back from a copy first."
         )
         return done
     for block in sorted({finding.block for finding in broken if finding.block is not None and finding.repairable}):
@@ -517,7 +516,7 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
             if store.source is None:
                 done.refused.append(
                     f"{finding.where}: these images were not made by a generator, so dmkd can't make them again. "
-                    + _way_back(store.path, tree.chunk_path(layout.IMAGES, finding.block))
+                    + _way_back(tree, tree.chunk_path(layout.IMAGES, finding.block))
                 )
                 continue
             delete(layout.IMAGES, finding.block)
@@ -546,9 +545,9 @@ def repair(store: Store, findings: Iterable[Finding]) -> Repair:
     return done
 
 
-def _way_back(path: str, chunk: str) -> str:
-    if is_hdf5(path):
-        return f"Bring {path} back from a copy, or `dmkd import` into a new store what they were imported from."
+def _way_back(tree: Tree, chunk: str) -> str:
+    if not tree.chunk_files:
+        return f"Bring {tree.path} back from a copy, or `dmkd import` into a new store what they were imported from."
     return (
         "Bring the chunk back from a copy; or, if what they were imported from is still there, delete "
         f"{chunk} and run the same `dmkd import` again."
