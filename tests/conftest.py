@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is: as the c
 
 import numpy as np
 import pytest
-from places import BucketPrefix, Folder, Hdf5File
+from places import PLACES, Folder
 
 from dmkd.stores import Store, create_store, parse_codec
 
@@ -74,14 +74,10 @@ def s3_bucket() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(params=["folder", "s3", "hdf5"])
+@pytest.fixture(params=PLACES)
 def place(request, tmp_path) -> Folder:
     """Where a store can be made: in a folder, in a bucket, and in an HDF5 file."""
-    if request.param == "hdf5":
-        return Hdf5File(tmp_path / "s.h5")
-    if request.param == "folder":
-        return Folder(tmp_path / "s.zarr")
-    return BucketPrefix(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}/s.zarr")
+    return PLACES[request.param].new(tmp_path, request)
 
 
 def make_teacher(folder: Path, architecture: str = "test_resnet", seed: int = 0, num_classes: int = 10) -> Path:

@@ -1,15 +1,27 @@
-"""Where a test's store lies, read and changed behind dmkd's back: a folder, a prefix of a bucket on an S3 server, or a file."""
+"""Where a test's store lies, read and changed behind dmkd's back: a folder, a prefix of a bucket on an S3 server, or a file.
+
+A new backend has a class here and a line in ``PLACES``: then all that is true of every tree and of every store is tested of it.
+"""
 
 import json
 import os
 from pathlib import Path
 
+import pytest
+
 
 class Folder:
     """``path`` is that of a store; files below it by name, such as ``images/c.0.0.0.0``."""
 
+    suffix = ".zarr"
+
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
+
+    @classmethod
+    def new(cls, folder: Path, request: pytest.FixtureRequest) -> "Folder":
+        """A place that nothing else is at, in a folder of the test's own or by its name."""
+        return cls(folder / f"s{cls.suffix}")
 
     def sibling(self, name: str) -> "Folder":
         return Folder(Path(self.path).parent / name)
@@ -30,6 +42,10 @@ class Folder:
         """Every chunk by name: what two equal stores have in common to the bit."""
         return {name: self.read(name) for name in self.names() if Path(name).name.startswith("c.")}
 
+    def litter(self) -> None:
+        """Put something there that is no store."""
+        self.write("hello.txt", b"hello")
+
 
 class BucketPrefix(Folder):
     """The same in a bucket, through boto3 and not through the library that dmkd uses."""
@@ -40,6 +56,10 @@ class BucketPrefix(Folder):
         self.path = path
         self._bucket, _, self._prefix = path.removeprefix("s3://").partition("/")
         self._client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+
+    @classmethod
+    def new(cls, folder: Path, request: pytest.FixtureRequest) -> "BucketPrefix":
+        return cls(f"{request.getfixturevalue('s3_bucket')}/{folder.name}/s.zarr")
 
     def sibling(self, name: str) -> "BucketPrefix":
         return BucketPrefix(f"{self.path.rpartition('/')[0]}/{name}")
@@ -57,6 +77,8 @@ class BucketPrefix(Folder):
 
 class Hdf5File(Folder):
     """The same in an HDF5 file: chunks are named as in a folder, and what is written is what filters would have written."""
+
+    suffix = ".h5"
 
     def sibling(self, name: str) -> Folder:
         return (Hdf5File if name.endswith(".zarr") else Folder)(Path(self.path).parent / name.replace(".zarr", ".h5"))
@@ -99,6 +121,9 @@ class Hdf5File(Folder):
             file.visititems(visit)
         return sorted(found)
 
+    def litter(self) -> None:
+        Path(self.path).write_text("hello")
+
     @staticmethod
     def _name(node: str, array, corner: tuple[int, ...]) -> str:
         return f"{node}/c." + ".".join(str(o // n) for o, n in zip(corner, array.chunks, strict=True))
@@ -110,10 +135,7 @@ class Hdf5File(Folder):
         return array, tuple(int(p) * n for p, n in zip(places.split("."), array.chunks, strict=True))
 
 
-def place_of(path: str) -> Folder:
-    if path.endswith(".h5"):
-        return Hdf5File(path)
-    return BucketPrefix(path) if path.startswith("s3://") else Folder(path)
+PLACES = {"folder": Folder, "s3": BucketPrefix, "hdf5": Hdf5File}
 
 
 def group_json(**attributes: object) -> bytes:

@@ -61,6 +61,8 @@ def read_chunk(array: Any, block: int) -> np.ndarray:
         if not array.compression:  # of known length, and what is read into numpy's memory can be changed by readers
             chunk = np.empty(array.dtype.itemsize * int(np.prod(array.chunks)) + CHECKSUM_BYTES, np.uint8)
         skipped, chunk = array.id.read_direct_chunk(_corner(array, block), out=chunk)
+        if len(chunk) <= CHECKSUM_BYTES:
+            raise ValueError(f"it has {len(chunk)} bytes")
         content = Fletcher32().decode(chunk)
         if array.compression:
             content = Shuffle(array.dtype.itemsize).decode(zlib.decompress(content))

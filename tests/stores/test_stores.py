@@ -14,7 +14,7 @@ from conftest import TEACHER, TESTS, block_arrays, filled_store, new_store, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from obstore.store import from_url
-from places import group_json, place_of
+from places import PLACES, group_json
 from zarr.storage import ObjectStore
 
 from dmkd.stores import (
@@ -35,13 +35,14 @@ from dmkd.stores.identity import fingerprint
 from dmkd.stores.layout import choose_block_size
 
 
-@pytest.fixture(scope="module", params=["folder", "s3", "hdf5"])
-def filled(request, tmp_path_factory):
-    if request.param == "folder":
-        return filled_store(tmp_path_factory.mktemp("store") / "filled.zarr")
-    if request.param == "hdf5":
-        return filled_store(tmp_path_factory.mktemp("store") / "filled.h5")
-    return filled_store(f"{request.getfixturevalue('s3_bucket')}/filled.zarr")
+@pytest.fixture(scope="module", params=PLACES)
+def filled_place(request, tmp_path_factory):
+    return PLACES[request.param].new(tmp_path_factory.mktemp("filled"), request)
+
+
+@pytest.fixture(scope="module")
+def filled(filled_place):
+    return filled_store(filled_place.path)
 
 
 def expected_rows(store, name, ids):
@@ -94,9 +95,9 @@ def test_anyone_can_open_the_store_with_plain_zarr_or_h5py(filled):
     assert np.isnan(group["labels/teacher/logits"].fill_value)
 
 
-def test_a_raw_chunk_is_the_array_and_its_checksum(filled):
+def test_a_raw_chunk_is_the_array_and_its_checksum(filled, filled_place):
     # What lets a reader memory-map chunks; a compressor that slips in would break it.
-    chunk = place_of(filled.path).read("images/c.2.0.0.0")
+    chunk = filled_place.read("images/c.2.0.0.0")
     assert len(chunk) == 16 * 8 * 8 * 3 + 4
     np.testing.assert_array_equal(np.frombuffer(chunk[:-4], np.uint8).reshape(16, 8, 8, 3), filled.images[32:48])
 
