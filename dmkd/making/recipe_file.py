@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmkd.recipes.recipe import Recipe
 from dmkd.stores import LabelSet, Store, UsageError, ViewSet, open_store
 from dmkd.stores.codecs import Codec
 from dmkd.views.policy import ViewPolicy, parse_policy
@@ -85,7 +86,7 @@ def recipe_of(store: Store) -> dict[str, Any]:
     """
     if not store.source:
         raise UsageError(f"{store.path} was not made by a generator, so it gives no recipe for one.")
-    recipe = store.recipe
+    recipe = Recipe.from_json(store.recipe).to_json()  # with the fields that are younger than the store
     options: dict[str, Any] = {
         "generator": store.source,
         "images": store.num_images,
@@ -106,7 +107,7 @@ def recipe_of(store: Store) -> dict[str, Any]:
         alike.sort(key=lambda label_set: not _made_views(label_set, views))
         options["teacher"] = [label_set.source for label_set in alike]
         options["views"] = str(ViewPolicy.from_json(views.attributes["policy"]))
-        if views.attributes["seed"] != recipe.get("seed"):
+        if views.attributes["seed"] != recipe["seed"]:
             options["view-seed"] = views.attributes["seed"]
         options["codec"] = codec_text(codec)
     return in_order(options)

@@ -289,8 +289,8 @@ def _check_at_least_one(images: ImageOptions) -> None:
 
 def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
     """The store's recipe, after comparing it with every option that was given."""
-    stored = store.recipe
-    recipe = Recipe.from_json(stored)
+    recipe = Recipe.from_json(store.recipe)
+    stored = recipe.to_json()  # with the fields that are younger than the store
     asked = dict(stored)
     parsers: dict[str, Any] = {
         "guidance": functools.partial(parse_guidance, least=0 if stored["prompts"] else 1),

@@ -1,7 +1,7 @@
 """The recipe: everything that determines the pixels of a store."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +48,18 @@ class Recipe:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in description.items()}
 
     @classmethod
-    def from_json(cls, description: dict[str, Any]) -> "Recipe":
-        known = {field.name for field in dataclasses.fields(cls)}
-        if description.keys() != known:
-            odd = ", ".join(sorted(description.keys() ^ known))
-            raise UsageError(f"The store's recipe has other fields than this version of dmkd knows ({odd}).")
+    def from_json(cls, description: Mapping[str, Any]) -> "Recipe":
+        """The recipe that ``to_json`` described. A store from before a field existed lacks it: it takes its default, which is
+        what every image was made with until then, so a new field must have one.
+
+        Raises ``UsageError`` for unknown fields, and for missing ones without a default.
+        """
+        known = {field.name: field.default for field in dataclasses.fields(cls)}
+        needed = {name for name, default in known.items() if default is dataclasses.MISSING}
+        odd = (description.keys() - known.keys()) | (needed - description.keys())
+        if odd:
+            names = ", ".join(sorted(odd))
+            raise UsageError(f"The store's recipe has other fields than this version of dmkd knows ({names}).")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items()}
         return cls(**values)
 

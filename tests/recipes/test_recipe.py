@@ -49,6 +49,18 @@ def test_every_field_counts_for_the_identity():
 def test_a_recipe_of_another_version_is_refused():
     with pytest.raises(UsageError, match=r"other fields .*\(eta\)"):
         Recipe.from_json({**make_recipe().to_json(), "eta": 0})
+    older = make_recipe().to_json()
+    del older["steps"]
+    with pytest.raises(UsageError, match=r"other fields .*\(eta, steps\)"):
+        Recipe.from_json({**older, "eta": 0})
+
+
+def test_fields_that_are_younger_than_a_recipe_take_their_defaults():
+    recipe = make_recipe()
+    optional = [field.name for field in dataclasses.fields(Recipe) if field.default is not dataclasses.MISSING]
+    for name in optional:
+        older = {key: value for key, value in recipe.to_json().items() if key != name}
+        assert Recipe.from_json(older) == recipe
 
 
 def test_a_range_of_guidance_gives_each_image_its_own_scale():
