@@ -5,15 +5,14 @@ It is kept in the store, as the attribute ``readme`` of its group ``card``, and 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
-
-import numpy as np
 
 from dmkd.cards.licences import UNKNOWN, front_matter, generator_licence
 from dmkd.cards.markdown import markdown_table
 from dmkd.cards.quality import quality_averages
+from dmkd.recipes.id_ranges import id_ranges
 from dmkd.stores import Store
 
 NAMES_SHOWN = 20  # class names in the text
@@ -294,13 +293,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         text = value
     elif isinstance(value, list) and len(value) > 8 and all(isinstance(item, int) for item in value):
-        text = f"{len(value):,} values: {_ranges(value)}"
+        text = f"{len(value):,} values: {id_ranges(value, ', ')}"
     else:
         text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 400 else f"{text[:380]}…"
-
-
-def _ranges(ids: Sequence[int]) -> str:
-    """``0-9, 207`` of ascending whole numbers."""
-    runs = np.split(np.array(ids), np.flatnonzero(np.diff(ids) != 1) + 1)
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmkd.recipes.id_ranges import id_ranges
 from dmkd.recipes.recipe import Recipe
 from dmkd.stores import LabelSet, Store, UsageError, ViewSet, open_store
 from dmkd.stores.codecs import Codec
@@ -175,17 +176,6 @@ def codec_text(codec: Codec) -> str:
     description = codec.to_json()
     parameters = [value for key, value in description.items() if key != "name"]
     return ":".join([description["name"], *(f"{value:g}" for value in parameters)])
-
-
-def id_ranges(ids: Sequence[int]) -> str:
-    """Ascending class ids as text: [0, 1, 2, 7] -> ``"0-2,7"``."""
-    runs: list[list[int]] = []
-    for class_id in ids:
-        if runs and class_id == runs[-1][-1] + 1:
-            runs[-1] = [runs[-1][0], class_id]
-        else:
-            runs.append([class_id])
-    return ",".join("-".join(map(str, run)) for run in runs)
 
 
 def to_toml(options: Mapping[str, Any]) -> str:

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmkd.cli.main import main
-from dmkd.making.recipe_file import FLAG, KEYS, NUMBER, TEXT, TEXTS, WHOLE, id_ranges, read_recipe, recipe_of, to_toml
-from dmkd.recipes.class_names import parse_classes
+from dmkd.making.recipe_file import FLAG, KEYS, NUMBER, TEXT, TEXTS, WHOLE, read_recipe, recipe_of, to_toml
 from dmkd.stores import UsageError, open_store
 
 TEXTS_WITHOUT_SURROGATES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -32,12 +31,6 @@ def dmkd(*arguments):
 @given(st.fixed_dictionaries({}, optional={key: VALUES[kind] for key, kind in KEYS.items()}))
 def test_what_is_written_is_what_toml_reads(options):
     assert tomllib.loads(to_toml(options)) == options
-
-
-@given(st.sets(st.integers(0, 99), min_size=1))
-def test_class_ids_come_back(ids):
-    names = [f"class {i}" for i in range(100)]
-    assert parse_classes(id_ranges(sorted(ids)), names) == tuple(sorted(ids))
 
 
 @settings(deadline=None)
