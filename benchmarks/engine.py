@@ -91,14 +91,14 @@ def run(store: Store, order: Order, blocks: range, workers: int = 0) -> float:
 
 def overhead(folder: Path, rounds: int, blocks: int) -> dict[str, Any]:
     from dmkd.generate import ImageOptions, LabelOptions, generate
-    from dmkd.generators.defaults import generator_source
+    from dmkd.generators.defaults import parse_source
     from dmkd.making.blocks import WorkOrder
     from dmkd.runtime.devices import default_cpu_threads
 
     path, size = str(folder / "digits.zarr"), 64
     images = ImageOptions(generator="digits", images=blocks * size, block_size=size)
     store, labels = generate(path, images, LabelOptions(), RunOptions(workers=0, device="cpu"), Silent())
-    order = WorkOrder(path, tuple(labels), "cpu", default_cpu_threads(), generator_source("digits"))
+    order = WorkOrder(path, tuple(labels), "cpu", default_cpu_threads(), parse_source("digits").weights)
     worker = order.new_worker()
 
     def bare() -> None:

@@ -153,7 +153,7 @@ def nominal_rate(device: str) -> float | None:
 
 def time_dmkd(folder: Path, scale: Scale, options: argparse.Namespace, *, compile: bool) -> dict[str, Any]:
     """One sub-batch through ``Generator.sample`` and the teacher -> images a second; the profile of another one, if asked."""
-    from dmkd.generators.dit import load_generator
+    from dmkd.generators.load import load_generator
 
     generator = load_generator(str(folder), device=options.device, dtype="bfloat16", compile=compile)
     teacher = make_teacher(scale).to(options.device)

@@ -1,15 +1,40 @@
 """The options that say which store is to be made: shared by ``dmkd generate`` and ``dmkd plan``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .completion import DTYPES, SAMPLERS, files, words
+from .completion import ListingOption, files, words
 from .options import image_codec_option, label_options, run_options, store_option
 
 if TYPE_CHECKING:
     from dmkd.generate import ImageOptions, LabelOptions
+
+
+def _sampler_names() -> list[str]:
+    from dmkd.generators.samplers import OWN_SCHEDULER, SAMPLERS
+
+    return [*SAMPLERS, OWN_SCHEDULER]
+
+
+def _sampler_help() -> str:
+    from dmkd.generators.samplers import OWN_SCHEDULER, SAMPLERS, replacements
+
+    known = [f"{name} ({sampler.remark})" if sampler.remark else name for name, sampler in SAMPLERS.items()]
+    others = [f"{OWN_SCHEDULER} (its own)", *replacements()]
+    return f"{_alternatives(known)}; text-to-image: {_alternatives(others)}."
+
+
+def _dtypes() -> Sequence[str]:
+    from dmkd.recipes.dtypes import DTYPES
+
+    return DTYPES
+
+
+def _alternatives(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
 
 _START_OPTIONS = (
     click.option(
@@ -64,10 +89,11 @@ _IMAGE_OPTIONS = (
     ),
     click.option(
         "--sampler",
-        shell_complete=words(*SAMPLERS),
+        cls=ListingOption,
+        listing=_sampler_help,
+        shell_complete=words(later=_sampler_names),
         metavar="NAME",
-        help="ddpm (DM-KD's), ddim, dpm++ or unipc; text-to-image: pipeline (its own), ddim, dpm++ or unipc. "
-        "Default: ddpm or pipeline.",
+        help="{} Default: ddpm or pipeline.",
     ),
     click.option("--steps", type=int, metavar="N", help="Denoising steps. Default: 100, or the pipeline's."),
     click.option(
@@ -89,9 +115,11 @@ _IMAGE_OPTIONS = (
     click.option("--seed", type=int, metavar="N", help="Seed of all noise and of the class order. Default: 0."),
     click.option(
         "--dtype",
-        shell_complete=words(*DTYPES),
+        cls=ListingOption,
+        listing=lambda: _alternatives(_dtypes()),
+        shell_complete=words(later=_dtypes),
         metavar="TYPE",
-        help="Of the generator's weights: bfloat16, float16 or float32. Default: bfloat16 on a GPU, float32 on a CPU.",
+        help="Of the generator's weights: {}. Default: bfloat16 on a GPU, float32 on a CPU.",
     ),
     click.option(
         "--sub-batch",

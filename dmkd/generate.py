@@ -7,14 +7,15 @@ from typing import Any
 from dmkd.cards.dataset_card import write_card
 from dmkd.classifiers.classifier import load_classifier
 from dmkd.engine.engine import Engine, RunOptions, planned_workers
-from dmkd.generators.defaults import generator_defaults, generator_source, teacher_of
+from dmkd.generators.defaults import source_defaults, teacher_of
 from dmkd.making.blocks import WorkOrder
 from dmkd.making.fitting import fit_label_sets, pilot_blocks
 from dmkd.making.label_sets import LabelRequest, add_label_sets, check_request
 from dmkd.making.recipe_file import resolved_options, to_toml
-from dmkd.making.resolve import ImageOptions, LabelOptions, resolve_images, resolve_labels, teachers_wanted
+from dmkd.making.resolve import LabelOptions, resolve_images, resolve_labels, teachers_wanted
 from dmkd.making.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
 from dmkd.recipes.class_names import classes_written_alike, first_synonym
+from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import choose_device, default_cpu_threads
 from dmkd.runtime.progress import Display
@@ -37,7 +38,7 @@ def generate(
     ``tell_recipe`` is given a new store's resolved recipe, as TOML. Everything is checked before the first file is
     written. Raises ``MismatchError`` if the store was made with another recipe, and leaves it as it is.
     """
-    from dmkd.generators.dit import describe_generator
+    from dmkd.generators.load import describe_generator
 
     device = _device(run)
     wanted = resolve_images(path, images, device, describe_generator)
@@ -50,7 +51,7 @@ def generate(
         _tell_classes_written_alike(recipe, wanted.info.class_names, display)
         if images.sub_batch is None and device.startswith("cuda"):
             sources = tuple(teacher.source for teacher in request.teachers)
-            trial = Trial(recipe, generator_source(wanted.source), wanted.info.class_names, sources, wanted.block_size)
+            trial = Trial(recipe, wanted.source.weights, wanted.info.class_names, sources, wanted.block_size)
             recipe = dataclasses.replace(recipe, sub_batch=_find_sub_batch(trial, device, workers, run, display))
             wanted = dataclasses.replace(wanted, recipe=recipe)
         store = create_store(
@@ -61,7 +62,7 @@ def generate(
             class_names=wanted.info.class_names,
             block_size=wanted.block_size,
             versions=library_versions(),
-            source=wanted.source,
+            source=wanted.source.text,
             image_codec=recipe.image_codec,
         )
         if tell_recipe is not None:
@@ -74,8 +75,7 @@ def generate(
     if images.images is not None:
         store.grow(images.images)
     label_sets = () if labels.teachers == ("none",) else tuple(store.labels)
-    generator = generator_source(wanted.source)
-    order = WorkOrder(store.path, label_sets, device, recipe.cpu_threads, generator)
+    order = WorkOrder(store.path, label_sets, device, recipe.cpu_threads, wanted.source.weights)
     # A codec that is fitted on logits needs some images before its first label: those get their labels at the end.
     missing = set(store.missing_blocks())
     pilots = [block for block in pilot_blocks(store, label_sets) if block in missing]
@@ -98,7 +98,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
     if labels.teachers is None and store.labels:
         names = list(store.labels)
     else:
-        defaults = generator_defaults(store.recipe.get("generator", ""))
+        defaults = source_defaults(store.source)
         if store.recipe.get("prompts"):
             defaults = {**defaults, "teacher": teacher_of(store.class_names)}
         sources = teachers_wanted(labels, None, defaults)

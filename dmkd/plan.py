@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from dmkd.classifiers.classifier import Classifier, configured_classifier
-from dmkd.generators.dit import GeneratorInfo, configured_generator
+from dmkd.generators.dit import GeneratorInfo
+from dmkd.generators.load import configured_generator
 from dmkd.making.blocks import has_canonical_view
 from dmkd.making.flops import classifier_flops, decoder_flops, model_calls, transformer_flops
 from dmkd.making.label_sets import LabelRequest, ViewPlan, check_request, label_set_name, new_view_set, view_set_for
 from dmkd.making.recipe_file import resolved_options
-from dmkd.making.resolve import ImageOptions, LabelOptions, WantedImages, resolve_images, resolve_labels
+from dmkd.making.resolve import LabelOptions, WantedImages, resolve_images, resolve_labels
+from dmkd.recipes.image_options import ImageOptions
 from dmkd.stores import Codec, LabelSet, UsageError, ViewSet
 from dmkd.stores.codecs import Coder
 from dmkd.stores.codecs.features import Features

@@ -206,7 +206,7 @@ def regenerate_images(
     store: Store, share: float, blocks: Sequence[int], device: str, display: Display
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Make the images of a sample of ``blocks`` again and compare with what is stored -> numbers, findings."""
-    from dmkd.generators.defaults import generator_source
+    from dmkd.generators.defaults import parse_source
     from dmkd.making.blocks import BlockWorker, WorkOrder, make_images
     from dmkd.stores.layout import CLASS_IDS, IMAGES
 
@@ -216,7 +216,7 @@ def regenerate_images(
     if not chosen:
         return result, [Finding(NOTE, IMAGES, "There are no sound images to compare the generator's with.")]
     assert store.source is not None
-    source, threads = generator_source(store.source), _cpu_threads(store, device)
+    source, threads = parse_source(store.source).weights, _cpu_threads(store, device)
     try:
         worker = BlockWorker(WorkOrder(store.path, (), device, threads, generator=source))
     except DmkdError as error:

@@ -10,7 +10,7 @@ from dmkd.classifiers.classifier import configured_classifier, load_classifier
 from dmkd.cli.display import PlainDisplay
 from dmkd.cli.main import main
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
-from dmkd.generators.dit import configured_generator, describe_generator
+from dmkd.generators.load import configured_generator, describe_generator
 from dmkd.making.flops import classifier_flops, decoder_flops, model_calls, transformer_flops
 from dmkd.plan import CostOptions, plan
 from dmkd.recipes.recipe import Recipe

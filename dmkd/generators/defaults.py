@@ -1,17 +1,15 @@
-"""Names of generators: ``digits`` is the bundled one, everything else is a folder or a hub id. What they are made with."""
+"""Which generator a user means, where its weights are, and what a store of it is made with where nothing else is said."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from dmkd import digits
+from dmkd.generators.samplers import OWN_SCHEDULER
 from dmkd.recipes.class_names import IMAGENET, class_names_from
 
-if TYPE_CHECKING:
-    import torch
-
+BUNDLED = "digits"
 DEFAULT_GENERATOR = "facebook/DiT-XL-2-256"
 
 # DM-KD's low-fidelity recipe (Li et al. 2023): guidance 2, 100 steps of DiT's ancestral sampler, 200,000 images,
@@ -26,60 +24,39 @@ DM_KD_DEFAULTS: dict[str, Any] = {
 }
 
 
-class GeneratorFacts(Protocol):
-    """What every generator tells of itself."""
+@dataclass(frozen=True)
+class GeneratorSource:
+    """Which generator is meant: what a user wrote, parsed once by :func:`parse_source`."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def image_size(self) -> int: ...
-    @property
-    def num_classes(self) -> int: ...
-    @property
-    def sha256(self) -> str: ...
+    text: str  # as a store notes it: digits, a folder's whole path or a hub id
+    weights: str  # where its weights are: a folder or a hub id
+    name: str | None  # of the bundled one; None: as its folder or repository is called
+    defaults: Mapping[str, Any]  # what a store of it is made with where nothing else is said
 
 
-class ImageGenerator(Protocol):
-    """What makes images: of n class ids from n seeds, uint8 (n, H, W, 3) on its device."""
-
-    @property
-    def info(self) -> GeneratorFacts: ...
-
-    def sample(
-        self,
-        class_ids: np.ndarray,
-        seeds: np.ndarray,
-        *,
-        sampler: str,
-        steps: int,
-        guidance: np.ndarray,
-        guided_channels: Any,  # int, or None where there is no such choice
-        guidance_interval: tuple[float, float] | None,
-    ) -> "torch.Tensor": ...
+def parse_source(text: str) -> GeneratorSource:
+    """``digits``, a folder or a hub id."""
+    if text == BUNDLED:
+        return GeneratorSource(BUNDLED, str(digits.PIPELINE), BUNDLED, {**DM_KD_DEFAULTS, **digits.defaults()})
+    folder = Path(text).expanduser()
+    place = str(folder.resolve()) if folder.is_dir() else text
+    return GeneratorSource(place, place, None, DM_KD_DEFAULTS)
 
 
-def generator_source(name: str) -> str:
-    """Where the weights of a generator are: a folder (its whole path) or a hub id."""
-    if name == "digits":
-        return str(digits.PIPELINE)
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
-
-
-def generator_defaults(name: str) -> dict[str, Any]:
-    """What a store of this generator is made with, where nothing else is said."""
-    return {**DM_KD_DEFAULTS, **digits.defaults()} if name == "digits" else DM_KD_DEFAULTS
+def source_defaults(text: str | None) -> Mapping[str, Any]:
+    """The defaults of a source as a store notes it; None: no generator made it."""
+    return DM_KD_DEFAULTS if text is None else parse_source(text).defaults
 
 
 def text_to_image_defaults(steps: int, guidance: float, class_names: Sequence[str], num_chosen: int) -> dict[str, Any]:
-    """As ``generator_defaults`` for a text-to-image generator, whose pipeline has its own ``steps`` and ``guidance``.
+    """The defaults of a text-to-image generator, whose pipeline has its own ``steps`` and ``guidance``.
 
     As many images of each of the ``num_chosen`` classes as DM-KD made.
     """
     per_class = DM_KD_DEFAULTS["images"] // 1000
     return {
         **DM_KD_DEFAULTS,
-        "sampler": "pipeline",
+        "sampler": OWN_SCHEDULER,
         "steps": steps,
         "guidance": guidance,
         "images": per_class * num_chosen,

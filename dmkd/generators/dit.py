@@ -1,29 +1,22 @@
-"""The generator: (class ids, seeds) to uint8 images. It holds the weights; ``dmkd.generators.sampling`` holds the loop.
+"""A class-conditional DiT as a generator: any that diffusers stores as a pipeline folder, a ``DiTTransformer2DModel`` and the
+``AutoencoderKL`` whose latents it makes. ``dmkd.generators.sampling`` holds the loop."""
 
-Any class-conditional DiT that diffusers stores as a pipeline folder: a ``DiTTransformer2DModel`` and the
-``AutoencoderKL`` whose latents it makes. Pipelines that are told a text instead of a class are in
-``dmkd.generators.text_to_image``; which of the two a folder holds is found out here.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from dmkd.generators import dit_xl_2_256
 from dmkd.generators.hub import resolve_folder, weights_sha256
 from dmkd.generators.pipeline_files import load_model, read_json
-from dmkd.generators.sampling import check_guided_channels, check_sampling, denoise, draw_noise, image_generators
-from dmkd.generators.solvers import make_solver
-from dmkd.recipes.guidance import parse_guidance
-from dmkd.stores.errors import DmkdError, UsageError
-
-if TYPE_CHECKING:
-    from dmkd.generators.text_to_image import TextToImageGenerator, TextToImageInfo
-    from dmkd.recipes.prompts import Wording
+from dmkd.generators.pixels import not_finite, to_uint8
+from dmkd.generators.samplers import check_steps, sampler_named
+from dmkd.generators.sampling import check_guided_channels, denoise, draw_noise, image_generators
+from dmkd.recipes.guidance import parse_guidance, parse_interval
+from dmkd.recipes.image_options import ImageOptions
+from dmkd.stores.errors import UsageError
 
 
 def _weights(component: str) -> str:
@@ -33,14 +26,12 @@ def _weights(component: str) -> str:
 
 
 _COMPONENTS = ("transformer", "vae")
-_CONFIGS = (
+CONFIGS = (
     "model_index.json",
     "scheduler/scheduler_config.json",
     *(f"{component}/*.json" for component in _COMPONENTS),
 )
-_NEEDS = (*_CONFIGS, *(_weights(component) for component in _COMPONENTS))
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NEEDS = (*CONFIGS, *(_weights(component) for component in _COMPONENTS))
 
 # Pixels decoded at once: the decoder's activations take 168 MB an image of 256 x 256 in float32.
 _DECODE_PIXELS = 16 * 256 * 256
@@ -61,62 +52,50 @@ class GeneratorInfo:
     num_train_timesteps: int
     sha256: str  # of the weights and of the configurations that pixels depend on; empty if only those were read
 
+    @property
+    def cpu_sub_batch(self) -> int:
+        return 64 if self.image_size <= 64 else 8
 
-def describe_generator(
-    source: str, *, class_names: Sequence[str] | None = None, image_size: int | None = None
-) -> "GeneratorInfo | TextToImageInfo":
-    """What the generator in a folder or hub repository is, without loading its weights (they are read for the sha256).
+    def defaults(self, of_source: Mapping[str, Any], images: ImageOptions) -> Mapping[str, Any]:
+        return of_source
 
-    A text-to-image pipeline must be told its ``class_names``, and may be told its ``image_size`` in pixels (None: its
-    own); a DiT has both.
-
-    Raises ``UsageError`` if there is none or it is not of a kind that dmkd can sample, ``DmkdError`` if the hub can't be
-    reached.
-    """
-    # The index first, and alone: what is no DiT pipeline should be told so, not that it lacks a DiT's files.
-    index_folder = resolve_folder(source, needs=("model_index.json",), wanted=_NEEDS)
-    found = read_json(index_folder / "model_index.json")
-    if _reads_text(found):
-        from dmkd.generators.text_to_image import describe_text_to_image
-
-        return describe_text_to_image(source, found, class_names=class_names, image_size=image_size)
-    info = _describe_dit(source, found)
-    if class_names is not None:
-        raise UsageError(f"--class-names is for text-to-image generators; {info.name} has classes of its own.")
-    if image_size not in (None, info.image_size):
-        raise UsageError(
-            f"--image-size {image_size}: {info.name} makes images of {info.image_size} pixels, and no other."
-        )
-    return info
-
-
-def _describe_dit(source: str, found: dict[str, Any]) -> GeneratorInfo:
-    _check_index(source, found)
-    folder = resolve_folder(source, needs=_NEEDS)
-    return _info(source, folder, _configs(folder), weights_sha256(_files(folder)))
+    def sampling(self, images: ImageOptions, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        for option in ("prompts", "negative_prompt"):
+            if getattr(images, option) is not None:
+                raise UsageError(
+                    f"--{option.removesuffix('s').replace('_', '-')} is for text-to-image generators; {self.name} is told "
+                    "the class itself."
+                )
+        sampler, steps = images.given("sampler", defaults["sampler"]), images.given("steps", defaults["steps"])
+        check_steps(sampler, steps, sampler_named(sampler).steps(self.num_train_timesteps))
+        channels = self.latent_shape[0]
+        guided_channels = images.given("guided_channels", sampler_named(sampler).guided_channels(channels))
+        check_guided_channels(guided_channels, channels)
+        return {
+            "sampler": sampler,
+            "steps": steps,
+            "guidance": parse_guidance(images.given("guidance", defaults["guidance"])),
+            "guidance_interval": parse_interval(images.guidance_interval),
+            "guided_channels": guided_channels,
+        }
 
 
-def configured_generator(source: str) -> tuple[GeneratorInfo, list[dict[str, Any]]]:
-    """As :func:`describe_generator`, from the configuration alone: weights are neither read nor downloaded, and the sha256
-    is empty. And the configurations themselves: index, transformer, VAE, scheduler. Enough to plan by.
+def describe_dit(source: str, index: dict[str, Any]) -> GeneratorInfo:
+    """What the DiT with this ``model_index.json`` is; its weights are read for the sha256 only. Raises ``UsageError``."""
+    _check_index(source, index)
+    folder = resolve_folder(source, needs=NEEDS)
+    return dit_info(source, folder, _configs(folder), weights_sha256(_files(folder)))
 
-    That of DiT-XL/2 at 256 x 256 is bundled, so the default generator can be planned for without a network."""
-    if source == dit_xl_2_256.SOURCE and not Path(source).is_dir():
-        configs = dit_xl_2_256.configs()
-        return _info(source, None, configs, ""), configs
-    folder = resolve_folder(source, needs=("model_index.json",), wanted=_CONFIGS)
-    found = read_json(folder / "model_index.json")
-    if _reads_text(found):
-        raise UsageError(
-            f"{source} is a text-to-image pipeline, whose arithmetic dmkd can't count yet: it plans for DiT pipelines only."
-        )
-    _check_index(source, found)
-    folder = resolve_folder(source, needs=_CONFIGS)
+
+def configured_dit(source: str, index: dict[str, Any]) -> tuple[GeneratorInfo, list[dict[str, Any]]]:
+    """As :func:`describe_dit`, without weights; and the configurations: index, transformer, VAE, scheduler."""
+    _check_index(source, index)
+    folder = resolve_folder(source, needs=CONFIGS)
     configs = _configs(folder)
-    return _info(source, folder, configs, ""), configs
+    return dit_info(source, folder, configs, ""), configs
 
 
-def _info(source: str, folder: Path | None, configs: list[dict[str, Any]], sha256: str) -> GeneratorInfo:
+def dit_info(source: str, folder: Path | None, configs: list[dict[str, Any]], sha256: str) -> GeneratorInfo:
     """What configurations say. ``folder`` is None if they are bundled. Raises ``UsageError`` for what is no DiT."""
     index, transformer, vae, scheduler = configs
     num_classes = transformer.get("num_embeds_ada_norm", 1000)
@@ -148,38 +127,12 @@ def _info(source: str, folder: Path | None, configs: list[dict[str, Any]], sha25
     )
 
 
-def load_generator(
-    source: str,
-    *,
-    device: torch.device | str,
-    dtype: torch.dtype | str,
-    compile: bool = False,
-    wording: "Wording | None" = None,
-    image_size: int | None = None,
-) -> "Generator | TextToImageGenerator":
-    """Load a generator's weights as float32, bfloat16 or float16 (a torch dtype or its name) onto a device.
-
-    ``compile``: see ``Generator``. ``wording`` says how a text-to-image generator is told the class, and ``image_size``
-    (pixels) what it is to make; a DiT knows both, and has None.
-
-    Raises what ``describe_generator`` raises, and ``DmkdError`` if the weights are damaged or incomplete.
-    """
+def load_dit(info: GeneratorInfo, *, device: torch.device | str, dtype: torch.dtype, compile: bool) -> "Generator":
+    """Load a DiT's weights onto a device. Raises ``DmkdError`` if they are damaged or incomplete."""
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
-    chosen = _DTYPES.get(str(dtype).removeprefix("torch."))
-    if chosen is None:
-        raise UsageError(f"A generator can't run in {dtype}; choose {', '.join(_DTYPES)}.")
-    if wording is None:
-        info = describe_generator(source)
-    else:
-        info = describe_generator(source, class_names=wording.class_names, image_size=image_size)
-    if not isinstance(info, GeneratorInfo):
-        from dmkd.generators.text_to_image import load_text_to_image
-
-        assert wording is not None  # else there were no class names, and describe_generator has said so
-        return load_text_to_image(info, wording, device=device, dtype=chosen)
-    transformer = load_model(DiTTransformer2DModel, info.folder, "transformer", chosen)
-    vae = load_model(AutoencoderKL, info.folder, "vae", chosen)
+    transformer = load_model(DiTTransformer2DModel, info.folder, "transformer", dtype)
+    vae = load_model(AutoencoderKL, info.folder, "vae", dtype)
     if torch.device(device).type == "cuda":
         # How cuDNN's half-precision kernels want it; else they transpose before and after each convolution.
         vae = vae.to(memory_format=torch.channels_last)
@@ -248,15 +201,8 @@ class Generator:
         latents_finite, pixels_finite = torch.stack([torch.isfinite(latents).all(), finite]).tolist()
         if not (latents_finite and pixels_finite):
             what = "pixels" if latents_finite else "latents"
-            way_out = (
-                " float16 overflows above 65504: use bfloat16 or float32."
-                if self.dtype == torch.float16
-                else " The weights may be damaged, or the guidance too strong."
-            )
-            raise DmkdError(
-                f"The generator {self.info.name} made {what} that are not finite (NaN or infinity) with {sampler}, "
-                f"{steps} steps, guidance {np.max(guidance):g}, {str(self.dtype).removeprefix('torch.')}.{way_out}"
-            )
+            advice = " The weights may be damaged, or the guidance too strong."
+            raise not_finite(self.info.name, what, sampler, steps, np.max(guidance), self.dtype, advice)
         return to_uint8(images)
 
     def latents(
@@ -271,7 +217,7 @@ class Generator:
         guidance_interval: tuple[float, float] | None = None,
     ) -> torch.Tensor:
         """As ``sample``, but the latents before decoding: float32 (n, C, h, w), as the transformer sees them, unchecked."""
-        check_sampling(sampler, steps, self.info.num_train_timesteps)
+        check_steps(sampler, steps, sampler_named(sampler).steps(self.info.num_train_timesteps))
         scales = np.asarray(guidance, np.float32)
         parse_guidance((float(scales.min()), float(scales.max())))
         if scales.shape not in ((), (len(class_ids),)):
@@ -292,7 +238,7 @@ class Generator:
         generators = image_generators(_as_int64(seeds))
         return denoise(
             self.transformer,
-            make_solver(sampler, self.scheduler_config, self.info.learned_sigma),
+            sampler_named(sampler).solver(self.scheduler_config, self.info.learned_sigma),
             draw_noise(generators, self.info.latent_shape),
             classes,
             generators,
@@ -336,16 +282,6 @@ def compile_for_fixed_shapes(module: torch.nn.Module) -> None:
     # Where torch has it: reductions are not timed either.
     options = {"deterministic": True} if "deterministic" in torch._inductor.list_options() else None
     module.compile(dynamic=False, options=options)
-
-
-def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Float images, (n, 3, H, W) in [0, 1], to uint8 (n, H, W, 3), rounded half to even as diffusers' ``numpy_to_pil``."""
-    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def _reads_text(index: dict[str, Any]) -> bool:
-    """Whether a pipeline is told what to make in words."""
-    return any(name.startswith("text_encoder") for name in index)
 
 
 def _check_index(source: str, index: dict[str, Any]) -> None:

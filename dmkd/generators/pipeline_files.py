@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dmkd.stores.errors import DmkdError, UsageError
+from dmkd.stores.errors import DmkdError, UsageError, first_line
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -36,9 +36,9 @@ def load_model(
             output_loading_info=True,
         )
     except Exception as error:  # safetensors, pickle, zip, json and torch each have their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DmkdError(
-            f"The weights in {folder / component} can't be loaded: {reason} Download them again if they are damaged."
+            f"The weights in {folder / component} can't be loaded: {first_line(error)}. Download them again if they are "
+            "damaged."
         ) from error
     # diffusers and transformers leave weights that a file lacks at random values, with a warning.
     if report["missing_keys"]:

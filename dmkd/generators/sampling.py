@@ -1,4 +1,4 @@
-"""From noise to latents: our own loop over a transformer and a solver (``dmkd.generators.solvers``).
+"""From noise to latents: our own loop over a transformer and the solver of a sampler (``dmkd.generators.samplers``).
 
 Why not ``DiTPipeline``: it passes no generator to ``scheduler.step`` (the noise of stochastic samplers would depend on the
 batch), takes 1000 for the null class whatever the model, guides all latent channels where DiT guides three, and keeps
@@ -12,29 +12,8 @@ from collections.abc import Sequence
 
 import torch
 
-from dmkd.generators.solvers import SAMPLERS, Solver
+from dmkd.generators.samplers.solver import Solver
 from dmkd.stores.errors import UsageError
-
-
-def default_guided_channels(sampler: str, latent_channels: int = 4) -> int:
-    """How many of the latent channels are guided unless told.
-
-    ``ddpm``: the first three, as in DiT's ``forward_with_cfg`` and hence in DM-KD's images; else all, as in diffusers.
-    The same guidance scale makes other images with three channels than with four.
-    """
-    return min(3, latent_channels) if sampler == "ddpm" else latent_channels
-
-
-def check_sampling(sampler: str, steps: int, num_train_timesteps: int) -> None:
-    """Raise ``UsageError`` unless the generator can be sampled this way."""
-    if sampler not in SAMPLERS:
-        raise UsageError(f"There is no sampler {sampler!r}; the samplers are {', '.join(SAMPLERS)}.")
-    # DiT's spacing for one step is timestep 0, where noise is taken for a finished image. DPM-Solver++ and UniPC put
-    # steps + 1 points on the training timesteps: two would coincide, and a step of length zero divides by zero.
-    fewest = 2 if sampler == "ddpm" else 1
-    most = num_train_timesteps - 1 if sampler in ("dpm++", "unipc") else num_train_timesteps
-    if not fewest <= steps <= most:
-        raise UsageError(f"{steps} steps: with this generator the sampler {sampler} takes {fewest} to {most} steps.")
 
 
 def check_guided_channels(guided_channels: int, latent_channels: int) -> None:
@@ -93,7 +72,7 @@ def denoise(
     ``device``, where the transformer is.
 
     ``transformer`` is a ``DiTTransformer2DModel`` in eval mode with weights of ``dtype``; latents and steps are float32
-    whatever that is. ``solver`` comes from ``make_solver``, ``generators`` from ``image_generators``: the noise of
+    whatever that is. ``solver`` comes from a ``Sampler``, ``generators`` from ``image_generators``: the noise of
     stochastic steps is drawn from each image's own, so it does not depend on the other images of the batch.
 
     Classifier-free guidance as in DiT's ``forward_with_cfg``: eps = uncond + guidance * (cond - uncond) in the first

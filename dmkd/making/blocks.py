@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from dmkd.classifiers.classifier import Classifier, linear_head, load_classifier
-from dmkd.generators.defaults import ImageGenerator
-from dmkd.generators.dit import load_generator
+from dmkd.generators.interface import ImageGenerator
+from dmkd.generators.load import load_generator
 from dmkd.making.label_sets import ViewPlan
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import make_deterministic

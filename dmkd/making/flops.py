@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dmkd.classifiers.classifier import Classifier
 from dmkd.generators.dit import GeneratorInfo
-from dmkd.generators.solvers import make_solver
+from dmkd.generators.samplers import sampler_named
 from dmkd.recipes.recipe import Recipe
 
 
@@ -45,7 +45,7 @@ def classifier_flops(classifier: Classifier, size: int) -> int:
 
 def model_calls(recipe: Recipe, info: GeneratorInfo, scheduler_config: dict[str, Any]) -> int:
     """Forward passes of the transformer for one image: one a step, and a second, unconditional one if it is guided."""
-    timesteps = make_solver(recipe.sampler, scheduler_config, info.learned_sigma).start(recipe.steps)
+    timesteps = sampler_named(recipe.sampler).solver(scheduler_config, info.learned_sigma).start(recipe.steps)
     if recipe.guidance == 1:
         return len(timesteps)
     low, high = recipe.guidance_interval or (0.0, 1.0)

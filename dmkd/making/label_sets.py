@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmkd.classifiers.classifier import Classifier, check_classes, linear_head
-from dmkd.generators.defaults import generator_defaults
+from dmkd.generators.defaults import source_defaults
 from dmkd.stores import Codec, Store, UsageError, ViewSet
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.views.policy import ViewPolicy, parse_policy
@@ -104,7 +104,7 @@ def view_set_for(store: Store, request: LabelRequest, teacher: Classifier) -> Vi
     first = first_view_set(store)
     if request.views is None and first is not None:
         return first
-    policy = parse_policy(request.views or generator_defaults(store.recipe.get("generator", ""))["views"])
+    policy = parse_policy(request.views or source_defaults(store.source)["views"])
     seed = store.recipe.get("seed", 0) if request.view_seed is None else request.view_seed
     if (stored := store.views.get(policy.name)) is not None:
         refuse_mismatch(

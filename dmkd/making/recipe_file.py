@@ -134,7 +134,7 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
         return in_order(options)
     recipe = wanted.recipe.to_json()
     options = {
-        "generator": wanted.source,
+        "generator": wanted.source.text,
         "images": wanted.num_images,
         "block-size": wanted.block_size,
         "teacher": [teacher.source for teacher in request.teachers] or ["none"],

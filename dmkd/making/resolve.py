@@ -4,27 +4,26 @@ Nothing is made or changed here, so `dmkd plan` resolves as `dmkd generate` does
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dmkd.classifiers.classifier import Classifier
-from dmkd.generators.defaults import DEFAULT_GENERATOR, generator_defaults, generator_source, text_to_image_defaults
+from dmkd.generators.defaults import DEFAULT_GENERATOR, GeneratorSource, parse_source
+from dmkd.generators.interface import GeneratorFacts
 from dmkd.making.label_sets import LabelRequest
 from dmkd.recipes.class_names import class_names_from, names_sha256, parse_classes
+from dmkd.recipes.dtypes import DTYPES
 from dmkd.recipes.guidance import parse_guidance, parse_interval
-from dmkd.recipes.prompts import DEFAULT_TEMPLATE, parse_templates
-from dmkd.recipes.recipe import DTYPES, Recipe
+from dmkd.recipes.image_options import ImageOptions
+from dmkd.recipes.prompts import parse_templates
+from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import Store, UsageError, open_store, parse_codec, store_exists
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import choose_block_size
 from dmkd.views.policy import parse_policy
-
-if TYPE_CHECKING:
-    from dmkd.generators.dit import GeneratorInfo
-    from dmkd.generators.text_to_image import TextToImageInfo
 
 
 @dataclass(frozen=True)
@@ -39,38 +38,13 @@ class LabelOptions:
 
 
 @dataclass(frozen=True)
-class ImageOptions:
-    """Which images. ``None``: as the store has it, or the generator's default."""
-
-    generator: str | None = None
-    images: int | None = None
-    classes: str | None = None
-    sampler: str | None = None
-    steps: int | None = None
-    guidance: float | str | None = None  # "1.5:3" for a range
-    guidance_interval: str | None = None  # "0.1:0.27"
-    guided_channels: int | None = None
-    dtype: str | None = None
-    seed: int | None = None
-    sub_batch: int | None = None
-    compile: bool | None = None
-    block_size: int | None = None
-    image_codec: str | None = None
-    # For text-to-image generators:
-    class_names: str | Sequence[str] | None = None  # a text file, one name a line; "imagenet"; or the names
-    prompts: tuple[str, ...] | None = None  # templates, or "@FILE"
-    negative_prompt: str | None = None
-    image_size: int | None = None
-
-
-@dataclass(frozen=True)
 class WantedImages:
     """What the images of a run are, before anything is made or changed."""
 
     store: Store | None  # None: there is none yet
-    source: str  # of the generator: digits, a folder's whole path or a hub id
-    info: "GeneratorInfo | TextToImageInfo"
-    defaults: dict[str, Any]  # of this generator
+    source: GeneratorSource
+    info: GeneratorFacts
+    defaults: Mapping[str, Any]  # of this generator
     recipe: Recipe
     num_images: int
     block_size: int
@@ -87,15 +61,15 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     ``MismatchError`` for what differs from the store.
     """
     store = open_store(path) if store_exists(path) else None
-    source = images.generator or (store.source if store else DEFAULT_GENERATOR)
-    if not source or (store is not None and store.recipe.get("source") == "import"):
+    named = images.generator or (store.source if store else DEFAULT_GENERATOR)
+    if not named or (store is not None and store.recipe.get("source") == "import"):
         raise UsageError(f"{path} was not made by a generator, so no images can be added to it by one.")
     image_size = images.image_size
     if image_size is None and store is not None and store.recipe.get("prompts"):
         image_size = store.recipe["image_size"]
-    info = describe(generator_source(source), class_names=_class_names(store, images), image_size=image_size)
-    name = "digits" if source == "digits" else info.name
-    source, defaults = name if name == "digits" else generator_source(source), _defaults(name, info, images)
+    source = parse_source(named)
+    info: GeneratorFacts = describe(source.weights, class_names=_class_names(store, images), image_size=image_size)
+    defaults = info.defaults(source.defaults, images)
     if store is not None:
         recipe = _recipe_to_go_on(store, images, info)
         if images.block_size not in (None, store.block_size):
@@ -109,7 +83,7 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     num_images = images.images if images.images is not None else defaults["images"]
     _check_at_least_one(images)
     block_size = images.block_size or choose_block_size(num_images, (info.image_size, info.image_size, 3))
-    recipe = _new_recipe(name, images, info, defaults, device, block_size)
+    recipe = _new_recipe(source.name or info.name, images, info, defaults, device, block_size)
     return WantedImages(None, source, info, defaults, recipe, num_images, block_size)
 
 
@@ -146,7 +120,7 @@ def _refuse_labels_without_teacher(labels: LabelOptions, store: Store) -> None:
         )
 
 
-def teachers_wanted(labels: LabelOptions, store: Store | None, defaults: dict[str, Any]) -> Sequence[str]:
+def teachers_wanted(labels: LabelOptions, store: Store | None, defaults: Mapping[str, Any]) -> Sequence[str]:
     """The teachers to load: those asked for; on a store that is there, none but its own; else the default one.
 
     A run that was interrupted before its first label set left a store with neither labels nor images: a new one still.
@@ -162,10 +136,10 @@ def teachers_wanted(labels: LabelOptions, store: Store | None, defaults: dict[st
 
 
 def _new_recipe(
-    name: str, images: ImageOptions, info: Any, defaults: dict[str, Any], device: str, block_size: int
+    name: str, images: ImageOptions, info: GeneratorFacts, defaults: Mapping[str, Any], device: str, block_size: int
 ) -> Recipe:
-    sampling = _text_sampling if _reads_text(info) else _dit_sampling
-    dtype = _first(images.dtype, "bfloat16" if device.startswith("cuda") else "float32")
+    on_gpu = device.startswith("cuda")
+    dtype = images.given("dtype", "bfloat16" if on_gpu else "float32")
     if dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
     return Recipe(
@@ -174,95 +148,15 @@ def _new_recipe(
         image_size=info.image_size,
         classes=parse_classes(images.classes, list(info.class_names)) if images.classes else None,
         num_classes=info.num_classes,
-        **sampling(images, info, defaults),
+        **info.sampling(images, defaults),
         dtype=dtype,
-        seed=_first(images.seed, 0),
+        seed=images.given("seed", 0),
         # On a GPU a whole block, until the largest that fits is found.
-        sub_batch=_first(
-            images.sub_batch, block_size if device.startswith("cuda") else min(block_size, _sub_batch(info))
-        ),
+        sub_batch=images.given("sub_batch", block_size if on_gpu else min(block_size, info.cpu_sub_batch)),
         compile=bool(images.compile),
         cpu_threads=default_cpu_threads() if device == "cpu" else None,
         image_codec=str(parse_image_codec(images.image_codec)),
     )
-
-
-def _dit_sampling(images: ImageOptions, info: Any, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe that say how a class-conditional generator is sampled."""
-    from dmkd.generators.sampling import check_guided_channels, check_sampling, default_guided_channels
-
-    for option in ("prompts", "negative_prompt"):
-        if getattr(images, option) is not None:
-            raise UsageError(
-                f"--{option.removesuffix('s').replace('_', '-')} is for text-to-image generators; {info.name} is told the "
-                "class itself."
-            )
-    sampler, steps = _first(images.sampler, defaults["sampler"]), _first(images.steps, defaults["steps"])
-    check_sampling(sampler, steps, info.num_train_timesteps)
-    channels = info.latent_shape[0]
-    guided_channels = _first(images.guided_channels, default_guided_channels(sampler, channels))
-    check_guided_channels(guided_channels, channels)
-    return {
-        "sampler": sampler,
-        "steps": steps,
-        "guidance": parse_guidance(_first(images.guidance, defaults["guidance"])),
-        "guidance_interval": parse_interval(images.guidance_interval),
-        "guided_channels": guided_channels,
-    }
-
-
-def _text_sampling(images: ImageOptions, info: Any, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe that say how a text-to-image generator is sampled, and what it is told."""
-    from dmkd.generators.text_to_image import check_text_to_image
-
-    if images.compile:
-        raise UsageError("--compile is for class-conditional generators; text-to-image pipelines run as they are.")
-    for option in ("guidance_interval", "guided_channels"):
-        if getattr(images, option) is not None:
-            raise UsageError(
-                f"--{option.replace('_', '-')} is for class-conditional generators; {info.name} is a text-to-image pipeline, "
-                "which guides all channels at all steps."
-            )
-    guidance = parse_guidance(_first(images.guidance, defaults["guidance"]), least=0)
-    if isinstance(guidance, tuple):
-        raise UsageError(
-            f"--guidance {images.guidance}: {info.name} is a text-to-image pipeline, which takes one scale for all images."
-        )
-    sampler, steps = _first(images.sampler, defaults["sampler"]), _first(images.steps, defaults["steps"])
-    negative = images.negative_prompt is not None
-    check_text_to_image(info, sampler=sampler, steps=steps, negative=negative, guidance=guidance)
-    return {
-        "sampler": sampler,
-        "steps": steps,
-        "guidance": guidance,
-        "guidance_interval": None,
-        "guided_channels": None,
-        "prompts": parse_templates(images.prompts or (DEFAULT_TEMPLATE,)),
-        "negative_prompt": images.negative_prompt,
-        "class_names_sha256": names_sha256(info.class_names),
-    }
-
-
-def _sub_batch(info: Any) -> int:
-    """Images sampled at once on a CPU, unless told.
-
-    Those of text-to-image pipelines are large, so it is their pixels that count; a power of two, as blocks are.
-    """
-    if _reads_text(info):
-        most = max(1, 8 * 256**2 // info.image_size**2)
-        return 1 << (most.bit_length() - 1)
-    return 64 if info.image_size <= 64 else 8
-
-
-def _first(*values: Any) -> Any:
-    """The first that is not None."""
-    return next((value for value in values if value is not None), None)
-
-
-def _reads_text(info: Any) -> bool:
-    from dmkd.generators.dit import GeneratorInfo
-
-    return not isinstance(info, GeneratorInfo)
 
 
 def _class_names(store: Store | None, images: ImageOptions) -> tuple[str, ...] | None:
@@ -272,14 +166,6 @@ def _class_names(store: Store | None, images: ImageOptions) -> tuple[str, ...] |
     return tuple(store.class_names) if store is not None and store.recipe.get("prompts") else None
 
 
-def _defaults(name: str, info: Any, images: ImageOptions) -> dict[str, Any]:
-    if not _reads_text(info):
-        return generator_defaults(name)
-    names = list(info.class_names)
-    chosen = parse_classes(images.classes, names) if images.classes else names
-    return text_to_image_defaults(info.default_steps, info.default_guidance, names, len(chosen))
-
-
 def _check_at_least_one(images: ImageOptions) -> None:
     for option in ("images", "block_size", "sub_batch", "image_size"):
         value = getattr(images, option)
@@ -287,7 +173,7 @@ def _check_at_least_one(images: ImageOptions) -> None:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1, not {value}.")
 
 
-def _recipe_to_go_on(store: Store, images: ImageOptions, info: Any) -> Recipe:
+def _recipe_to_go_on(store: Store, images: ImageOptions, info: GeneratorFacts) -> Recipe:
     """The store's recipe, after comparing it with every option that was given."""
     recipe = Recipe.from_json(store.recipe)
     stored = recipe.to_json()  # with the fields that are younger than the store

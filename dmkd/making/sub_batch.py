@@ -123,7 +123,7 @@ def _fits(attempt: Callable[[int], object], count: int) -> bool:
 
 def _load(trial: Trial, device: str) -> tuple[Any, list[Any]]:
     from dmkd.classifiers.classifier import load_classifier
-    from dmkd.generators.dit import load_generator
+    from dmkd.generators.load import load_generator
     from dmkd.runtime.devices import make_deterministic
 
     make_deterministic(device, trial.recipe.cpu_threads)

@@ -12,8 +12,6 @@ from dmkd.recipes.prompts import Wording
 from dmkd.recipes.randomness import class_order, image_seeds, key64, uniforms
 from dmkd.stores.errors import MismatchError, UsageError
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 @dataclass(frozen=True)
 class Recipe:

@@ -37,7 +37,8 @@ def test_commands_and_options_are_offered():
     ("words", "expected"),
     [
         (("generate", "--sampler", "d"), ["ddpm", "ddim", "dpm++"]),
-        (("plan", "--dtype", ""), ["bfloat16", "float16", "float32"]),
+        (("plan", "--sampler", "p"), ["pipeline"]),
+        (("plan", "--dtype", ""), ["float32", "bfloat16", "float16"]),
         (("generate", "--store", "s.zarr", "--image-codec", ""), ["raw", "webp", "jpeg:95"]),
         (("label", "--codec", "f"), ["float16", "features"]),
         (("label", "--views", "rrc:8+"), ["rrc:8+cutmix", "rrc:8+mixup"]),
@@ -57,8 +58,6 @@ def test_values_that_are_known_are_offered(words, expected):
 
 
 def test_what_is_offered_is_taken():
-    from dmkd.generators.dit import _DTYPES
-    from dmkd.generators.solvers import SAMPLERS
     from dmkd.stores import parse_codec
     from dmkd.stores.codecs import CODECS
     from dmkd.stores.image_codecs import parse_image_codec
@@ -66,8 +65,6 @@ def test_what_is_offered_is_taken():
     from dmkd.training.training_recipe import LOSSES, OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES
     from dmkd.views.policy import parse_policy
 
-    assert (*SAMPLERS, "pipeline") == completion.SAMPLERS
-    assert set(completion.DTYPES) == set(_DTYPES)
     assert tuple(PRESETS) == completion.PRESETS
     assert (completion.LOSSES, completion.SCHEDULES, completion.AMP) == (LOSSES, SCHEDULES, AMP)
     assert ("sgd", *OPTIMIZER_DEFAULTS) == completion.OPTIMIZERS
@@ -110,6 +107,8 @@ def test_whatever_is_a_path_is_completed_as_one(command):
         {"_DMKD_COMPLETE": "bash_source"},
         {"_DMKD_COMPLETE": "bash_complete", "COMP_WORDS": "dmkd ", "COMP_CWORD": "1"},
         {"_DMKD_COMPLETE": "zsh_complete", "COMP_WORDS": "dmkd compare --preset ", "COMP_CWORD": "3"},
+        {"_DMKD_COMPLETE": "bash_complete", "COMP_WORDS": "dmkd generate --sampler ", "COMP_CWORD": "3"},
+        {"_DMKD_COMPLETE": "bash_complete", "COMP_WORDS": "dmkd plan --dtype ", "COMP_CWORD": "3"},
         {"_DMKD_COMPLETE": "fish_complete", "COMP_WORDS": "dmkd view --by ", "COMP_CWORD": ""},
     ],
 )

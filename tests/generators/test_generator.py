@@ -1,4 +1,4 @@
-"""dmkd.generators.dit against DiTPipeline, on small random pipelines; its promises about batches; what it refuses."""
+"""DiTs as generators against DiTPipeline, on small random pipelines; its promises about batches; what it refuses."""
 
 import json
 import shutil
@@ -9,8 +9,10 @@ import pytest
 import torch
 from tiny_models import save_tiny_dit
 
-from dmkd.generators.dit import describe_generator, load_generator, to_uint8
-from dmkd.generators.sampling import SAMPLERS, image_generators
+from dmkd.generators.load import describe_generator, load_generator
+from dmkd.generators.pixels import to_uint8
+from dmkd.generators.samplers import SAMPLERS
+from dmkd.generators.sampling import image_generators
 from dmkd.stores.errors import DmkdError, UsageError
 
 CLASS_IDS, SEEDS = [1, 5, 9], [100, 7, 2**32 - 1]

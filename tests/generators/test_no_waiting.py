@@ -6,9 +6,10 @@ import pytest
 import torch
 from absent_gpu import WaitsForGpuError, absent_gpu, to_absent_gpu
 
-from dmkd.generators.dit import load_generator
+from dmkd.generators.load import load_generator
+from dmkd.generators.samplers import SAMPLERS
+from dmkd.generators.samplers.solver import DiffusersSolver
 from dmkd.generators.sampling import upload
-from dmkd.generators.solvers import SAMPLERS, DiffusersSolver, make_solver
 
 OPTIONS = {"steps": 4, "guidance": 2.0, "guided_channels": 3}
 
@@ -61,8 +62,8 @@ def test_on_a_gpu_the_decoder_keeps_channels_last_and_attention_is_fused(on_cpu,
 
 
 def test_the_loop_with_diffusers_own_unipc_would_be_caught(on_cpu, load, monkeypatch):
-    unipc = make_solver("unipc", on_cpu.scheduler_config, True)
-    monkeypatch.setattr("dmkd.generators.dit.make_solver", lambda *_: DiffusersSolver(unipc.schedule))
+    theirs = SAMPLERS["unipc"].solver(on_cpu.scheduler_config, True).schedule
+    monkeypatch.setattr(SAMPLERS["unipc"], "solver", lambda *_: DiffusersSolver(theirs))
     with absent_gpu(), pytest.raises(WaitsForGpuError, match="is waited for"):
         load().latents([1, 2], [4, 5], sampler="unipc", **OPTIONS)
 

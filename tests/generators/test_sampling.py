@@ -4,15 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dmkd.generators.sampling import (
-    check_guided_channels,
-    check_sampling,
-    default_guided_channels,
-    denoise,
-    draw_noise,
-    image_generators,
-)
-from dmkd.generators.solvers import SAMPLERS, ddpm_timesteps, make_solver
+from dmkd.generators.samplers import SAMPLERS, check_steps, sampler_named
+from dmkd.generators.samplers.ddpm import ddpm_timesteps
+from dmkd.generators.sampling import check_guided_channels, denoise, draw_noise, image_generators
 from dmkd.stores.errors import UsageError
 
 SHAPE = (4, 6, 6)
@@ -80,6 +74,18 @@ def spaced_diffusion(model, x, noises, class_ids, *, steps, guidance, null_class
         x0 = np.sqrt(1 / alphas_bar[i]) * x - np.sqrt(1 / alphas_bar[i] - 1) * eps
         x = coefficient_x0[i] * x0 + coefficient_xt[i] * x + (i > 0) * np.exp(0.5 * log_variance) * noise
     return x
+
+
+def make_solver(sampler, scheduler_config, learned_sigma):
+    return sampler_named(sampler).solver(scheduler_config, learned_sigma)
+
+
+def default_guided_channels(sampler, latent_channels=4):
+    return sampler_named(sampler).guided_channels(latent_channels)
+
+
+def check_sampling(sampler, steps, num_train_timesteps):
+    check_steps(sampler, steps, sampler_named(sampler).steps(num_train_timesteps))
 
 
 def run(

@@ -14,9 +14,10 @@ from tiny_text_models import save_tiny_text_pipeline
 
 from dmkd.cli.main import main
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
-from dmkd.generators.dit import describe_generator, load_generator
+from dmkd.generators.load import describe_generator, load_generator
+from dmkd.generators.prompt_cache import PromptCache
 from dmkd.generators.sampling import image_generators
-from dmkd.generators.text_to_image import PromptCache, make_text_scheduler
+from dmkd.generators.text_to_image import make_text_scheduler
 from dmkd.recipes.prompts import Wording
 from dmkd.runtime.progress import Silent
 from dmkd.stores import DmkdError, MismatchError, UsageError, open_store

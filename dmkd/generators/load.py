@@ -1,0 +1,111 @@
+"""Which kind of generator a folder or hub repository holds, a DiT or a text-to-image pipeline: described, or with its weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmkd.generators import dit_xl_2_256
+from dmkd.generators.dit import (
+    CONFIGS,
+    NEEDS,
+    Generator,
+    GeneratorInfo,
+    configured_dit,
+    describe_dit,
+    dit_info,
+    load_dit,
+)
+from dmkd.generators.hub import resolve_folder
+from dmkd.generators.pipeline_files import read_json
+from dmkd.generators.text_to_image import (
+    TextToImageGenerator,
+    TextToImageInfo,
+    describe_text_to_image,
+    load_text_to_image,
+)
+from dmkd.recipes.dtypes import DTYPES
+from dmkd.recipes.prompts import Wording
+from dmkd.stores.errors import UsageError
+
+
+def describe_generator(
+    source: str, *, class_names: Sequence[str] | None = None, image_size: int | None = None
+) -> GeneratorInfo | TextToImageInfo:
+    """What the generator in a folder or hub repository is, without loading its weights (they are read for the sha256).
+
+    A text-to-image pipeline must be told its ``class_names``, and may be told its ``image_size`` in pixels (None: its
+    own); a DiT has both.
+
+    Raises ``UsageError`` if there is none or it is not of a kind that dmkd can sample, ``DmkdError`` if the hub can't be
+    reached.
+    """
+    # The index first, and alone: what is no DiT pipeline should be told so, not that it lacks a DiT's files.
+    index = _index(source, wanted=NEEDS)
+    if _reads_text(index):
+        return describe_text_to_image(source, index, class_names=class_names, image_size=image_size)
+    info = describe_dit(source, index)
+    if class_names is not None:
+        raise UsageError(f"--class-names is for text-to-image generators; {info.name} has classes of its own.")
+    if image_size not in (None, info.image_size):
+        raise UsageError(
+            f"--image-size {image_size}: {info.name} makes images of {info.image_size} pixels, and no other."
+        )
+    return info
+
+
+def configured_generator(source: str) -> tuple[GeneratorInfo, list[dict[str, Any]]]:
+    """As :func:`describe_generator`, from the configuration alone: weights are neither read nor downloaded, and the sha256
+    is empty. And the configurations themselves: index, transformer, VAE, scheduler. Enough to plan by.
+
+    That of DiT-XL/2 at 256 x 256 is bundled, so the default generator can be planned for without a network."""
+    if source == dit_xl_2_256.SOURCE and not Path(source).is_dir():
+        configs = dit_xl_2_256.configs()
+        return dit_info(source, None, configs, ""), configs
+    index = _index(source, wanted=CONFIGS)
+    if _reads_text(index):
+        raise UsageError(
+            f"{source} is a text-to-image pipeline, whose arithmetic dmkd can't count yet: it plans for DiT pipelines only."
+        )
+    return configured_dit(source, index)
+
+
+def load_generator(
+    source: str,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | str,
+    compile: bool = False,
+    wording: Wording | None = None,
+    image_size: int | None = None,
+) -> Generator | TextToImageGenerator:
+    """Load a generator's weights as float32, bfloat16 or float16 (a torch dtype or its name) onto a device.
+
+    ``compile``: see ``Generator``. ``wording`` says how a text-to-image generator is told the class, and ``image_size``
+    (pixels) what it is to make; a DiT knows both, and has None.
+
+    Raises what ``describe_generator`` raises, and ``DmkdError`` if the weights are damaged or incomplete.
+    """
+    named = str(dtype).removeprefix("torch.")
+    if named not in DTYPES:
+        raise UsageError(f"A generator can't run in {dtype}; choose {', '.join(DTYPES)}.")
+    chosen = getattr(torch, named)
+    if wording is None:
+        info = describe_generator(source)
+    else:
+        info = describe_generator(source, class_names=wording.class_names, image_size=image_size)
+    if isinstance(info, GeneratorInfo):
+        return load_dit(info, device=device, dtype=chosen, compile=compile)
+    assert wording is not None  # else there were no class names, and describe_generator has said so
+    return load_text_to_image(info, wording, device=device, dtype=chosen)
+
+
+def _index(source: str, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """A pipeline's ``model_index.json``. ``wanted``: all that a DiT needs, for the message if the hub can't be reached."""
+    return read_json(resolve_folder(source, needs=("model_index.json",), wanted=wanted) / "model_index.json")
+
+
+def _reads_text(index: dict[str, Any]) -> bool:
+    """Whether a pipeline is told what to make in words."""
+    return any(name.startswith("text_encoder") for name in index)

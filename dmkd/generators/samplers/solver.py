@@ -1,0 +1,85 @@
+"""Solvers: how latents go from one timestep to the next, given what the transformer predicts; and what several of them share.
+
+All that a step multiplies with is a number that the CPU knows beforehand, so no step waits for the device.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dmkd.stores.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Solver(Protocol):
+    """One way from noise to latents. It keeps what earlier steps predicted: one object, one trajectory at a time."""
+
+    num_train_timesteps: int
+    learned_variance: bool  # whether ``step`` reads the variances that the model predicts beside the noise
+
+    def start(self, steps: int) -> list[int]:
+        """Begin a trajectory -> the training timesteps at which the model will be asked, descending."""
+
+    def draws_noise(self, step: int) -> bool:
+        """Whether step number ``step`` adds noise."""
+
+    def step(
+        self, step: int, output: "torch.Tensor", latents: "torch.Tensor", noise: "torch.Tensor | None" = None
+    ) -> "torch.Tensor":
+        """Latents after step number ``step``, float32 (n, C, h, w), from those before, and what the model said of these:
+        float32 (n, C, h, w), or (n, 2C, h, w) with ``learned_variance``. ``noise``: standard normal (n, C, h, w), if
+        this step draws any."""
+
+
+class DiffusersSolver:
+    """A diffusers scheduler that draws nothing and needs nothing from the device."""
+
+    learned_variance = False
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        self.num_train_timesteps: int = scheduler.config.num_train_timesteps
+
+    def start(self, steps: int) -> list[int]:
+        self.scheduler.set_timesteps(steps)
+        self.timesteps: list[int] = self.scheduler.timesteps.tolist()
+        return self.timesteps
+
+    def draws_noise(self, step: int) -> bool:
+        return False
+
+    def step(
+        self, step: int, output: "torch.Tensor", latents: "torch.Tensor", noise: "torch.Tensor | None" = None
+    ) -> "torch.Tensor":
+        # The timestep as a plain number: as a tensor on the device it would be waited for.
+        return self.scheduler.step(output, self.timesteps[step], latents, return_dict=False)[0]
+
+
+def predicted_x0(
+    prediction_type: str, output: "torch.Tensor", latents: "torch.Tensor", alpha: float, sigma: float
+) -> "torch.Tensor":
+    """What a prediction of the given type says of the noiseless latents, where latents = alpha * x0 + sigma * noise."""
+    if prediction_type == "epsilon":
+        return (latents - sigma * output) / alpha
+    if prediction_type == "v_prediction":
+        return alpha * latents - sigma * output
+    if prediction_type == "sample":
+        return output
+    raise UsageError(f"The generator predicts {prediction_type!r}; dmkd knows epsilon, v_prediction and sample.")
+
+
+def parameters(scheduler_class: type) -> set[str]:
+    """The names of the options that a scheduler of diffusers is made with."""
+    return set(inspect.signature(scheduler_class.__init__).parameters) - {"self"}  # type: ignore[misc]
+
+
+def noise_schedule(config: Mapping[str, Any], scheduler_class: type) -> dict[str, Any]:
+    """The part of a scheduler's configuration that the model was trained with."""
+    trained_with = {
+        "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
+        "rescale_betas_zero_snr",
+    }  # fmt: skip
+    known = trained_with & parameters(scheduler_class)
+    return {key: value for key, value in config.items() if key in known}
