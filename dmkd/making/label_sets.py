@@ -109,7 +109,7 @@ def view_set_for(store: Store, request: LabelRequest, teacher: Classifier) -> Vi
     if (stored := store.views.get(policy.name)) is not None:
         refuse_mismatch(
             f"View set {policy.name!r} of {store.path}",
-            {"policy": stored.attributes["policy"], "seed": stored.attributes["seed"]},
+            {"policy": ViewPolicy.from_json(stored.attributes["policy"]).to_json(), "seed": stored.attributes["seed"]},
             {"policy": policy.to_json(), "seed": seed},
             "Leave --views out to use the store's views, or ask for another number of views.",
         )

@@ -1,4 +1,4 @@
-"""A sampler is added in one place: one that only this file knows is listed, completed, planned for, used and held to its limits."""
+"""A sampler is added in one place: one that only this file knows is listed, planned for, used and held to its limits."""
 
 import json
 

@@ -23,6 +23,7 @@ from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.progress import Silent
 from dmkd.stores import MismatchError, UsageError, open_store
 from dmkd.verify import PIXEL_TOLERANCE, verify
+from dmkd.views.policy import ViewPolicy
 
 HERE = RunOptions(workers=0, device="cpu")
 LOST = 1  # the block that the interruption left out
@@ -35,13 +36,21 @@ class LaterRecipe(Recipe):
     eta: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class LaterPolicy(ViewPolicy):
+    """A view policy of the future."""
+
+    zoom: float = 1.0
+
+
 @pytest.fixture(params=["today", "later"])
 def fields(request, monkeypatch):
-    """Today's code, and code whose recipes have one field more."""
+    """Today's code, and code whose recipes and view policies have one field more."""
     if request.param == "later":
         for name, module in list(sys.modules.items()):
-            if name.startswith("dmkd.") and getattr(module, "Recipe", None) is Recipe:
-                monkeypatch.setattr(module, "Recipe", LaterRecipe)
+            for now, later in ((Recipe, LaterRecipe), (ViewPolicy, LaterPolicy)):
+                if name.startswith("dmkd.") and getattr(module, now.__name__, None) is now:
+                    monkeypatch.setattr(module, now.__name__, later)
     return request.param
 
 
@@ -96,7 +105,7 @@ def test_the_missing_block_comes_back_and_a_second_teacher_labels_it(original, p
     assert np.array_equal(store.class_ids[ids], class_ids) and np.array_equal(store.views["rrc2"][ids], views)
     assert np.abs(store.labels["digits-resnet"].logits(ids) - logits).max() < 0.5
 
-    label(str(path), LabelOptions(("digits-vit",)), HERE, Silent())
+    label(str(path), LabelOptions(("digits-vit",), views="rrc:2"), HERE, Silent())
     store = open_store(path)
     assert set(store.labels) == {"digits-resnet", "digits-vit"}
     assert all(not label_set.missing_blocks() for label_set in store.labels.values())
@@ -116,7 +125,7 @@ def test_it_is_planned_for_and_taken_as_a_model(path, fields, tmp_path):
 
 
 def test_options_are_compared_with_what_its_fields_stand_for(path, fields):
-    generate(str(path), ImageOptions(image_codec="raw", steps=20), LabelOptions(), HERE, Silent())
+    generate(str(path), ImageOptions(image_codec="raw", steps=20), LabelOptions(views="rrc:2"), HERE, Silent())
     with pytest.raises(MismatchError, match=r"\(image_codec: the store has raw, you asked for webp\)"):
         generate(str(path), ImageOptions(image_codec="webp"), LabelOptions(), HERE, Silent())
 
