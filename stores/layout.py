@@ -48,7 +48,7 @@ As HDF5 can't delete a chunk, deleted blocks are named in the array's attribute 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 FORMAT = "dmkd_format"
 FORMAT_VERSION = 1
@@ -87,6 +87,13 @@ class ArraySpec:
 
     def __post_init__(self) -> None:
         assert len(self.shape) == len(self.dims), (self.shape, self.dims)
+
+
+class Share(NamedTuple):
+    """What an array takes on disk of its raw bytes, and how exactly that is known beforehand."""
+
+    exactness: Literal["exact", "at most", "about"]
+    of_raw: float
 
 
 def stored_format(attributes: Mapping[str, Any]) -> Any:

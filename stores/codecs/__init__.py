@@ -1,15 +1,11 @@
-"""Label codecs: how a teacher's logits are written. What a codec does is in :mod:`.base`; each has a file of its own.
-
-    float16       dense logits in half precision
-    uint8         dense logits, 256 levels for each view
-    features:8    the teacher's penultimate features in that many bits, and its last layer once
-    klt:0.5       transform coding with that step
-    topk:50       that many largest logits, and the tail's weight at every temperature
+"""Label codecs: how a teacher's logits are written. What a codec is: :mod:`.base`. Each has a file of its own, and an entry in
+:data:`CODECS`, which is all that it takes to add one.
 
 Codecs use plain arrays and standard Zarr codecs, so that the logits can be rebuilt from the attributes without dmkd.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from ..errors import NotAStoreError, UsageError
@@ -22,17 +18,8 @@ from .uint8 import Uint8
 
 __all__ = ["CODECS", "Codec", "Coder", "Constants", "codec_from_json", "parse_codec"]
 
-CODECS: dict[str, Any] = {codec.name: codec for codec in (Float16, Uint8, Features, Klt, TopK)}
-
-# The one parameter that a user may write after the name: field, type, what it is called in messages.
-_PARAMETERS: dict[str, tuple[str, type, str]] = {
-    "features": ("bits", int, "a whole number of bits"),
-    "klt": ("step", float, "a step in units of logits"),
-    "topk": ("k", int, "a number of classes"),
-}
-
-
-DEFAULT_CODEC = "float16"
+CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Float16, Uint8, Features, Klt, TopK)}
+DEFAULT_CODEC = Float16.name
 
 
 def parse_codec(text: str | None) -> Codec:
@@ -41,18 +28,17 @@ def parse_codec(text: str | None) -> Codec:
     name, colon, value = text.partition(":")
     if name not in CODECS:
         raise UsageError(f"There is no label codec {text!r}; known: {', '.join(CODECS)}.")
+    default = CODECS[name]()
     if not colon:
-        return CODECS[name]()
-    if name not in _PARAMETERS:
+        return default
+    if not default.parameter:
         raise UsageError(f"Codec {name} takes no parameter, and {text!r} gives one.")
-    field, kind, meaning = _PARAMETERS[name]
+    (field,) = fields(default)
     try:
-        parameter = kind(value)
+        parameter = type(getattr(default, field.name))(value)
     except ValueError as error:
-        raise UsageError(
-            f"Codec {name} takes {meaning}, as in {name}:{getattr(CODECS[name], field)}, not {value!r}."
-        ) from error
-    return CODECS[name](**{field: parameter})
+        raise UsageError(f"Codec {name} takes {default.parameter}, as in {default}, not {value!r}.") from error
+    return replace(default, **{field.name: parameter})
 
 
 def codec_from_json(description: Mapping[str, Any]) -> Codec:

@@ -1,8 +1,10 @@
 """Whole numbers with an offset and a step of their own for every row: what ``uint8`` and ``features`` share."""
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ..layout import ArraySpec
+from .base import Array
 
 LARGEST = 1e38  # offset + 255 steps must not overflow float32
 
@@ -26,6 +28,7 @@ def quantise_rows(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarr
     return whole, np.concatenate([low.astype(np.float32), step], -1)
 
 
-def dequantise_rows(whole: np.ndarray, affine: np.ndarray) -> np.ndarray:
+def dequantise_rows(whole: Array, affine: Array) -> Array:
     """uint8 (..., D) and float32 (..., 2) offset and step -> float32 (..., D)."""
-    return affine[..., :1] + whole.astype(np.float32) * affine[..., 1:]
+    xp = array_namespace(whole, affine)
+    return affine[..., :1] + xp.astype(whole, xp.float32) * affine[..., 1:]

@@ -1,19 +1,17 @@
 """The teacher's penultimate features in few bits; its last layer, stored once, turns them into logits."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from ..errors import UsageError
 from ..layout import ArraySpec
 from .affine import LARGEST, affine_spec, dequantise_rows, quantise_rows
-from .base import Constants, checked, matmul_rows, named_constants
+from .base import Array, Arrays, Codec, Coder, Constants, checked, matmul_rows, named_constants
 
 
 @dataclass(frozen=True)
-class Features:
+class Features(Codec):
     """A linear layer's d inputs instead of its C outputs: logits at every temperature, and feature distillation.
 
     Features are quantised uniformly between each view's smallest and largest. They are mostly non-negative with many
@@ -24,17 +22,17 @@ class Features:
 
     bits: int = 8
 
-    name: ClassVar[str] = "features"
-    input: ClassVar[Literal["features"]] = "features"
-    constants: ClassVar[tuple[str, ...]] = ("weight", "bias")
-    needs: ClassVar[tuple[str, ...]] = ("weight",)
+    name = "features"
+    help = "what the teacher's last layer takes, and the layer once"
+    example = "features"
+    parameter = "a whole number of bits"
+    input = "features"
+    constants = ("weight", "bias")
+    needs = ("weight",)
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise UsageError(f"Codec features takes 2 to 8 bits, not {self.bits}.")
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "bits": self.bits}
 
     def fit(
         self,
@@ -56,17 +54,19 @@ class Features:
             raise UsageError("The teacher's last layer holds NaN or infinite values: check its weights.")
         return {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
 
+    def largest_constants(self, num_classes: int, num_features: int) -> dict[str, np.ndarray]:
+        return self.fit(num_classes, weight=np.zeros((num_classes, num_features), np.float32))
+
     def bind(self, num_classes: int, constants: Constants) -> "FeaturesCoder":
         weight, bias = named_constants(constants, self.constants, self.name)
         return FeaturesCoder(num_classes, self.bits, weight, bias)
 
 
 @dataclass(frozen=True, eq=False)
-class FeaturesCoder:
+class FeaturesCoder(Coder):
     """``affine`` float32 (n, V, 2) offset and step, ``features`` uint8 (n, V, d):
     logits = (offset + step * features) @ weight.T + bias."""
 
-    num_classes: int
     bits: int
     weight: np.ndarray  # float32 (C, d)
     bias: np.ndarray  # float32 (C,)
@@ -79,9 +79,8 @@ class FeaturesCoder:
         whole, affine = quantise_rows(checked(values, self.weight.shape[1], "Features", LARGEST), 2**self.bits - 1)
         return {"affine": affine, "features": whole}
 
-    def decode_features(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """float32 (n, V, d): the features themselves."""
+    def decode_features(self, arrays: Arrays) -> Array:
         return dequantise_rows(arrays["features"], arrays["affine"])
 
-    def decode(self, arrays: Mapping[str, np.ndarray], temperature: float = 1.0) -> np.ndarray:
+    def decode(self, arrays: Arrays, temperature: float = 1.0) -> Array:
         return matmul_rows(self.decode_features(arrays), self.weight.T) + self.bias

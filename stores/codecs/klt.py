@@ -5,15 +5,15 @@ quantiser with one step for all coefficients is optimal at high rate, and the ch
 (Goyal, "Theoretical foundations of transform coding", IEEE Signal Processing Magazine 18(5), 2001).
 """
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ..errors import UsageError
-from ..layout import ArraySpec
-from .base import Constants, checked, matmul_rows, named_constants
+from ..layout import ArraySpec, Share
+from .base import Array, Arrays, Codec, Coder, Constants, checked, matmul_rows, named_constants
 from .float16 import LARGEST as HALF_LARGEST
 
 LARGEST_MULTIPLE = 2**15 - 1
@@ -27,12 +27,17 @@ FALLBACK_FACTOR = 4.0
 KEEP_ABOVE = 0.35
 # Worth this many observations, the prior that a coefficient is reconstructed in the middle of its interval.
 PRIOR_COUNT = 16
-# One part in so many of the sample shows how much of unseen logits the basis of the rest misses.
+# One part in this many of the sample shows how much of unseen logits the basis of the rest misses.
 HOLD_OUT = 8
+ENOUGH_CAPTURED = 0.98  # share of the variance of views that were not in the sample
+
+# Bits a coefficient at step 0.5, and one fewer whenever the step doubles, as at high rate a uniform quantiser's entropy falls.
+# Measured on 512 coefficients of teacher-like logits (benchmarks/codecs.py): 197 bytes a view at step 0.5, 261 at 0.25.
+EXPECTED_BITS, EXPECTED_AT_STEP, FEWEST_BITS = 3.1, 0.5, 0.5
 
 
 @dataclass(frozen=True)
-class Klt:
+class Klt(Codec):
     """Logits up to their mean over the classes, which no softmax sees, and which is not kept.
 
     ``step`` is in units of logits. Each kept coefficient is off by noise of variance at most about step²/12 and the basis
@@ -48,17 +53,17 @@ class Klt:
 
     step: float = 0.5
 
-    name: ClassVar[str] = "klt"
-    input: ClassVar[Literal["logits"]] = "logits"
-    constants: ClassVar[tuple[str, ...]] = ("mean", "basis", "pull", "fit")
-    needs: ClassVar[tuple[str, ...]] = ("sample",)
+    name = "klt"
+    help = "transform coding with that step"
+    example = "klt:0.5"
+    usual = ("klt:0.25", "klt:0.5", "klt:1", "klt:2")
+    parameter = "a step in units of logits"
+    constants = ("mean", "basis", "pull", "fit")
+    needs = ("sample",)
 
     def __post_init__(self) -> None:
         if not (0 < self.step < float("inf")):
             raise UsageError(f"The step of codec klt must be a positive number, not {self.step}.")
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "step": self.step}
 
     def fit(
         self,
@@ -104,6 +109,17 @@ class Klt:
             "fit": np.array(summary, np.float32),
         }
 
+    def largest_constants(self, num_classes: int, num_features: int) -> dict[str, np.ndarray]:
+        kept = min(num_classes, num_features)
+        shapes = {"mean": (num_classes,), "basis": (kept, num_classes), "pull": (kept,), "fit": (3,)}
+        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+    def expected_share(self, part: str, spec: ArraySpec) -> Share:
+        if part == "exact":  # zero but for the rare view that leaves what the codec was fitted on
+            return Share("about", 0.0)
+        bits = max(FEWEST_BITS, EXPECTED_BITS - math.log2(self.step / EXPECTED_AT_STEP))
+        return Share("about", min(1.0, bits / 16))
+
     def bind(self, num_classes: int, constants: Constants) -> "KltCoder":
         return KltCoder(num_classes, self.step, *named_constants(constants, self.constants, self.name))
 
@@ -126,7 +142,7 @@ class Klt:
 
 
 @dataclass(frozen=True, eq=False)
-class KltCoder:
+class KltCoder(Coder):
     """``exact`` float16 (n, V, C), zero but for the fallback; ``coefficients`` uint16 (n, V, K): zigzag integers z, so that
     small magnitudes are small numbers, 0, -1, 1, -2 ...
 
@@ -140,27 +156,42 @@ class KltCoder:
     ``exact`` holds the logits less their mean. Rows of zeros cost next to nothing after Zstd.
     """
 
-    num_classes: int
     step: float
     mean: np.ndarray  # float32 (C,)
     basis: np.ndarray  # float32 (K, C)
     pull: np.ndarray  # float32 (K,)
-    summary: np.ndarray  # float32 (3,)
+    fit: np.ndarray  # float32 (3,): see Klt.fit
 
     @property
     def expected_rmse(self) -> float:
         """Root-mean-square error to expect of a logit, after its mean over the classes is taken off."""
-        return float(self.summary[0])
+        return float(self.fit[0])
 
     @property
     def captured(self) -> float:
         """Share of the variance of unseen logits that lies in the K directions: below 0.98 the sample was too small."""
-        return float(self.summary[1])
+        return float(self.fit[1])
 
     @property
     def error_limit(self) -> float:
         """Largest root-mean-square error that any view may have: beyond it the fallback is used."""
         return FALLBACK_FACTOR * self.expected_rmse
+
+    @property
+    def facts(self) -> dict[str, float]:
+        return {"expected_rmse": self.expected_rmse, "captured": self.captured}
+
+    def notices(self, label_set: str) -> list[str]:
+        sentences = [
+            f"Codec klt of {label_set}: a logit will be off by {self.expected_rmse:.3g} (root mean square), "
+            f"and no view by more than {self.error_limit:.3g}."
+        ]
+        if self.captured < ENOUGH_CAPTURED:
+            sentences.append(
+                f"The {int(self.fit[2]):,} views it was fitted on show only {self.captured:.1%} of what others vary in, "
+                "so many views will fall back to half precision: fit on more images or views, or choose another codec."
+            )
+        return sentences
 
     def arrays(self, num_views: int) -> dict[str, ArraySpec]:
         return {
@@ -185,16 +216,18 @@ class KltCoder:
         coefficients[leaves, 0] = MISSING
         return {"exact": exact, "coefficients": coefficients}
 
-    def decode(self, arrays: Mapping[str, np.ndarray], temperature: float = 1.0) -> np.ndarray:
-        zigzag = arrays["coefficients"].astype(np.int32)
+    def decode(self, arrays: Arrays, temperature: float = 1.0) -> Array:
+        xp = array_namespace(arrays["coefficients"])
+        zigzag = xp.astype(arrays["coefficients"], xp.int32)
         logits = self._reconstructed((zigzag >> 1) ^ -(zigzag & 1))
-        return np.where(zigzag[..., :1] == MISSING, arrays["exact"].astype(np.float32), logits)
+        return xp.where(zigzag[..., :1] == MISSING, xp.astype(arrays["exact"], xp.float32), logits)
 
-    def _reconstructed(self, whole: np.ndarray) -> np.ndarray:
-        """Multiples int32 (n, V, K) -> logits less their mean, float32 (n, V, C)."""
-        multiples = whole.astype(np.float32)
-        multiples -= self.pull * np.sign(multiples)
-        return matmul_rows(multiples * np.float32(self.step), self.basis) + self.mean
+    def _reconstructed(self, whole: Array) -> Array:
+        """Multiples int32 (..., K) -> logits less their mean, float32 (..., C)."""
+        xp = array_namespace(whole)
+        multiples = xp.astype(whole, xp.float32)
+        multiples -= self.pull * xp.astype(xp.sign(whole), xp.float32)
+        return matmul_rows(multiples * self.step, self.basis) + self.mean
 
 
 def _centred(logits: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UsageError
 from ..layout import ArraySpec
 from .base import Codec, Coder
-from .klt import KltCoder
 
 TEMPERATURES = (1, 4, 10, 20)
 
@@ -104,19 +104,16 @@ def compare(
     num_classes = logits.shape[-1]
     results = {}
     for name, codec in codecs.items():
-        if codec.input == "features" and (features is None or weight is None):
-            continue
-        if getattr(codec, "k", 0) > num_classes:
+        if (codec.input == "features" and features is None) or ("weight" in codec.needs and weight is None):
             continue
         constants = codec.fit(num_classes, sample=sample, weight=weight, bias=bias)
-        coder = codec.bind(num_classes, constants)
+        try:
+            coder = codec.bind(num_classes, constants)
+        except UsageError:
+            continue
         values = features if codec.input == "features" and features is not None else logits
         results[name] = measure(coder, values, logits) | {
             "constants_bytes": sum(array.nbytes for array in constants.values()),
-            **(
-                {"expected_rmse": coder.expected_rmse, "captured": coder.captured}
-                if isinstance(coder, KltCoder)
-                else {}
-            ),
+            **coder.facts,
         }
     return results

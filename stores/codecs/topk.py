@@ -1,19 +1,18 @@
 """The k largest logits of every view, and what the rest of them weighs at any temperature."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
 
 import numpy as np
+from array_api_compat import array_namespace, device
 
 from ..errors import UsageError
 from ..layout import ArraySpec
-from .base import Constants, checked
+from .base import Array, Arrays, Codec, Coder, Constants, checked
 from .float16 import LARGEST
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Codec):
     """k logits with their class ids, and logsumexp, mean and variance of the C - k others: 4k + 12 bytes up to 65,536 classes.
 
     Raw logits, never probabilities, and the tail's own logsumexp rather than one minus what was kept: no rounding can
@@ -27,20 +26,15 @@ class TopK:
 
     k: int = 50
 
-    name: ClassVar[str] = "topk"
-    input: ClassVar[Literal["logits"]] = "logits"
-    constants: ClassVar[tuple[str, ...]] = ()
-    needs: ClassVar[tuple[str, ...]] = ()
+    name = "topk"
+    help = "that many largest logits, and the weight of the rest at every temperature"
+    example = "topk:50"
+    usual = ("topk:10", "topk:50", "topk:100")
+    parameter = "a number of classes"
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"Codec topk keeps at least one class, not {self.k}.")
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "k": self.k}
-
-    def fit(self, num_classes: int, **_: np.ndarray | None) -> dict[str, np.ndarray]:
-        return {}
 
     def bind(self, num_classes: int, constants: Constants) -> "TopKCoder":
         if self.k > num_classes:
@@ -48,12 +42,13 @@ class TopK:
         return TopKCoder(num_classes, self.k)
 
 
-@dataclass(frozen=True)
-class TopKCoder:
+@dataclass(frozen=True, eq=False)
+class TopKCoder(Coder):
     """``tail`` float32 (n, V, 3) logsumexp, mean and variance of the classes left out (0 if there are none),
     ``ids`` uint16 or uint32 (n, V, k), ``logits`` float16 (n, V, k), largest first, ties by class id."""
 
-    num_classes: int
+    is_sparse = True
+
     k: int
 
     @property
@@ -85,34 +80,38 @@ class TopKCoder:
             "logits": np.take_along_axis(values, ids, -1).astype(np.float16),
         }
 
-    def decode(self, arrays: Mapping[str, np.ndarray], temperature: float = 1.0) -> np.ndarray:
+    def decode(self, arrays: Arrays, temperature: float = 1.0) -> Array:
         ids, logits = self.sparse(arrays)
-        each = temperature * (self.tail_log_mass(arrays, temperature) - np.log(max(self.num_tail, 1)))
-        dense = np.empty((*ids.shape[:-1], self.num_classes), np.float32)
-        dense[...] = each[..., None] if self.num_tail else 0
-        np.put_along_axis(dense, ids, logits, -1)
-        return dense
+        xp, place = array_namespace(ids), device(ids)
+        rows = ids.reshape(-1, self.k)
+        dense = xp.empty((len(rows), self.num_classes), dtype=xp.float32, device=place)
+        if self.num_tail:
+            mass = xp.astype(self.tail_log_mass(arrays, temperature), xp.float64)
+            each = temperature * (mass - float(np.log(self.num_tail)))
+            dense[...] = xp.astype(each, xp.float32).reshape(-1, 1)
+        dense[xp.arange(len(rows), device=place)[:, None], rows] = logits.reshape(-1, self.k)
+        return dense.reshape(*ids.shape[:-1], self.num_classes)
 
-    def sparse(self, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Class ids int64 and logits float32 of the classes kept, (n, V, k) each: for losses that need no dense row."""
-        return arrays["ids"].astype(np.int64), arrays["logits"].astype(np.float32)
+    def sparse(self, arrays: Arrays) -> tuple[Array, Array]:
+        xp = array_namespace(arrays["ids"])
+        return xp.astype(arrays["ids"], xp.int64), xp.astype(arrays["logits"], xp.float32)
 
-    def tail_log_mass(self, arrays: Mapping[str, np.ndarray], temperature: float = 1.0) -> np.ndarray:
-        """log Σ exp(z / T) over the classes left out, float32 (n, V); -inf if none is. Exact at T = 1.
-
-        softmax(z / T) of class i is exp(z_i / T) / (Σ over the kept exp(z / T) + exp of this)."""
-        logsumexp, mean, variance = np.moveaxis(arrays["tail"].astype(np.float64), -1, 0)
+    def tail_log_mass(self, arrays: Arrays, temperature: float = 1.0) -> Array:
+        """Exact at T = 1."""
+        xp = array_namespace(arrays["tail"])
+        tail = xp.astype(arrays["tail"], xp.float64)
+        logsumexp, mean, variance = tail[..., 0], tail[..., 1], tail[..., 2]
         if not self.num_tail:
-            return np.full(mean.shape, -np.inf, np.float32)
-        beta, count = 1 / temperature, np.log(self.num_tail)
+            return xp.full_like(mean, -float("inf"), dtype=xp.float32)
+        beta, count = 1 / temperature, float(np.log(self.num_tail))
         rest = logsumexp - count - mean - variance / 2
         mass = count + beta * mean + beta**2 * variance / 2 + beta**3 * rest
-        if (
-            temperature < 1
-        ):  # the cubic extrapolates: no less than all at their mean, no more than all at the smallest kept
-            smallest = arrays["logits"][..., -1].astype(np.float64)
-            mass = np.clip(mass, count + beta * mean, count + beta * np.maximum(smallest, mean))
-        return mass.astype(np.float32)
+        # Below T = 1 the cubic extrapolates: no less than all at their mean, no more than all at the smallest kept.
+        if temperature < 1:
+            smallest = xp.astype(arrays["logits"][..., -1], xp.float64)
+            mass = xp.maximum(mass, count + beta * mean)
+            mass = xp.minimum(mass, count + beta * xp.maximum(smallest, mean))
+        return xp.astype(mass, xp.float32)
 
 
 def _moments(tail: np.ndarray) -> np.ndarray:
