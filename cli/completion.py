@@ -9,7 +9,6 @@ from click.shell_completion import CompletionItem
 
 Complete = Callable[[Context, Parameter, str], list[CompletionItem]]
 
-CODECS = ("float16", "uint8", "features", "klt:0.5", "topk:50")
 IMAGE_CODECS = ("raw", "webp", "jpeg:95")
 VIEWS = ("center", "rrc:8", "rrc:8+cutmix", "rrc:8+mixup")
 PRESETS = ("dm-kd", "cutmix-t20")

@@ -11,7 +11,7 @@ from dmkd.stores.errors import UsageError
 from dmkd.stores.locations import set_endpoint
 from dmkd.stores.trees.tree import stores_in
 
-from .completion import CODECS, DEVICES, IMAGE_CODECS, VIEWS, files, words
+from .completion import DEVICES, IMAGE_CODECS, VIEWS, ListingOption, files, words
 
 
 def _use_endpoint(context: click.Context, parameter: click.Parameter, url: str | None) -> None:
@@ -74,14 +74,29 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def codec_examples() -> list[str]:
+    """Label codecs as users may write them."""
+    from dmkd.stores.codecs import CODECS
+
+    return [codec.example for codec in CODECS.values()]
+
+
+def _codec_list() -> str:
+    from dmkd.stores.codecs import CODECS
+
+    return ", ".join(f"{codec.example} ({codec.help})" for codec in CODECS.values())
+
+
 def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Which views and how they are labelled."""
     for option in (
         click.option(
             "--codec",
-            shell_complete=words(*CODECS),
+            cls=ListingOption,
+            shell_complete=words(later=codec_examples),
             metavar="CODEC",
-            help="How logits are written: float16, uint8, features, klt:0.5 (the step) or topk:50. Default: float16.",
+            listing=_codec_list,
+            help="How logits are written: {}. Default: float16.",
         ),
         click.option("--view-seed", type=int, metavar="N", help="Seed of the views. Default: the store's seed."),
         click.option(

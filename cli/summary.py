@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dmkd.stores import Store
+from dmkd.stores.codecs import codec_from_json
 from dmkd.stores.showing.facts import store_facts
 
 from .display import byte_size, duration, percent, print_facts, print_sentence, print_table
@@ -231,15 +232,10 @@ def label_row(name: str, label_set: dict[str, Any], facts: dict[str, Any]) -> li
         name,
         label_set["teacher"]["architecture"],
         f"{label_set['views']} {label_set['view_set']}",
-        codec_line(label_set["codec"]),
+        str(codec_from_json(label_set["codec"])),
         byte_size(each) if each else "",
         _done(label_set, facts),
         percent(label_set.get("agreement")),
         f"{label_set['p_class']:.3f}" if "p_class" in label_set else "",
         f"{label_set['entropy']:.3f}" if "entropy" in label_set else "",
     ]
-
-
-def codec_line(codec: dict[str, Any]) -> str:
-    """``klt:0.5``, as ``--codec`` takes it."""
-    return ":".join([codec["name"], *(f"{value:g}" for key, value in codec.items() if key in ("step", "k"))])

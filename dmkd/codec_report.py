@@ -12,33 +12,23 @@ from dmkd.making.label_sets import LabelRequest, view_set_for
 from dmkd.runtime.devices import default_cpu_threads, make_deterministic
 from dmkd.runtime.progress import Display
 from dmkd.stores import MissingBlockError, Store, ViewSet, parse_codec
+from dmkd.stores.codecs import CODECS
 from dmkd.stores.codecs.report import compare
-
-DEFAULT_CODECS = (
-    "float16",
-    "uint8",
-    "features",
-    "klt:0.25",
-    "klt:0.5",
-    "klt:1",
-    "klt:2",
-    "topk:10",
-    "topk:50",
-    "topk:100",
-)
 
 
 def codec_report(
     store: Store, teacher: str, codecs: tuple[str, ...], *, views: str | None, device: str, display: Display
 ) -> dict[str, Any]:
     """Label some blocks with a teacher, in memory, and measure the codecs on them; nothing is written to the store.
+    No ``codecs``: all of them, in usual sizes.
 
     Codecs are fitted on the first blocks (2048 views, or half of all) and measured on the next ones, which are one chunk:
     ``{"views": ..., "codecs": {codec: {"bytes_per_view": ..., "tv": {"1": ...}, ...}}}``, see
     :func:`dmkd.stores.codecs.report.measure`. Codecs that can't serve this teacher are left out.
     """
     make_deterministic(device, default_cpu_threads() if device == "cpu" else None)
-    parsed = {name: parse_codec(name) for name in codecs or DEFAULT_CODECS}
+    usual = [text for codec in CODECS.values() for text in codec.usual or (codec.example,)]
+    parsed = {name: parse_codec(name) for name in codecs or usual}
     classifier = load_classifier(teacher, device=device)
     view_set = view_set_for(store, LabelRequest([classifier], parse_codec("float16"), views), classifier)
     missing = set(store.missing_blocks())

@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import NotAStoreError, UsageError
+from .layout import Share
 
 if TYPE_CHECKING:
     from .image_chunks import ImageFilesCodec
 
 RAW, WEBP, JPEG = "raw", "webp", "jpeg"
 DEFAULT_QUALITY = 95
+
+# Share of the raw bytes, of 256 x 256 photographs (benchmarks/image_codecs.py); jpeg by quality.
+WEBP_SHARE = 0.44
+JPEG_SHARES = ((50, 0.047), (75, 0.070), (85, 0.095), (90, 0.12), (95, 0.18), (98, 0.27), (100, 0.43))
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,16 @@ class ImageCodec:
     def lossy(self) -> bool:
         """Whether a reader gets other pixels than were written."""
         return self.kind == JPEG
+
+    @property
+    def expected_share(self) -> Share:
+        """What of the raw pixels' bytes images take on disk, if they are like photographs."""
+        if self.kind == RAW:
+            return Share("exact", 1.0)
+        if self.quality is None:
+            return Share("about", WEBP_SHARE)
+        qualities, shares = zip(*JPEG_SHARES, strict=True)
+        return Share("about", float(np.interp(self.quality, qualities, shares)))
 
     def serializer(self) -> "ImageFilesCodec | None":
         """What writes chunks in Zarr; None: pixels as they are."""

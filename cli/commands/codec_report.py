@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from ..completion import CODECS, VIEWS, files, words
+from ..completion import VIEWS, files, words
 from ..display import print_table
-from ..options import check_plot_file, device_option, find_store, json_option, store_option
+from ..options import check_plot_file, codec_examples, device_option, find_store, json_option, store_option
 
 
 @click.command("codec-report", short_help="What each label codec costs and loses.")
@@ -23,7 +23,7 @@ from ..options import check_plot_file, device_option, find_store, json_option, s
 @click.option(
     "--codec",
     "codecs",
-    shell_complete=words(*CODECS),
+    shell_complete=words(later=codec_examples),
     multiple=True,
     metavar="CODEC",
     help="Codec to measure, as for dmkd label; may be repeated. Default: all, in usual sizes.",

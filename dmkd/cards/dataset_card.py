@@ -147,14 +147,12 @@ def _label_row(store: Store, name: str) -> tuple[str, ...]:
     missing = label_set.missing_blocks()
     seen = quality_averages(store, label_set, missing) if label_set.fitted else {}
     labelled = sum(len(store.block_ids(block)) for block in set(range(store.num_blocks)) - set(missing))
-    codec = label_set.codec.to_json()
-    options = ", ".join(f"{key} {value}" for key, value in codec.items() if key != "name")
     return (
         name,
         str(label_set.teacher.get("architecture", "")),
         f"`{str(label_set.teacher.get('sha256', ''))[:16]}…`",
         f"{label_set.view_set} ({label_set.num_views})",
-        str(codec["name"]) + (f" ({options})" if options else ""),
+        str(label_set.codec),
         f"{labelled:,}",
         f"{seen['agreement']:.1%}" if seen else "",
         f"{seen['p_class']:.3f}" if seen else "",

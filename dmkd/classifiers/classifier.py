@@ -163,15 +163,20 @@ def state_dict_sha256(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def linear_head(teacher: Classifier) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's last layer, see :meth:`Classifier.head`; ``UsageError`` if it has no such one."""
+def linear_head(teacher: Classifier, codec: str) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's last layer, see :meth:`Classifier.head`, for the codec of this name; ``UsageError`` if it has no such one."""
     head = teacher.head()
     if head is None:
-        raise UsageError(
-            f"Teacher {teacher.source} does not end in a linear layer over its features, which codec features needs: "
-            "choose another codec, such as uint8 or klt."
-        )
+        raise no_linear_layer(teacher, codec)
     return head
+
+
+def no_linear_layer(teacher: Classifier, codec: str) -> UsageError:
+    """What to raise where a codec needs the teacher's last layer and that is not linear."""
+    return UsageError(
+        f"Teacher {teacher.source} does not end in a linear layer over its features, which codec {codec} needs: "
+        "choose another codec, such as uint8 or klt."
+    )
 
 
 def check_classes(teacher: Classifier, class_names: list[str], store_path: str) -> None:

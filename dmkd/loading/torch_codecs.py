@@ -1,6 +1,7 @@
 """Stored labels -> logits, on the device that trains."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ class LabelDecoder:
 
     def __init__(self, coder: Coder, device: str | torch.device = "cpu") -> None:
         self.coder = coder
-        moved = {name: torch.from_numpy(value).float().to(device) for name, value in coder.constants.items()}
+        moved: dict[str, Any] = {n: torch.from_numpy(value).float().to(device) for n, value in coder.constants.items()}
         self._there = replace(coder, **moved)
 
     @property

@@ -80,7 +80,7 @@ class BlockWorker:
             self.generator = self._load_generator(order.generator)
         self.teachers = {name: self._load_teacher(self.labels[name]) for name in order.label_sets}
         by_features = [name for name in order.label_sets if self.labels[name].codec.input == "features"]
-        self.heads = {name: linear_head(self.teachers[name]) for name in by_features}
+        self.heads = {name: linear_head(self.teachers[name], self.labels[name].codec.name) for name in by_features}
 
     def facts(self) -> dict[str, Any]:
         """The machine, for the run log."""

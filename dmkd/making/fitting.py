@@ -10,12 +10,10 @@ from dmkd.making.blocks import label_views, views_of_block
 from dmkd.runtime.devices import make_deterministic
 from dmkd.runtime.progress import Display
 from dmkd.stores import LabelSet, MissingBlockError, Store
-from dmkd.stores.codecs.klt import KltCoder
 
 # Views whose logits a codec is fitted on. With the teacher's last layer known, more of them gain little (klt at step 1,
 # 1000 classes: 512 views 140 bytes, 2048 views 133).
 SAMPLE_VIEWS = 2048
-ENOUGH_CAPTURED = 0.98  # share of the variance of views that were not in the sample
 
 
 def pilot_blocks(store: Store, names: Sequence[str]) -> list[int]:
@@ -26,29 +24,19 @@ def pilot_blocks(store: Store, names: Sequence[str]) -> list[int]:
 
 
 def fit_label_sets(store: Store, names: Sequence[str], device: str, cpu_threads: int | None, display: Display) -> None:
-    """Fit the codecs of these label sets that are not fitted yet, on the first blocks that have images; tell the error."""
+    """Fit the codecs of these label sets that are not fitted yet, on the first blocks that have images."""
     for name in names:
         label_set = store.labels[name]
         if label_set.fitted:
             continue
         make_deterministic(device, cpu_threads)
         teacher = load_classifier(label_set.source, device=device)
-        head = linear_head(teacher) if "weight" in label_set.codec.needs else teacher.head()
+        head = linear_head(teacher, label_set.codec.name) if "weight" in label_set.codec.needs else teacher.head()
         weight, bias = head if head is not None else (None, None)
         sample = sample_logits(store, label_set, teacher, device) if _needs_sample(label_set) else None
         store.fit_label_set(name, label_set.codec.fit(label_set.num_classes, sample=sample, weight=weight, bias=bias))
-        coder = store.labels[name].coder
-        if isinstance(coder, KltCoder):
-            display.notice(
-                f"Codec {label_set.codec.name} of {name}: a logit will be off by {coder.expected_rmse:.3g} "
-                f"(root mean square), and no view by more than {coder.error_limit:.3g}."
-            )
-            if coder.captured < ENOUGH_CAPTURED:
-                display.notice(
-                    f"The {len(sample) if sample is not None else 0:,} views it was fitted on show only "
-                    f"{coder.captured:.1%} of what others vary in, so many views will fall back to half precision: "
-                    "fit on more images or views, or choose another codec."
-                )
+        for sentence in store.labels[name].coder.notices(name):
+            display.notice(sentence)
 
 
 def sample_logits(

@@ -74,7 +74,7 @@ def _check_size(teacher: Classifier, size: int) -> None:
 def _check_codec(codec: Codec, teacher: Classifier) -> None:
     """Refuse a codec that can't write this teacher's labels, before anything is made."""
     if "weight" in codec.needs:
-        linear_head(teacher)
+        linear_head(teacher, codec.name)
     elif "sample" not in codec.needs:
         codec.bind(teacher.num_classes, codec.fit(teacher.num_classes))
 

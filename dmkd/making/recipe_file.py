@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from dmkd.recipes.id_ranges import id_ranges
 from dmkd.recipes.recipe import Recipe
 from dmkd.stores import LabelSet, Store, UsageError, ViewSet, open_store
-from dmkd.stores.codecs import Codec
 from dmkd.views.policy import ViewPolicy, parse_policy
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def recipe_of(store: Store) -> dict[str, Any]:
         options["views"] = str(ViewPolicy.from_json(views.attributes["policy"]))
         if views.attributes["seed"] != recipe["seed"]:
             options["view-seed"] = views.attributes["seed"]
-        options["codec"] = codec_text(codec)
+        options["codec"] = str(codec)
     return in_order(options)
 
 
@@ -128,7 +127,7 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
         new = [teacher.source for teacher in request.teachers if teacher.source not in options["teacher"]]
         if new:
             options["teacher"] = [name for name in options["teacher"] if name != "none"] + new
-            first = {"views": wanted.defaults["views"], "codec": codec_text(request.codec)}
+            first = {"views": wanted.defaults["views"], "codec": str(request.codec)}
             asked = {"views": labels.views, "view-seed": labels.view_seed, "codec": labels.codec}
             options = first | options | {key: value for key, value in asked.items() if value is not None}
         return in_order(options)
@@ -144,7 +143,7 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
             options[key] = value
     if request.teachers:
         options["views"] = str(parse_policy(labels.views or wanted.defaults["views"]))
-        options |= {"view-seed": labels.view_seed, "codec": codec_text(request.codec)}
+        options |= {"view-seed": labels.view_seed, "codec": str(request.codec)}
     return in_order(options | written_ranges(recipe) | _text_options(recipe, wanted.info.class_names))
 
 
@@ -169,13 +168,6 @@ def written_ranges(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def in_order(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are set, in the order in which recipes are written."""
     return {key: options[key] for key in KEYS if options.get(key) is not None}
-
-
-def codec_text(codec: Codec) -> str:
-    """A label codec as users write it: ``float16``, ``klt:0.5``."""
-    description = codec.to_json()
-    parameters = [value for key, value in description.items() if key != "name"]
-    return ":".join([description["name"], *(f"{value:g}" for value in parameters)])
 
 
 def to_toml(options: Mapping[str, Any]) -> str:

@@ -42,7 +42,9 @@ class Codec(ABC):
     example: ClassVar[str]  # as users may write it, for help and completion
     usual: ClassVar[tuple[str, ...]] = ()  # what a report measures, where that is not the example alone
     parameter: ClassVar[str] = ""  # what messages call the field's value
-    input: ClassVar[Literal["logits", "features"]] = "logits"  # what encode takes: the teacher's, or its penultimate features
+    input: ClassVar[Literal["logits", "features"]] = (
+        "logits"  # what encode takes: the teacher's, or its penultimate features
+    )
     constants: ClassVar[tuple[str, ...]] = ()  # names of the arrays that fit makes, stored once for a label set
     needs: ClassVar[tuple[str, ...]] = ()  # what fit can't do without: of "sample" and "weight"
 
@@ -66,7 +68,7 @@ class Codec(ABC):
         return {}
 
     def largest_constants(self, num_classes: int, num_features: int) -> dict[str, np.ndarray]:
-        """Zeros of the largest shapes that :meth:`fit` can give for a teacher of d features: to plan with, before there is one."""
+        """Zeros of the largest shapes that :meth:`fit` can give for a teacher of d features: to plan with before the fit."""
         return {}
 
     def expected_share(self, part: str, spec: ArraySpec) -> Share:

@@ -84,11 +84,15 @@ def _labels(store: "Store", without_images: set[int]) -> str:
         there = [block for block in range(store.num_blocks) if block not in missing | without_images]
         told = statistics(read_opinions(store, label_set, sample_blocks(there, BLOCKS_READ)), store.class_names)
         about = "≈ " if len(there) > BLOCKS_READ else ""
-        codec = ":".join(str(value) for value in label_set.codec.to_json().values())
         opinion = (
             [f"{about}{told['agreement']:.0%}", f"{about}{told['entropy']['mean']:.2f}"] if told else ["none yet", ""]
         )
-        cells = [name, label_set.teacher.get("architecture", ""), f"{label_set.num_views} {label_set.view_set}", codec]
+        cells = [
+            name,
+            label_set.teacher.get("architecture", ""),
+            f"{label_set.num_views} {label_set.view_set}",
+            label_set.codec,
+        ]
         rows.append(
             [html.escape(str(cell)) for cell in [*cells, f"{1 - len(missing) / store.num_blocks:.0%}", *opinion]]
         )
