@@ -20,7 +20,8 @@ import google_crc32c
 import numpy as np
 
 from dmkd.stores import DamagedChunkError, MissingBlockError, Store, create_store, open_store, parse_codec
-from dmkd.stores.verifying.verifier import ERROR, NOTE, Finding, Verifier
+from dmkd.stores.verifying.finding import ERROR, NOTE, Finding
+from dmkd.stores.verifying.verifier import Verifier
 
 kinds = ("bit flip", "truncated", "zeroed", "zeros with a right checksum", "deleted", "swapped")
 

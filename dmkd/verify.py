@@ -10,7 +10,9 @@ import numpy as np
 
 from dmkd.runtime.progress import Display
 from dmkd.stores import DmkdError, Store, UsageError, open_store
-from dmkd.stores.verifying.verifier import ERROR, NOTE, WARNING, Finding, Repair, Verifier, repair
+from dmkd.stores.verifying.finding import ERROR, NOTE, WARNING, Finding
+from dmkd.stores.verifying.repair import Repair, repair
+from dmkd.stores.verifying.verifier import Verifier
 
 # torch, and what needs it, is imported where models run: reading a store through takes none.
 

@@ -22,10 +22,11 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .codecs import Codec, parse_codec
+    from .create import create_store, open_store, store_exists
     from .rows import Rows
     from .run_log import RunLog
     from .sets import LabelSet, ViewSet
-    from .store import Store, create_store, open_store, store_exists
+    from .store import Store
 
 # Imported at first use: zarr takes half a second, which `dmkd --help` need not wait for.
 _HOME = {
@@ -36,9 +37,9 @@ _HOME = {
     "RunLog": "run_log",
     "Store": "store",
     "ViewSet": "sets",
-    "create_store": "store",
-    "open_store": "store",
-    "store_exists": "store",
+    "create_store": "create",
+    "open_store": "create",
+    "store_exists": "create",
 }
 
 __all__ = [

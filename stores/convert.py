@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import layout, locations
+from .create import open_store
 from .errors import UsageError, write_error
 from .identity import refuse_mismatch
+from .reader import Reader
 from .run_log import RUNS
-from .store import Store, open_store
+from .store import Store
 from .trees.tree import open_tree
 
 if TYPE_CHECKING:
@@ -26,10 +28,10 @@ COMMIT_BYTES = (
 )  # pixels that are written at once: each change of an HDF5 file is waited for until it is on the disk
 
 
-def convert(source: Store, path: str, advance: Callable[[int], object] = lambda images: None) -> Store:
+def convert(source: Reader, path: str, advance: Callable[[int], object] = lambda images: None) -> Store:
     """Copy a store to ``path``, which ends in .h5 or .hdf5 or becomes a Zarr store -> the copy.
 
-    Blocks that ``source`` lacks are missing there too. Interrupted, the same call goes on; blocks that have changed in
+    Blocks that ``source`` lacks are missing there too. Interrupted, the same call carries on; blocks that have changed in
     ``source`` meanwhile are copied again. ``advance`` is told of images that are there. Raises ``UsageError`` if the path
     is taken, or if JPEG images were to go to HDF5, ``DamagedChunkError`` if ``source`` is damaged.
     """
@@ -47,14 +49,14 @@ def convert(source: Store, path: str, advance: Callable[[int], object] = lambda 
                 for block in blocks:
                     _copy_block(source, target, arrays, block)
             advance(sum(len(source.block_ids(block)) for block in blocks))
-        _copy_runs(source._tree, target)
-        target.set_attributes(source._tree.attributes())  # the state among them, so this comes last
+        _copy_runs(source.chunks.tree, target)
+        target.set_attributes(source.chunks.tree.attributes())  # the state among them, so this comes last
     except OSError as error:
         raise write_error(path, error) from error
     return open_store(path)
 
 
-def _begin(source: Store, target: "Tree", path: str) -> None:
+def _begin(source: Reader, target: "Tree", path: str) -> None:
     """Make the root, or make sure that it is one that was begun for this source."""
     if not locations.scheme(path) and os.path.realpath(path) == os.path.realpath(source.path):
         raise UsageError(f"{path} is the store itself: give the copy another name.")
@@ -78,9 +80,9 @@ def _begin(source: Store, target: "Tree", path: str) -> None:
         refuse_mismatch(f"The copy that was begun at {path}", {key: there.get(key) for key in begun}, begun, way_out)
 
 
-def _copy_structure(source: Store, target: "Tree") -> list[str]:
+def _copy_structure(source: Reader, target: "Tree") -> list[str]:
     """Groups, attributes, constants and empty arrays -> the arrays of blocks, in the order of writing."""
-    tree = source._tree
+    tree = source.chunks.tree
     specs: dict[str, layout.ArraySpec] = {}
     for name, view_set in source.views.items():
         target.create_group(layout.VIEWS)
@@ -115,29 +117,29 @@ def _has_array(tree: "Tree", node: str, shape: tuple[int, ...]) -> bool:
         return False
 
 
-def _portions(source: Store) -> Iterator[range]:
+def _portions(source: Reader) -> Iterator[range]:
     """All blocks, a few at a time."""
     each = max(1, COMMIT_BYTES // (source.block_size * int(np.prod(source.image_shape))))
     for start in range(0, source.num_blocks, each):
         yield range(start, min(start + each, source.num_blocks))
 
 
-def _copy_block(source: Store, target: "Tree", nodes: list[str], block: int) -> None:
+def _copy_block(source: Reader, target: "Tree", nodes: list[str], block: int) -> None:
     """One block of all arrays, the markers last. What is there already stays, if its checks are still the source's."""
     checks = [node for node in nodes if node.rsplit("/", 1)[-1] == layout.CHECKS]
     changed = any(_differs(source, target, node, block) for node in checks)
     for node in nodes:
-        if not source._tree.has_block(node, block):
+        if not source.chunks.has(node, block):
             target.delete_block(node, block)
         elif changed or not target.has_block(node, block):
-            target.write_block(node, block, source._decoded(node, block))
+            target.write_block(node, block, source.chunks.decoded(node, block))
 
 
-def _differs(source: Store, target: "Tree", node: str, block: int) -> bool:
+def _differs(source: Reader, target: "Tree", node: str, block: int) -> bool:
     if not target.has_block(node, block):
         return False
-    return not source._tree.has_block(node, block) or not np.array_equal(
-        source._decoded(node, block), target.read_block(node, block)
+    return not source.chunks.has(node, block) or not np.array_equal(
+        source.chunks.decoded(node, block), target.read_block(node, block)
     )
 
 

@@ -14,6 +14,14 @@ def fingerprint(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_fingerprint(identity: str, description: Mapping[str, Any]) -> bool:
+    """Whether this is the fingerprint of a description; False if it has none, holding NaN or what JSON can't."""
+    try:
+        return identity == fingerprint(description)
+    except (TypeError, ValueError):
+        return False
+
+
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """Fields in which two descriptions differ, nested ones with dots: ``[(field, stored value, asked value)]``."""
     found = []

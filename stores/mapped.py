@@ -7,18 +7,15 @@ chunks. What Zarr would have checked is checked here: a block's checksum at its 
 import mmap
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import google_crc32c
 import numpy as np
 
-from .errors import DamagedChunkError, MissingBlockError
-
-if TYPE_CHECKING:
-    from .store import Store
+from .chunks import Chunks, damaged_chunk
+from .errors import MissingBlockError
 
 CHECKSUM_BYTES = 4
-DEFAULT_MAX_MAPS = 65_530  # Linux' own, where it does not tell
+DEFAULT_MAX_MAPS = 65_530  # Linux's default, where it can't be read
 
 
 class MappedArray:
@@ -29,7 +26,7 @@ class MappedArray:
 
     def __init__(
         self,
-        store: "Store",
+        chunks: Chunks,
         node: str,
         max_maps: int = 2**30,
         prove: Callable[[np.ndarray, np.ndarray], object] | None = None,
@@ -37,16 +34,16 @@ class MappedArray:
         """``prove`` is given a block's ids int64 (n,) and rows (n, ...) at its first touch, instead of the chunk's checksum
         being compared, and raises ``DamagedChunkError`` if the rows are not those of these ids: what was moved here is
         found too."""
-        if not can_be_mapped(store, node):
-            raise ValueError(f"{node} of {store.path} is not a local array of uncompressed chunks")
+        if not can_be_mapped(chunks, node):
+            raise ValueError(f"{node} of {chunks.path} is not a local array of uncompressed chunks")
         self.node, self.max_maps, self._prove = node, max_maps, prove
-        self.dtype = store._tree.dtype(node)
-        self.shape = store._tree.shape(node)
-        self.block_size = store.block_size
-        self._store = store
+        self.dtype = chunks.dtype(node)
+        self.shape = chunks.shape(node)
+        self.block_size = chunks.block_size
+        self._chunks = chunks
         self._row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         self._blocks: dict[int, np.ndarray] = {}
-        self._verified = np.zeros(store.num_blocks, bool)
+        self._verified = np.zeros(chunks.num_blocks, bool)
 
     def block(self, block: int) -> np.ndarray:
         """The rows of a block as stored, (B, ...), read-only; past the store's end the last block holds fill values.
@@ -86,39 +83,33 @@ class MappedArray:
             source.take(rows[start:stop], 0, out[start:stop], "clip")
 
     def _map(self, block: int) -> np.ndarray:
-        path = self._store._tree.chunk_path(self.node, block)
+        path = self._chunks.tree.chunk_path(self.node, block)
         count = self.block_size * self._row_bytes
         try:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size != count + CHECKSUM_BYTES:
-                    raise self._damaged(path, f"it has {size:,} bytes, not {count + CHECKSUM_BYTES:,}")
+                    raise damaged_chunk(path, f"it has {size:,} bytes, not {count + CHECKSUM_BYTES:,}")
                 content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         except FileNotFoundError as error:
             raise MissingBlockError(
-                f"Block {block} of {self.node} in {self._store.path} has not been made yet: run the command that makes "
+                f"Block {block} of {self.node} in {self._chunks.path} has not been made yet: run the command that makes "
                 "it (dmkd generate, import or label) again."
             ) from error
         rows = content[:count].view(self.dtype).reshape(self.block_size, *self.shape[1:])
         if not self._verified[block]:
             if self._prove:
-                ids = np.array(self._store.block_ids(block))
+                ids = np.array(self._chunks.block_ids(block))
                 self._prove(ids, rows[: len(ids)])
             elif google_crc32c.value(content[:count]) != int.from_bytes(content[count:].tobytes(), "little"):
-                raise self._damaged(path, "stored and computed checksum do not match")
+                raise damaged_chunk(path, "stored and computed checksum do not match")
             self._verified[block] = True
         return rows
 
-    def _damaged(self, path: str, problem: str) -> DamagedChunkError:
-        return DamagedChunkError(
-            f"Chunk {path} is damaged ({problem}): `dmkd verify --repair` deletes what is broken, so that the command "
-            "that made it makes it again."
-        )
 
-
-def can_be_mapped(store: "Store", node: str) -> bool:
+def can_be_mapped(chunks: Chunks, node: str) -> bool:
     """Whether an array's chunks are local files that hold its rows as they are, each followed by its crc32c."""
-    return store._tree.has_plain_files(node)
+    return chunks.tree.has_plain_files(node)
 
 
 def map_limit() -> int:

@@ -1,23 +1,24 @@
 """What teachers think of a store's images, in numbers: from the quality that is stored with their labels.
 
-Quality is a tiny array in as many chunks as there are blocks. So blocks are sampled, and where chunks are plain local files
-they are read past Zarr (25 µs a chunk instead of 600); every row is proved as :mod:`dmkd.stores.rows` does.
+Quality is a tiny array in as many chunks as there are blocks. So blocks are sampled, the same ones by all who ask, and where
+chunks are plain local files they are read past Zarr (25 µs a chunk instead of 600); every row is proved as
+:mod:`dmkd.stores.rows` does.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from . import layout
+from . import layout, locations
 from .checks import class_checks, quality_checks
+from .chunks import Chunks
 from .errors import DamagedChunkError, MissingBlockError
 from .mapped import MappedArray, can_be_mapped
-from .sets import LabelSet
 
-if TYPE_CHECKING:
-    from .store import Store
+SAMPLED_BLOCKS = 400  # whose quality stands for that of all images
+SAMPLED_BLOCKS_IN_BUCKET = 100  # there each chunk is a request
 
 BINS = 10
 EXTREMES = 3  # classes at either end
@@ -30,6 +31,16 @@ def sample_blocks(blocks: Sequence[int], count: int, seed: int = 0) -> list[int]
         return list(blocks)
     edges = np.arange(count + 1) * len(blocks) // count
     return [blocks[place] for place in np.random.default_rng(seed).integers(edges[:-1], edges[1:])]
+
+
+def sample_size(path: str) -> int:
+    """How many blocks of the store at ``path`` are sampled, at most."""
+    return SAMPLED_BLOCKS_IN_BUCKET if locations.scheme(path) else SAMPLED_BLOCKS
+
+
+def sampled(path: str, blocks: Sequence[int]) -> list[int]:
+    """Those of a store's blocks out of which averages, and images to look at, are taken: always the same ones."""
+    return sample_blocks(blocks, sample_size(path))
 
 
 @dataclass
@@ -45,33 +56,46 @@ class Opinions:
     damaged: list[str] = field(default_factory=list)
 
 
-def read_opinions(store: "Store", label_set: LabelSet, blocks: Sequence[int]) -> Opinions:
-    """A teacher's opinion of the images of blocks that have both images and its labels."""
-    of_labels = (f"{label_set.node}/{layout.QUALITY}", label_set.checks_node)
+def read_opinions(chunks: Chunks, label_node: str, identity: str, blocks: Sequence[int]) -> Opinions:
+    """A teacher's opinion of the images of blocks that have both images and its labels; ``label_node`` and ``identity`` are
+    its label set's."""
+    of_labels = (f"{label_node}/{layout.QUALITY}", f"{label_node}/{layout.CHECKS}")
     nodes = (layout.CLASS_IDS, layout.CHECKS, *of_labels)
-    mapped = {node: MappedArray(store, node) for node in nodes if can_be_mapped(store, node)}
+    # Without labels there are no arrays of them either.
+    mapped = {node: MappedArray(chunks, node) for node in nodes if blocks and can_be_mapped(chunks, node)}
 
     def read(node: str, block: int) -> np.ndarray:
-        return np.array(mapped[node].read(block)) if node in mapped else store._decoded(node, block)
+        return np.array(mapped[node].read(block)) if node in mapped else chunks.decoded(node, block)
 
     def read_all(block: int) -> tuple[np.ndarray, ...] | str:
-        ids = np.array(store.block_ids(block))
+        ids = np.array(chunks.block_ids(block))
         try:
             class_ids, checks, quality, label_checks = (read(node, block)[: len(ids)] for node in nodes)
         except (DamagedChunkError, MissingBlockError) as error:
             return str(error)
         sound = (class_checks(ids, class_ids) == checks[:, 0]) & (
-            quality_checks(label_set.identity, ids, checks, quality) == label_checks[:, 0]
+            quality_checks(identity, ids, checks, quality) == label_checks[:, 0]
         )
         if not sound.all():
             return f"Block {block} of {of_labels[0]} is damaged, or not that of its images."
         return ids, class_ids, quality
 
-    found = store._tree.map(read_all, blocks)
+    found = chunks.tree.map(read_all, blocks)
     rows = [one for one in found if not isinstance(one, str)]
     empty = (np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros((0, 3), np.float32))
     ids, class_ids, quality = (np.concatenate(parts) for parts in zip(*rows, strict=True)) if rows else empty
     return Opinions(ids, class_ids, quality, [one for one in found if isinstance(one, str)])
+
+
+def average_opinion(class_ids: np.ndarray, quality: np.ndarray) -> dict[str, float]:
+    """Class ids int32 (n,), quality float32 (n, 3), n > 0 -> means over the n images: ``agreement`` (share whose top-1 is the
+    class asked for), ``p_class``, ``entropy`` (nats)."""
+    top1, p_class, entropy = quality.astype(np.float64).T
+    return {
+        "agreement": float((top1 == class_ids).mean()),
+        "p_class": float(p_class.mean()),
+        "entropy": float(entropy.mean()),
+    }
 
 
 def opinion_table(ids: np.ndarray, class_ids: np.ndarray, quality: np.ndarray) -> Any:
@@ -89,12 +113,11 @@ def opinion_table(ids: np.ndarray, class_ids: np.ndarray, quality: np.ndarray) -
 
 
 def distribution(values: np.ndarray, low: float, high: float) -> dict[str, Any]:
-    """Mean, quantiles and a histogram between two limits of float32 (n,), n > 0; JSON-able."""
+    """Quantiles and a histogram between two limits of float32 (n,), n > 0; JSON-able."""
     values = values.astype(np.float64)
     counts, edges = np.histogram(np.clip(values, low, high), BINS, (low, high))
     quantiles = np.quantile(values, QUANTILES)
     return {
-        "mean": float(values.mean()),
         "quantiles": {f"{q:g}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }
@@ -129,11 +152,13 @@ def statistics(opinions: Opinions, class_names: Sequence[str]) -> dict[str, Any]
 
         return {first: facts(np.lexsort((classes, -values))), last: facts(np.lexsort((classes, values)))}
 
+    mean = average_opinion(opinions.class_ids, opinions.quality)
+    highest = float(np.log(max(len(class_names), 2)))
     return {
         "images": len(opinions.ids),
-        "agreement": float(agrees.mean()),
-        "p_class": distribution(p_class, 0.0, 1.0),
-        "entropy": distribution(entropy, 0.0, float(np.log(max(len(class_names), 2)))),
+        "agreement": mean["agreement"],
+        "p_class": {"mean": mean["p_class"], **distribution(p_class, 0.0, 1.0)},
+        "entropy": {"mean": mean["entropy"], **distribution(entropy, 0.0, highest)},
         "classes": {
             "seen": len(classes),
             "agreement": ends(agreement, "best", "worst"),

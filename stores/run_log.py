@@ -34,7 +34,7 @@ class RunLog:
 
     def __init__(self, tree: "Tree", facts: Mapping[str, Any]) -> None:
         self._tree = tree
-        self._facts = {**facts, "started": _now(), "ended": None, "outcome": "running"}
+        self._facts = {**facts, "started": utc_now(), "ended": None, "outcome": "running"}
         self._workers: dict[str, Mapping[str, Any]] = {}
         self._rows: list[list[Any]] = []  # of the part that is being filled
         self._part = 0
@@ -50,7 +50,7 @@ class RunLog:
     ) -> None:
         if not self._workers and not self._rows:
             return
-        self._facts |= {"ended": _now(), "outcome": _outcome(error)}
+        self._facts |= {"ended": utc_now(), "outcome": _outcome(error)}
         self._workers_saved = -1
         if error is None:
             self.save()
@@ -155,5 +155,6 @@ def _outcome(error: BaseException | None) -> str:
     return f"failed: {error}" if isinstance(error, DmkdError) else f"failed: {type(error).__name__}: {error}"
 
 
-def _now() -> str:
+def utc_now() -> str:
+    """ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

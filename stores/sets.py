@@ -1,29 +1,30 @@
 """What a store is read through besides its images: a view set, a label set."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from . import layout
+from .chunks import Chunks, Ids
 from .codecs import Codec, Coder, codec_from_json
 from .errors import DamagedChunkError, StoreError, UsageError
-from .rows import Ids, QualityRows, Rows, ViewRows, proved, proved_encoded
-
-if TYPE_CHECKING:
-    from .store import Store
+from .opinions import Opinions, opinion_table, read_opinions
+from .rows import ClassRows, QualityRows, Rows, ViewRows, proved, proved_encoded
 
 
 class ViewSet:
     """A named set of V views an image: float32 (N, V, P), components named by ``components``."""
 
-    def __init__(self, store: "Store", name: str) -> None:
+    def __init__(self, chunks: Chunks, name: str, attributes: dict[str, Any]) -> None:
+        """``attributes``: those of its node."""
         self.name = name
         self.node = f"{layout.VIEWS}/{name}"
-        self.rows = ViewRows(store, self.node)
-        self.attributes = store._tree.attributes(self.node)
+        self.rows = ViewRows(chunks, self.node)
+        self.attributes = attributes
         self.components: tuple[str, ...] = tuple(self.attributes["components"])
         self.identity: str = self.attributes["identity"]
-        self._store = store
+        self._chunks = chunks
 
     @property
     def num_views(self) -> int:
@@ -35,20 +36,21 @@ class ViewSet:
 
     def has_block(self, block: int) -> bool:
         """Whether the views of a block have been written."""
-        return self._store._tree.has_block(self.node, block)
+        return self._chunks.has(self.node, block)
 
     def missing_blocks(self) -> list[int]:
         """Blocks whose views have not been written, ascending."""
-        return self._store._missing(self.node)
+        return self._chunks.missing(self.node)
 
 
 class LabelSet:
     """One teacher's logits on one view set, in one codec."""
 
-    def __init__(self, store: "Store", name: str) -> None:
+    def __init__(self, chunks: Chunks, name: str, attributes: dict[str, Any]) -> None:
+        """``attributes``: those of its node."""
         self.name = name
         self.node = f"{layout.LABELS}/{name}"
-        self.attributes = store._tree.attributes(self.node)
+        self.attributes = attributes
         self.teacher: dict[str, Any] = self.attributes["teacher"]
         self.source: str = self.attributes["source"]
         self.view_set: str = self.attributes["view_set"]
@@ -56,7 +58,7 @@ class LabelSet:
         self.identity: str = self.attributes["identity"]
         self.num_views: int = self.attributes["num_views"]
         self.codec: Codec = codec_from_json(self.attributes["codec"])
-        self._store = store
+        self._chunks = chunks
         self._coder: Coder | None = None
 
     @property
@@ -69,13 +71,13 @@ class LabelSet:
         """The codec with this label set's constants: what encodes and decodes. Raises ``StoreError`` before the fit."""
         if self._coder is None:
             if not self.fitted:
-                raise StoreError(f"Label set {self.name!r} of {self._store.path} was begun but has no labels yet.")
+                raise StoreError(f"Label set {self.name!r} of {self._chunks.path} was begun but has no labels yet.")
             nodes = {name: f"{self.node}/{layout.CONSTANTS}/{name}" for name in self.codec.constants}
             try:
-                constants = {name: self._store._tree.read_constant(node) for name, node in nodes.items()}
+                constants = {name: self._chunks.tree.read_constant(node) for name, node in nodes.items()}
             except (ValueError, RuntimeError) as error:
                 raise DamagedChunkError(
-                    f"The constants of label set {self.name!r} of {self._store.path} are damaged ({error}): run "
+                    f"The constants of label set {self.name!r} of {self._chunks.path} are damaged ({error}): run "
                     "`dmkd verify --repair`, then `dmkd label`."
                 ) from error
             self._coder = self.codec.bind(self.num_classes, constants)
@@ -103,7 +105,7 @@ class LabelSet:
     @property
     def quality(self) -> Rows:
         """float32 (N, 3): the teacher's top-1 class, p(class id) and entropy (nats) at the canonical view."""
-        return QualityRows(self._store, f"{self.node}/{layout.QUALITY}", self.identity)
+        return QualityRows(self._chunks, f"{self.node}/{layout.QUALITY}", self.identity)
 
     def quality_table(self, ids: Ids | None = None) -> Any:
         """The teacher's opinion as a table, one row an image: ``image`` int64, ``class_id`` int32, ``top1`` int32, ``p_class``
@@ -112,40 +114,39 @@ class LabelSet:
         A pandas DataFrame with index ``image`` if pandas is installed, else a numpy structured array. ``ids`` None: all images
         that are there and labelled. Raises ``DamagedChunkError`` for what can't be read.
         """
-        from .opinions import opinion_table, read_opinions
-
-        store = self._store
         if ids is None:
-            missing = {*store.missing_blocks(), *self.missing_blocks()}
-            blocks = [block for block in range(store.num_blocks) if block not in missing]
-            opinions = read_opinions(store, self, blocks)
+            opinions = self.opinions(self.labelled_blocks())
             if opinions.damaged:
                 raise DamagedChunkError(opinions.damaged[0])
             return opinion_table(opinions.ids, opinions.class_ids, opinions.quality)
-        wanted = store.resolve_ids([int(ids)] if isinstance(ids, int | np.integer) else ids)
-        return opinion_table(wanted, store.class_ids[wanted], self.quality[wanted])
+        wanted = self._chunks.resolve_ids(ids)
+        return opinion_table(wanted, ClassRows(self._chunks, layout.CLASS_IDS)[wanted], self.quality[wanted])
+
+    def opinions(self, blocks: Sequence[int]) -> Opinions:
+        """The quality of all images of some :meth:`labelled_blocks`, fast. What is damaged is named and left out."""
+        return read_opinions(self._chunks, self.node, self.identity, blocks)
 
     def encoded(self, ids: Ids) -> dict[str, np.ndarray]:
         """The codec's arrays at these ids, axis 0 being the id. Raises ``DamagedChunkError`` if they were not made from the
         images and views that are there."""
         if isinstance(ids, int | np.integer):
             return {name: rows[0] for name, rows in self.encoded([int(ids)]).items()}
-        wanted = self._store.resolve_ids(ids)
+        wanted = self._chunks.resolve_ids(ids)
         nodes = self.array_nodes
 
         def read() -> dict[str, np.ndarray]:
-            return self._proved(wanted, {name: self._store._read(node, wanted) for name, node in nodes.items()})
+            return self._proved(wanted, {name: self._chunks.read(node, wanted) for name, node in nodes.items()})
 
-        return proved(self._store, wanted, read)
+        return proved(self._chunks, wanted, read)
 
     def prove(self, ids: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
         """Raise ``DamagedChunkError`` unless the codec's arrays, (n, ...) straight from the files, are those of ids int64
         (n,)."""
-        proved(self._store, ids, lambda: self._proved(ids, arrays))
+        proved(self._chunks, ids, lambda: self._proved(ids, arrays))
 
     def _proved(self, ids: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return proved_encoded(
-            self._store, self.identity, ids, arrays, self.array_nodes, self.checks_node, self.views_node
+            self._chunks, self.identity, ids, arrays, self.array_nodes, self.checks_node, self.views_node
         )
 
     def logits(self, ids: Ids, view: int | None = None, temperature: float = 1.0) -> np.ndarray:
@@ -167,4 +168,30 @@ class LabelSet:
 
     def missing_blocks(self) -> list[int]:
         """Blocks that have no labels yet, ascending."""
-        return self._store._missing(self.marker) if self.fitted else list(range(self._store.num_blocks))
+        return self._chunks.missing(self.marker) if self.fitted else list(range(self._chunks.num_blocks))
+
+    def has_block(self, block: int) -> bool:
+        """Whether a block has labels."""
+        return self.fitted and self._chunks.has(self.marker, block)
+
+    def labelled_blocks(self) -> list[int]:
+        """Blocks that have both images and labels, ascending."""
+        absent = {*self._chunks.missing(layout.IMAGES), *self.missing_blocks()}
+        return [block for block in range(self._chunks.num_blocks) if block not in absent]
+
+
+def read_view_sets(chunks: Chunks) -> dict[str, ViewSet]:
+    """All view sets of a store by name, sorted; each one's attributes are read once."""
+    return {name: ViewSet(chunks, name, found) for name, found in _read_attributes(chunks, layout.VIEWS).items()}
+
+
+def read_label_sets(chunks: Chunks) -> dict[str, LabelSet]:
+    """As :func:`read_view_sets`. A label set whose creation was interrupted is not there yet."""
+    found = _read_attributes(chunks, layout.LABELS)
+    return {name: LabelSet(chunks, name, its) for name, its in found.items() if "identity" in its}
+
+
+def _read_attributes(chunks: Chunks, group: str) -> dict[str, dict[str, Any]]:
+    """Name -> attributes of what is directly below a group."""
+    names = chunks.tree.children(group)
+    return dict(zip(names, chunks.tree.map(lambda name: chunks.tree.attributes(f"{group}/{name}"), names), strict=True))

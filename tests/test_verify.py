@@ -157,7 +157,7 @@ def view(component, value):
         (*view("partner", 1.5), "a partner outside their block"),
         (*view("mix_left", 1.25), "a pasted rectangle outside the view"),
         (*view("left", np.nan), "NaN or infinite"),
-        (f"{LABELS}/quality", (20, 0), 10, f"{LABELS}/quality", "a top-1 class that there is not"),
+        (f"{LABELS}/quality", (20, 0), 10, f"{LABELS}/quality", "a top-1 class out of range"),
         (f"{LABELS}/quality", (20, 1), 1.5, f"{LABELS}/quality", "a probability outside 0 to 1"),
         (f"{LABELS}/quality", (20, 2), 9, f"{LABELS}/quality", "an entropy that no softmax has"),
         (f"{LABELS}/quality", (20, 2), np.inf, f"{LABELS}/quality", "NaN or infinite"),

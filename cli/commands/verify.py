@@ -9,7 +9,7 @@ from ..completion import files
 from ..options import device_option, json_option, store_option
 
 if TYPE_CHECKING:
-    from dmkd.stores.verifying.verifier import Finding
+    from dmkd.stores.verifying.finding import Finding
     from dmkd.verify import Report
 
 FINDINGS_SHOWN = 40  # of each severity; --json has them all

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dmkd.stores import LabelSet, Store, UsageError
+from dmkd.stores.chunks import by_block
 from dmkd.stores.layout import QUALITY_COMPONENTS
-from dmkd.stores.rows import by_block
 
 FIRST, ALL = "first", "all"
 PNG_EFFORT = (

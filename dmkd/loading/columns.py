@@ -69,7 +69,7 @@ def columns_of(store: Store, view_set: ViewSet, label_sets: Mapping[str, LabelSe
         read = lru_cache(KEPT_LABEL_BLOCKS)(_reader_of_labels(store, label_set))
         prove = partial(_prove_labels, read, store.block_size)
         for part, node in label_set.array_nodes.items():
-            shape = store._tree.shape(node)
+            shape = store.chunks.shape(node)
             columns.append(_column(store, f"{name}/{part}", node, partial(_part, read, part), shape, prove))
     return columns
 
@@ -82,16 +82,18 @@ def _column(
     shape: tuple[int, ...],
     prove: Callable[[np.ndarray, np.ndarray], object],
 ) -> Column:
-    plain = can_be_mapped(store, node) and store._tree.shape(node) == shape
-    return Column(name, node, read, name not in (IMAGES, CLASS_IDS), shape, store._tree.dtype(node), plain, prove)
+    plain = can_be_mapped(store.chunks, node) and store.chunks.shape(node) == shape
+    return Column(name, node, read, name not in (IMAGES, CLASS_IDS), shape, store.chunks.dtype(node), plain, prove)
 
 
 def _reader_of_labels(store: Store, label_set: LabelSet) -> Callable[[int], dict[str, np.ndarray]]:
     """Reads a block's arrays, verified together; as they lie in the files, mapped, where all of them can be: labels of many
     views are larger than the images, and are not copied to be verified."""
-    if not all(can_be_mapped(store, node) for node in label_set.array_nodes.values()):
+    if not all(can_be_mapped(store.chunks, node) for node in label_set.array_nodes.values()):
         return lambda block: label_set.encoded(np.array(store.block_ids(block)))
-    mapped = {part: MappedArray(store, node, prove=_proved_later) for part, node in label_set.array_nodes.items()}
+    mapped = {
+        part: MappedArray(store.chunks, node, prove=_proved_later) for part, node in label_set.array_nodes.items()
+    }
 
     def read(block: int) -> dict[str, np.ndarray]:
         ids = np.array(store.block_ids(block))

@@ -34,7 +34,7 @@ def reader_of(store: Store, column: Column) -> ReadBlock:
 
 
 def _mapped(store: Store, column: Column, max_maps: int = 2**30) -> MappedArray:
-    return MappedArray(store, column.node, max_maps, column.prove)
+    return MappedArray(store.chunks, column.node, max_maps, column.prove)
 
 
 class MappedRows:

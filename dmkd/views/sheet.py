@@ -62,7 +62,7 @@ def view_tiles(
     pixels = render_views(store, image_id, view_set, len(views))
     shown: Sequence[tuple[Line, ...]] = [()] * len(views)
     frames: list[str | None] = [None] * len(views)
-    if label_set is not None and label_set.fitted and not _unlabelled(store, label_set, image_id):
+    if label_set is not None and label_set.has_block(image_id // store.block_size):
         class_id = int(store.class_ids[image_id])
         probabilities = label_set.softmax(image_id, temperature=temperature)[: len(views)]
         shown = [_top_lines(store, row, class_id) for row in probabilities]
@@ -140,10 +140,6 @@ def _first_labels(store: Store) -> dict[str, LabelSet]:
         if label_set.fitted:
             first.setdefault(label_set.view_set, label_set)
     return first
-
-
-def _unlabelled(store: Store, label_set: LabelSet, image_id: int) -> bool:
-    return not store._tree.has_block(label_set.marker, image_id // store.block_size)
 
 
 def _outlines(views: np.ndarray) -> dict[int, tuple[Box, str]]:

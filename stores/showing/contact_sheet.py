@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..chunks import Ids
 from ..errors import UsageError
+from ..reader import Reader
 from ..sets import LabelSet
-
-if TYPE_CHECKING:
-    from ..store import Store
 
 SMALL_PX, LARGE_PX = 128, 256  # images are enlarged to at least the one and reduced to at most the other
 MARGIN, GAP, LINE_PX = 28, 14, 18
@@ -99,7 +97,7 @@ def draw_sheet(
     return sheet
 
 
-def image_tiles(store: "Store", ids: Sequence[int], label_set: LabelSet | None, named: bool = True) -> list[Tile]:
+def image_tiles(store: Reader, ids: Sequence[int], label_set: LabelSet | None, named: bool = True) -> list[Tile]:
     """A tile for each id: id, class, and if there are labels p(class) and entropy; where the teacher disagrees, in red
     what it says instead. ``named``: with the class, which a heading may have said."""
     chosen = np.asarray(ids, np.int64)
@@ -122,13 +120,31 @@ def image_tiles(store: "Store", ids: Sequence[int], label_set: LabelSet | None, 
     return tiles
 
 
-def show_images(store: "Store", ids: Sequence[int], label_set: LabelSet | None, columns: int | None) -> Image.Image:
-    """What :meth:`Store.show` gives."""
-    if len(ids) > MAX_TILES:
-        raise UsageError(f"{len(ids):,} images are too many for one sheet, which takes {MAX_TILES}: ask for fewer ids.")
-    if not len(ids):
+def show_images(store: Reader, ids: Ids, labels: str | None, columns: int | None) -> Image.Image:
+    """What :meth:`dmkd.stores.Store.show` gives."""
+    wanted = store.resolve_ids(ids)
+    label_set = _labels_of(store, wanted, labels)
+    if len(wanted) > MAX_TILES:
+        raise UsageError(
+            f"{len(wanted):,} images are too many for one sheet, which takes {MAX_TILES}: ask for fewer ids."
+        )
+    if not len(wanted):
         raise UsageError("There are no images to show: give some image ids.")
-    return draw_sheet(store.path, caption_key(label_set), [Row(image_tiles(store, ids, label_set))], columns)
+    tiles = image_tiles(store, wanted.tolist(), label_set)
+    return draw_sheet(store.path, caption_key(label_set), [Row(tiles)], columns)
+
+
+def _labels_of(store: Reader, ids: np.ndarray, name: str | None) -> LabelSet | None:
+    """The label set of this name; without a name the first that has labels of all these images, or None."""
+    label_sets = store.labels
+    if name is not None:
+        if name not in label_sets:
+            there = f"it has {', '.join(label_sets)}" if label_sets else "it has none"
+            raise UsageError(f"{store.path} has no label set {name!r}; {there}.")
+        return label_sets[name]
+    blocks = set((ids // store.block_size).tolist())
+    whole = (one for one in label_sets.values() if one.fitted and not blocks & set(one.missing_blocks()))
+    return next(whole, None)
 
 
 def caption_key(label_set: LabelSet | None) -> str:
@@ -138,7 +154,7 @@ def caption_key(label_set: LabelSet | None) -> str:
     return f"p: what {label_set.name} gives the class that was asked for; H: its entropy in nats; red: what it sees instead"
 
 
-def class_label(store: "Store", class_id: int) -> str:
+def class_label(store: Reader, class_id: int) -> str:
     """The first name of a class, such as ``tench``."""
     names = store.class_names
     return names[class_id].split(",")[0] if 0 <= class_id < len(names) else str(class_id)

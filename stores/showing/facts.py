@@ -4,24 +4,18 @@ Each array is listed once, which gives what is there and how many bytes it takes
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import layout, locations
+from .. import layout
 from ..errors import DamagedChunkError
-from ..opinions import read_opinions, sample_blocks, statistics
-from ..run_log import run_summaries
+from ..opinions import sampled, statistics
+from ..reader import Reader
 from ..sets import LabelSet, ViewSet
-
-if TYPE_CHECKING:
-    from ..store import Store
-
-BLOCKS_READ = 400  # of each label set's quality
-BLOCKS_READ_FROM_BUCKET = 100  # there each chunk is a request
 
 Listing = Mapping[str, Mapping[int, int]]  # node -> block -> bytes
 
 
-def store_facts(store: "Store", every_block: bool = False) -> dict[str, Any]:
+def store_facts(store: Reader, every_block: bool = False) -> dict[str, Any]:
     """JSON-able facts: what the store is, what made it, whether it is complete, its sizes, sets and runs.
 
     ``every_block``: the label sets' statistics are over all blocks and not over a sample. Damaged chunks that are met are
@@ -60,7 +54,7 @@ def store_facts(store: "Store", every_block: bool = False) -> dict[str, Any]:
         },
         "label_sets": labels,
         "damaged": list(dict.fromkeys(damaged)),
-        "runs": run_summaries(store._tree),
+        "runs": store.run_summaries(),
         "created": attributes["created"],
         "updated": attributes["updated"],
         "versions": attributes["versions"],
@@ -68,21 +62,21 @@ def store_facts(store: "Store", every_block: bool = False) -> dict[str, Any]:
 
 
 def _list_arrays(
-    store: "Store", view_sets: Mapping[str, ViewSet], label_sets: Mapping[str, LabelSet]
+    store: Reader, view_sets: Mapping[str, ViewSet], label_sets: Mapping[str, LabelSet]
 ) -> dict[str, dict[int, int]]:
     """Bytes of each block of each array, images first; a codec's constants have one block."""
+    tree = store.chunks.tree
     nodes = [layout.IMAGES, layout.CLASS_IDS, layout.CHECKS, *(view_set.node for view_set in view_sets.values())]
     for label_set in label_sets.values():
         nodes += [*label_set.array_nodes.values(), f"{label_set.node}/{layout.QUALITY}", label_set.checks_node]
         nodes += [f"{label_set.node}/{layout.CONSTANTS}/{name}" for name in label_set.codec.constants]
-    return dict(zip(nodes, store._tree.map(store._tree.chunk_bytes, nodes), strict=True))
+    return dict(zip(nodes, tree.map(tree.chunk_bytes, nodes), strict=True))
 
 
-def _array_facts(store: "Store", node: str, blocks: Mapping[int, int]) -> dict[str, Any]:
-    tree = store._tree
+def _array_facts(store: Reader, node: str, blocks: Mapping[int, int]) -> dict[str, Any]:
     return {
-        "dtype": str(tree.dtype(node)),
-        "shape": list(tree.shape(node)),
+        "dtype": str(store.chunks.dtype(node)),
+        "shape": list(store.chunks.shape(node)),
         "blocks": len(blocks),
         "bytes": sum(blocks.values()),
     }
@@ -97,7 +91,7 @@ def _readable(label_set: LabelSet, damaged: list[str]) -> bool:
         return False
 
 
-def _label_set_description(store: "Store", label_set: LabelSet) -> dict[str, Any]:
+def _label_set_description(store: Reader, label_set: LabelSet) -> dict[str, Any]:
     return {
         "teacher": label_set.teacher,
         "source": label_set.source,
@@ -111,7 +105,7 @@ def _label_set_description(store: "Store", label_set: LabelSet) -> dict[str, Any
 
 
 def _label_set_facts(
-    store: "Store",
+    store: Reader,
     label_set: LabelSet,
     listing: Listing,
     without_images: set[int],
@@ -129,9 +123,8 @@ def _label_set_facts(
         "bytes_a_view": round(size / views, 2) if views else None,
     }
     there = [block for block in range(store.num_blocks) if block in labelled and block not in without_images]
-    most = BLOCKS_READ_FROM_BUCKET if locations.scheme(store.path) else BLOCKS_READ
-    read = there if every_block else sample_blocks(there, most)
-    opinions = read_opinions(store, label_set, read)
+    read = there if every_block else sampled(store.path, there)
+    opinions = label_set.opinions(read)
     damaged += opinions.damaged
     told = statistics(opinions, store.class_names)
     if told:
@@ -145,5 +138,5 @@ def _label_set_facts(
     return facts
 
 
-def _absent(store: "Store", blocks: Mapping[int, int]) -> list[int]:
+def _absent(store: Reader, blocks: Mapping[int, int]) -> list[int]:
     return [block for block in range(store.num_blocks) if block not in blocks]

@@ -7,15 +7,12 @@ import base64
 import html
 import io
 import threading
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import DmkdError
-from ..opinions import read_opinions, sample_blocks, statistics
-
-if TYPE_CHECKING:
-    from ..store import Store
+from ..opinions import sample_blocks, statistics
+from ..reader import Reader
 
 SECONDS = 0.8
 IMAGES_SHOWN = 10
@@ -29,7 +26,7 @@ _CELL = "text-align:left;padding:2px 18px 2px 0;background:transparent;border:0;
 _QUIET = "opacity:.65;font-weight:normal"
 
 
-def html_card(store: "Store", seconds: float = SECONDS) -> str:
+def html_card(store: Reader, seconds: float = SECONDS) -> str:
     """The card: what the store is, how far, its labels, some images. Raises nothing."""
     parts: dict[str, str] = {}
     # Another thread reads, since a bucket may not answer at all; it dies with the process.
@@ -42,7 +39,7 @@ def html_card(store: "Store", seconds: float = SECONDS) -> str:
     return f'<div style="{_CARD}"><div style="font-weight:600">{html.escape(store.path)}</div>{body}</div>'
 
 
-def _read(store: "Store", parts: dict[str, str]) -> None:
+def _read(store: Reader, parts: dict[str, str]) -> None:
     try:
         parts["facts"] = _facts(store, None)
         missing = store.missing_blocks()
@@ -57,7 +54,7 @@ def _read(store: "Store", parts: dict[str, str]) -> None:
     parts["done"] = ""
 
 
-def _facts(store: "Store", missing: list[int] | None) -> str:
+def _facts(store: Reader, missing: list[int] | None) -> str:
     height, width, _ = store.image_shape
     recipe = store.recipe
     made = recipe.get("generator") or recipe.get("source") or "unknown"
@@ -76,13 +73,13 @@ def _facts(store: "Store", missing: list[int] | None) -> str:
     return _table([[f'<span style="{_QUIET}">{name}</span>', html.escape(str(value))] for name, value in rows])
 
 
-def _labels(store: "Store", without_images: set[int]) -> str:
+def _labels(store: Reader, without_images: set[int]) -> str:
     rows = []
     label_sets = store.labels
     for name, label_set in list(label_sets.items())[:LABEL_SETS_SHOWN]:
         missing = set(label_set.missing_blocks())
         there = [block for block in range(store.num_blocks) if block not in missing | without_images]
-        told = statistics(read_opinions(store, label_set, sample_blocks(there, BLOCKS_READ)), store.class_names)
+        told = statistics(label_set.opinions(sample_blocks(there, BLOCKS_READ)), store.class_names)
         about = "≈ " if len(there) > BLOCKS_READ else ""
         opinion = (
             [f"{about}{told['agreement']:.0%}", f"{about}{told['entropy']['mean']:.2f}"] if told else ["none yet", ""]
@@ -103,7 +100,7 @@ def _labels(store: "Store", without_images: set[int]) -> str:
     return _table(rows, ["label set", "teacher", "views", "codec", "done", "agrees", "entropy"])
 
 
-def _images(store: "Store", missing: set[int]) -> str:
+def _images(store: Reader, missing: set[int]) -> str:
     """Some images, of different classes where there are such among those that one block holds."""
     block = next(block for block in range(store.num_blocks) if block not in missing)
     ids = np.array(store.block_ids(block))

@@ -4,35 +4,24 @@ A large store is not read whole: some blocks are sampled, always the same ones.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import StoreError, UsageError
-from ..locations import scheme
-from ..opinions import read_opinions, sample_blocks
+from ..opinions import sampled
+from ..reader import Reader
 from ..sets import LabelSet
-from .facts import BLOCKS_READ, BLOCKS_READ_FROM_BUCKET
-
-if TYPE_CHECKING:
-    from ..store import Store
 
 ORDERS = ("entropy", "agreed", "disagreed")
 
 
-def blocks_to_read(store: "Store", label_set: LabelSet | None = None) -> list[int]:
-    """A sample of the blocks that have images, and labels if a label set is given."""
-    missing = set(store.missing_blocks()) | set(label_set.missing_blocks() if label_set else ())
-    there = [block for block in range(store.num_blocks) if block not in missing]
-    return sample_blocks(there, BLOCKS_READ_FROM_BUCKET if scheme(store.path) else BLOCKS_READ)
-
-
 def pick_by_class(
-    store: "Store", count: int, classes: Sequence[int] | None = None, most_classes: int = 12
+    store: Reader, count: int, classes: Sequence[int] | None = None, most_classes: int = 12
 ) -> dict[int, np.ndarray]:
     """Class id -> ids int64 of up to ``count`` of its images, the smallest first. ``classes`` None: ``most_classes`` of those
     that there are images of, evenly spread. Raises ``StoreError`` if there are no images yet."""
-    blocks = blocks_to_read(store)
+    missing = set(store.missing_blocks())
+    blocks = sampled(store.path, [block for block in range(store.num_blocks) if block not in missing])
     if not blocks:
         raise _nothing(store, "images")
     ids = np.concatenate([store.block_ids(block) for block in blocks])
@@ -46,13 +35,13 @@ def pick_by_class(
     return {one: ids[class_ids == one][:count] for one in classes}
 
 
-def pick_by_opinion(store: "Store", label_set: LabelSet, order: str, count: int) -> tuple[np.ndarray, int]:
+def pick_by_opinion(store: Reader, label_set: LabelSet, order: str, count: int) -> tuple[np.ndarray, int]:
     """Ids int64 of ``count`` images, and among how many they were found.
 
     ``order``: ``entropy``, from the smallest to the largest in equal steps of rank; ``agreed``, those with the largest
     p(class); ``disagreed``, those with the smallest. Raises ``StoreError`` if nothing is labelled yet.
     """
-    opinions = read_opinions(store, label_set, blocks_to_read(store, label_set))
+    opinions = label_set.opinions(sampled(store.path, label_set.labelled_blocks()))
     if not len(opinions.ids):
         raise _nothing(store, f"images that {label_set.name} has labelled")
     count = min(count, len(opinions.ids))
@@ -67,5 +56,5 @@ def pick_by_opinion(store: "Store", label_set: LabelSet, order: str, count: int)
     return opinions.ids[chosen], len(opinions.ids)
 
 
-def _nothing(store: "Store", what: str) -> StoreError:
+def _nothing(store: Reader, what: str) -> StoreError:
     return StoreError(f"{store.path} has no {what} yet: nothing can be shown.")

@@ -11,17 +11,16 @@ import numpy as np
 
 from .. import layout
 from ..errors import UsageError
+from ..reader import Reader
 
 if TYPE_CHECKING:
     import xarray
 
-    from ..store import Store
-
 Read = Callable[[np.ndarray], np.ndarray]
 
 
-def to_xarray(store: "Store") -> "xarray.DataTree":
-    """What :meth:`Store.to_xarray` gives."""
+def to_xarray(store: Reader) -> "xarray.DataTree":
+    """What :meth:`dmkd.stores.Store.to_xarray` gives."""
     try:
         import xarray
     except ImportError as error:

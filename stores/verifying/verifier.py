@@ -4,8 +4,7 @@ Checksums, shapes, ranges and identities; that what is there is all there. Knows
 those that the recipe and the teacher give is :mod:`dmkd.verify`'s business.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,48 +13,14 @@ from .. import layout
 from ..checks import class_checks, encoded_checks, image_checks, quality_checks, views_bound
 from ..codecs import Coder
 from ..errors import DmkdError, StoreUnreachableError, first_line
-from ..identity import fingerprint
+from ..identity import is_fingerprint
+from ..reader import Reader
 from ..sets import LabelSet, ViewSet
-from ..store import Store
-from ..trees.tree import Tree, open_tree
+from ..trees.tree import open_tree
+from .finding import ERROR, NOTE, WARNING, Finding, show_ids, some
+from .values import OddImages, decodes_finite, wrong_quality, wrong_views
 
-ERROR, WARNING, NOTE = "error", "warning", "note"
-
-BOX_TOLERANCE = 1e-6  # boxes are sums of float32 fractions
-QUALITY_TOLERANCE = 1e-3  # of p(class) and entropy, both rounded to float32
-DECODED_AT_ONCE = 2**24  # logits, 64 MB: what decoding may hold at a time
-IDS_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was found. ``block`` None: it concerns the whole ``node`` (an array or a group, "" the store)."""
-
-    severity: str  # ERROR: the store is not sound; WARNING: odd, but readable; NOTE: not done yet
-    node: str
-    sentence: str
-    block: int | None = None
-    # Whether deleting chunks lets the next run make sound ones: so it is with wrong bytes, not with wrong attributes.
-    repairable: bool = False
-
-    @property
-    def where(self) -> str:
-        return (self.node or "store") + ("" if self.block is None else f", block {self.block}")
-
-    def to_json(self) -> dict[str, Any]:
-        return {"severity": self.severity, "where": self.where, "block": self.block, "sentence": self.sentence}
-
-
-@dataclass
-class Repair:
-    """What :func:`repair` did."""
-
-    deleted: dict[tuple[str, int], None] = field(default_factory=dict)  # chunks in this order: node, block
-    refitted: list[str] = field(default_factory=list)  # label sets that begin anew, their constants being damaged
-    swept: int = 0  # half-written files
-    refused: list[str] = field(default_factory=list)  # sentences: what could not be repaired, and why
-    images: bool = False  # whether images must be made again
-    labels: bool = False  # whether labels must
+_ROOT_ATTRIBUTES = ("recipe", "identity", "source", "class_names", "block_size")
 
 
 class Verifier:
@@ -65,7 +30,7 @@ class Verifier:
     not even the images' metadata can be read.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Reader) -> None:
         self.store = store
         self.num_blocks = self.chunks = self.bytes = 0
         self.label_sets: list[LabelSet] = []  # those that are readable and have arrays
@@ -77,10 +42,7 @@ class Verifier:
         self._tree = open_tree(store.path)
         self._present: dict[str, set[int]] = {}
         self._view_sets: list[ViewSet] = []
-        self._constant: list[int] = []
-        self._alike: list[tuple[int, int]] = []
-        self._blocks_seen: dict[int, int] = {}
-        self._blocks_alike: list[tuple[int, int]] = []
+        self._odd_images = OddImages()
 
     # Attributes, metadata and constants
 
@@ -95,7 +57,7 @@ class Verifier:
         except (KeyError, ValueError, TypeError) as error:
             yield Finding(ERROR, layout.IMAGES, f"The array's metadata can't be read ({first_line(error)}).")
             return
-        if _fingerprint(store.recipe) != store.identity:
+        if not is_fingerprint(store.identity, store.recipe):
             yield Finding(
                 ERROR,
                 "",
@@ -116,10 +78,9 @@ class Verifier:
             )
 
     def _view_set(self, name: str) -> Iterator[Finding]:
-        view_set = ViewSet(self.store, name)
-        if view_set.identity != _fingerprint(
-            {"store": self.store.identity, **_without(view_set.attributes, "identity")}
-        ):
+        view_set = ViewSet(self.store.chunks, name, self._tree.attributes(f"{layout.VIEWS}/{name}"))
+        whole = {"store": self.store.identity, **_without(view_set.attributes, "identity")}
+        if not is_fingerprint(view_set.identity, whole):
             yield Finding(ERROR, view_set.node, "The identity is not that of the store and the views' description.")
         num_views = view_set.attributes["num_views"]
         yield from self._array(view_set.node, layout.views_spec(num_views, len(view_set.components)))
@@ -133,27 +94,23 @@ class Verifier:
                 NOTE, node, "The making of this label set was interrupted before it had a name; nothing is in it."
             )
             return
-        label_set = LabelSet(self.store, name)
+        label_set = LabelSet(self.store.chunks, name, attributes)
         view_set = next((view_set for view_set in self._view_sets if view_set.name == label_set.view_set), None)
         if view_set is None:
             yield Finding(ERROR, node, f"Its view set {label_set.view_set!r} is not there or not readable.")
         else:
             description = _without(attributes, "identity", "source", "fitted")
             whole = {"store": self.store.identity, "views": view_set.identity, **description}
-            if label_set.identity != _fingerprint(whole):
+            if not is_fingerprint(label_set.identity, whole):
                 yield Finding(
                     ERROR, node, "The identity is not that of the store, the views, the teacher and the codec."
                 )
             if label_set.num_views != view_set.num_views:
                 yield Finding(ERROR, node, f"It has {label_set.num_views} views and its view set {view_set.num_views}.")
-        if label_set.num_classes != self.store.num_classes:
-            yield Finding(
-                ERROR, node, f"It has {label_set.num_classes} classes and the store {self.store.num_classes}."
-            )
-        if view_set is None or (label_set.num_views, label_set.num_classes) != (
-            view_set.num_views,
-            self.store.num_classes,
-        ):
+        num_classes = self.store.num_classes
+        if label_set.num_classes != num_classes:
+            yield Finding(ERROR, node, f"It has {label_set.num_classes} classes and the store {num_classes}.")
+        if view_set is None or label_set.num_views != view_set.num_views or label_set.num_classes != num_classes:
             return  # every block would be found wrong for it
         if not label_set.fitted:
             yield Finding(NOTE, node, "It was begun and has no labels yet.")
@@ -258,7 +215,7 @@ class Verifier:
             yield Finding(ERROR, layout.CHECKS, "There are images and no checks of this block.", block, repairable=True)
         images = (yield from self._read(layout.IMAGES, block, len(ids))) if done else None
         if images is not None:
-            self._look_at(images, block)
+            self._odd_images.look_at(images, block, int(ids[0]))
         # Without images the rest is what an interrupted run left, and is written anew: some of it may be older.
         if not done or class_ids is None or checks is None:
             return None
@@ -274,34 +231,11 @@ class Verifier:
                 yield self._rows(layout.IMAGES, block, wrong, what)
         return checks
 
-    def _look_at(self, images: np.ndarray, block: int) -> None:
-        """Remember images of one colour, and images that are alike."""
-        start = block * self.store.block_size
-        flat = images.reshape(len(images), -1, images.shape[-1])
-        # One row first: only few images pass, and the others need not be read to their ends.
-        width = images.shape[2]
-        candidates = np.flatnonzero((flat[:, :width] == flat[:, :1]).all((1, 2)))
-        one_colour = {int(row) for row in candidates if (flat[row] == flat[row, :1]).all()}
-        self._constant += [start + row for row in sorted(one_colour)]
-        first: dict[bytes, int] = {}
-        keys = []
-        for row, image in enumerate(images):
-            key = image.tobytes()
-            keys.append(hash(key))
-            if (twin := first.setdefault(key, row)) != row and row not in one_colour:
-                self._alike.append((start + twin, start + row))
-        # A whole chunk that was copied over another one has a right checksum.
-        if (twin := self._blocks_seen.setdefault(hash(tuple(keys)), block)) != block and len(one_colour) < len(images):
-            self._blocks_alike.append((twin, block))
-
     def _views(self, view_set: ViewSet, block: int, ids: np.ndarray) -> Generator[Finding, None, np.ndarray | None]:
         """Returns the views as stored, if they are sound."""
         if not self.has(view_set.node, block):
-            if any(
-                self._labelled(label_set, block)
-                for label_set in self.label_sets
-                if label_set.views_node == view_set.node
-            ):
+            of_these = [label_set for label_set in self.label_sets if label_set.views_node == view_set.node]
+            if any(self._labelled(label_set, block) for label_set in of_these):
                 what = "The chunk is missing, and there are labels of these views."
                 yield Finding(ERROR, view_set.node, what, block, repairable=True)
             return None
@@ -313,7 +247,7 @@ class Verifier:
         if not bound.all():
             yield self._rows(view_set.node, block, ~bound, "are the views of other images: those of another block")
             sound = False
-        for wrong, what in _wrong_views(stored[:, :, :-1], view_set.components, len(ids)):
+        for wrong, what in wrong_views(stored[:, :, :-1], view_set.components, len(ids)):
             if wrong.any():
                 yield self._rows(view_set.node, block, np.any(wrong, axis=1), what)
                 sound = False
@@ -344,7 +278,7 @@ class Verifier:
                 yield self._rows(node, block, wrong, "are NaN or infinite")
                 continue
             if node.endswith(f"/{layout.QUALITY}"):
-                odd = [found for found in _wrong_quality(rows, label_set.num_classes) if found[0].any()]
+                odd = [found for found in wrong_quality(rows, label_set.num_classes) if found[0].any()]
                 for wrong, what in odd:
                     yield self._rows(node, block, wrong, what)
                 if odd:
@@ -355,7 +289,7 @@ class Verifier:
         quality, checks = arrays.pop(layout.QUALITY), arrays.pop(layout.CHECKS)
         try:
             logits_each = label_set.num_views * label_set.num_classes
-            finite = _decodes(self.coders[label_set.name], arrays, len(ids), logits_each)
+            finite = decodes_finite(self.coders[label_set.name], arrays, len(ids), logits_each)
         except (ValueError, IndexError, DmkdError) as error:
             yield Finding(
                 ERROR, label_set.node, f"The labels can't be decoded ({first_line(error)}).", block, repairable=True
@@ -431,14 +365,7 @@ class Verifier:
 
     def summary(self) -> Iterator[Finding]:
         """What can only be said of all blocks together: oddities among the images, and what is not there yet."""
-        if self._constant:
-            yield Finding(WARNING, layout.IMAGES, f"One colour all over: {show_ids(self._constant)}.")
-        if self._alike:
-            pairs = _some([f"{first} and {second}" for first, second in self._alike])
-            yield Finding(WARNING, layout.IMAGES, f"{len(self._alike)} times the same image twice in a block: {pairs}.")
-        if self._blocks_alike:
-            pairs = _some([f"{first} and {second}" for first, second in self._blocks_alike])
-            yield Finding(WARNING, layout.IMAGES, f"Whole blocks with the same images: {pairs}.")
+        yield from self._odd_images.findings()
         with_images = {block for block in range(self.num_blocks) if self.has(layout.IMAGES, block)}
         if missing := self.num_blocks - len(with_images):
             yield Finding(NOTE, layout.IMAGES, f"{missing:,} of {self.num_blocks:,} blocks have no images yet.")
@@ -453,166 +380,12 @@ class Verifier:
                     NOTE,
                     label_set.node,
                     f"{len(early):,} blocks have labels and no images (an interrupted run; they are made again): "
-                    f"{_some([str(block) for block in early])}.",
+                    f"{some([str(block) for block in early])}.",
                 )
-
-
-_ROOT_ATTRIBUTES = ("recipe", "identity", "source", "class_names", "block_size")
-
-
-def repair(store: Store, findings: Iterable[Finding]) -> Repair:
-    """Delete what is broken, and only that, so that the next `dmkd generate` or `dmkd label` makes it again.
-
-    Each block is looked at once more before anything of it is deleted. Wherever a chunk goes, the marker of its block goes
-    first, so that an interruption leaves a block that counts as missing. Labels of a block stay if only its images are
-    damaged: the same pixels come back (should others come, ``Store.write_block`` deletes what was made from the old
-    ones). Views that no labels fit go too, since they may be what is wrong; they are drawn again. Images that no generator
-    made can't come back and are never deleted, and nothing is while attributes are wrong: what would be made by them is
-    not what was there.
-    """
-    done = Repair()
-    tree = open_tree(store.path)
-    done.swept = store.sweep_partials()
-    broken = [finding for finding in findings if finding.severity == ERROR]
-    again = Verifier(store)
-    seen = set(again.attributes())
-    if any(finding.severity == ERROR and not finding.repairable for finding in seen):
-        done.refused.append(
-            "attributes or metadata are wrong, and what is made by them may be something else than what was there. "
-            f"Nothing was deleted; bring {tree.metadata_file} back from a copy first."
-        )
-        return done
-    for block in sorted({finding.block for finding in broken if finding.block is not None and finding.repairable}):
-        if block < again.num_blocks:
-            seen.update(again.block(block))
-    label_sets = {label_set.name: label_set for label_set in again.label_sets}
-
-    def delete(node: str, block: int) -> None:
-        if (node, block) not in done.deleted and again.has(node, block):
-            tree.delete_block(node, block)
-            done.deleted[node, block] = None
-
-    def delete_labels(name: str, block: int) -> None:
-        for node in reversed(again.parts[name]):
-            delete(node, block)
-
-    def delete_views(node: str, block: int) -> None:
-        for name, label_set in label_sets.items():
-            if label_set.views_node == node:
-                delete_labels(name, block)
-        delete(node, block)
-
-    for finding in broken:
-        if not finding.repairable:
-            done.refused.append(
-                f"{finding.where}: the file is there and can't be read; see to the disk or to its permissions."
-            )
-        elif finding not in seen:
-            done.refused.append(f"{finding.where}: it could be read the second time; nothing was deleted.")
-        elif finding.block is not None and finding.block >= again.num_blocks:
-            delete(finding.node, finding.block)
-        elif finding.node in (layout.IMAGES, layout.CLASS_IDS, layout.CHECKS):
-            assert finding.block is not None
-            if store.source is None:
-                done.refused.append(
-                    f"{finding.where}: these images were not made by a generator, so dmkd can't make them again. "
-                    + _way_back(tree, tree.chunk_path(layout.IMAGES, finding.block))
-                )
-                continue
-            delete(layout.IMAGES, finding.block)
-            if finding.node != layout.IMAGES:  # one of the two, and which can't be told
-                delete(layout.CHECKS, finding.block)
-                delete(layout.CLASS_IDS, finding.block)
-            done.images = True
-        elif finding.node.startswith(f"{layout.VIEWS}/"):
-            assert finding.block is not None
-            delete_views(finding.node, finding.block)
-            done.labels = True
-        else:
-            name = finding.node.split("/")[1]
-            done.labels = True
-            if f"/{layout.CONSTANTS}/" in finding.node:
-                # Without its constants no label can be decoded: the next fit makes the arrays anew.
-                if name not in done.refitted:
-                    tree.set_attributes({"fitted": False}, f"{layout.LABELS}/{name}")
-                    done.refitted.append(name)
-            elif name not in done.refitted:
-                assert finding.block is not None
-                delete_labels(name, finding.block)
-                of_views = (label_sets[name].views_node, finding.block)
-                if of_views in again.doubted_views - again.confirmed_views:
-                    delete_views(*of_views)
-    return done
-
-
-def _way_back(tree: Tree, chunk: str) -> str:
-    if not tree.chunk_files:
-        return f"Bring {tree.path} back from a copy, or `dmkd import` into a new store what they were imported from."
-    return (
-        "Bring the chunk back from a copy; or, if what they were imported from is still there, delete "
-        f"{chunk} and run the same `dmkd import` again."
-    )
-
-
-def show_ids(ids: Sequence[int] | np.ndarray) -> str:
-    """``3 images (7, 8, 100)``, the first ids only."""
-    return f"{len(ids):,} image{'s' if len(ids) != 1 else ''} ({_some([str(int(i)) for i in ids])})"
-
-
-def _wrong_views(views: np.ndarray, components: Sequence[str], count: int) -> Iterator[tuple[np.ndarray, str]]:
-    """float32 (n, V, P) -> which views (n, V) are wrong, and what is wrong with them."""
-    finite = np.isfinite(views).all(2)
-    yield ~finite, "are NaN or infinite views"
-    part = {name: np.where(finite, views[:, :, place], 0).astype(np.float64) for place, name in enumerate(components)}
-    end = 1 + BOX_TOLERANCE
-    top, left, height, width = (np.where(finite, part[name], 1) for name in ("top", "left", "height", "width"))
-    outside = (top < 0) | (left < 0) | (height <= 0) | (width <= 0) | (top + height > end) | (left + width > end)
-    yield outside & finite, "have crop boxes outside the image"
-    yield finite & ~np.isin(part["flip"], (0, 1)), "have a flip other than 0 and 1"
-    if "partner" in part:
-        partner = part["partner"]
-        yield (partner < 0) | (partner >= count) | (partner != np.rint(partner)), "have a partner outside their block"
-    if "mix_top" in part:
-        top, left, height, width = (part[f"mix_{name}"] for name in ("top", "left", "height", "width"))
-        outside = (top < 0) | (left < 0) | (height < 0) | (width < 0) | (top + height > end) | (left + width > end)
-        yield outside, "have a pasted rectangle outside the view"
-    if "weight" in part:
-        yield (part["weight"] < 0) | (part["weight"] > 1), "have a mixing weight outside 0 to 1"
-
-
-def _wrong_quality(quality: np.ndarray, num_classes: int) -> Iterator[tuple[np.ndarray, str]]:
-    """Finite float32 (n, 3) -> which rows (n,) are wrong, and what is wrong with them."""
-    top1, p_class, entropy = quality.T
-    yield (top1 < 0) | (top1 >= num_classes) | (top1 != np.rint(top1)), "name a top-1 class that there is not"
-    yield (p_class < 0) | (p_class > 1 + QUALITY_TOLERANCE), "have a probability outside 0 to 1"
-    highest = np.log(num_classes) + QUALITY_TOLERANCE
-    yield (entropy < -QUALITY_TOLERANCE) | (entropy > highest), "have an entropy that no softmax has"
-
-
-def _decodes(coder: Coder, arrays: Mapping[str, np.ndarray], count: int, logits_each: int) -> np.ndarray:
-    """Which of n images decode to finite logits, bool (n,); some images at a time."""
-    at_once = max(1, DECODED_AT_ONCE // logits_each)
-    finite = []
-    for start in range(0, count, at_once):
-        with np.errstate(all="ignore"):  # what overflows is found below
-            logits = coder.decode({name: rows[start : start + at_once] for name, rows in arrays.items()})
-        finite.append(np.isfinite(logits).all((1, 2)))
-    return np.concatenate(finite)
-
-
-def _fingerprint(description: Mapping[str, Any]) -> str | None:
-    try:
-        return fingerprint(description)
-    except (TypeError, ValueError):  # NaN, or what JSON can't hold
-        return None
 
 
 def _without(attributes: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in attributes.items() if key not in keys}
-
-
-def _some(texts: Sequence[str]) -> str:
-    return ", ".join(texts[:IDS_SHOWN]) + (", …" if len(texts) > IDS_SHOWN else "")
 
 
 def _show(shape: tuple[int, ...]) -> str:

@@ -420,7 +420,7 @@ def test_a_chunk_that_vanishes_is_missing(tmp_path):
 
 
 def test_few_maps_are_enough(store):
-    array = MappedArray(store, "images", max_maps=2)
+    array = MappedArray(store.chunks, "images", max_maps=2)
     ids = np.random.default_rng(0).permutation(100)
     rows = np.empty((100, 8, 8, 3), np.uint8)
     array.take(ids, rows)

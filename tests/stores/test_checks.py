@@ -21,8 +21,8 @@ from corruptions import arrays_of, corrupt, found_by_verify, kinds, make_store, 
 from dmkd.runtime.progress import Silent
 from dmkd.stores import DamagedChunkError, UsageError, open_store, parse_codec
 from dmkd.stores.checks import bind_views, image_checks, label_checks, views_bound
-from dmkd.stores.rows import KeptChunks, by_block
-from dmkd.stores.verifying.verifier import ERROR
+from dmkd.stores.chunks import KeptChunks, by_block
+from dmkd.stores.verifying.finding import ERROR
 from dmkd.verify import verify
 
 
@@ -427,7 +427,7 @@ def test_kept_chunks_are_bounded():
 
 def test_one_store_can_be_read_by_several_threads(path):
     store, failures = open_store(path), []
-    store._kept.max_bytes = 500  # so that chunks come and go
+    store.chunks.kept.max_bytes = 500  # so that chunks come and go
     expected = store.images[:]
 
     def read(seed):

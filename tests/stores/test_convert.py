@@ -14,7 +14,8 @@ from conftest import CLASS_NAMES, block_arrays, filled_store, new_store, tree_by
 from dmkd.cli.main import main
 from dmkd.stores import DamagedChunkError, UsageError, create_store, open_store, parse_codec
 from dmkd.stores.convert import convert
-from dmkd.stores.verifying import verifier as verify
+from dmkd.stores.verifying.finding import ERROR
+from dmkd.stores.verifying.verifier import Verifier
 
 
 def dmkd(*arguments):
@@ -75,16 +76,16 @@ def rich(tmp_path_factory):
 
 def test_there_and_back_everything_is_equal_to_the_bit(rich, tmp_path):
     there = convert(rich, str(tmp_path / "s.h5"))
-    assert contents(there._tree) == contents(rich._tree)
+    assert contents(there.chunks.tree) == contents(rich.chunks.tree)
     assert there.runs() == rich.runs() and len(there.runs()) == 2
     assert there.attributes["dmkd_format"] == 1
     back = convert(there, str(tmp_path / "back.zarr"))
     assert tree_bytes(tmp_path / "back.zarr") == tree_bytes(Path(rich.path))
-    assert contents(back._tree) == contents(rich._tree)
+    assert contents(back.chunks.tree) == contents(rich.chunks.tree)
     for store in (there, back):
-        verifier = verify.Verifier(store)
+        verifier = Verifier(store)
         findings = [*verifier.attributes(), *(f for b in range(store.num_blocks) for f in verifier.block(b))]
-        assert [finding for finding in findings if finding.severity == verify.ERROR] == []
+        assert [finding for finding in findings if finding.severity == ERROR] == []
         np.testing.assert_array_equal(store.labels["klt"].logits([3, 99]), rich.labels["klt"].logits([3, 99]))
         assert store.missing_blocks() == [2]
 
@@ -138,7 +139,7 @@ def test_a_copy_that_is_killed_goes_on_and_ends_the_same(tmp_path, name):
         if process.exitcode == 0:
             break
         kills += 1
-    assert kills >= 2 and contents(open_store(target)._tree) == contents(source._tree)
+    assert kills >= 2 and contents(open_store(target).chunks.tree) == contents(source.chunks.tree)
 
 
 def test_what_changed_in_the_source_meanwhile_is_copied_again(tmp_path, monkeypatch):
@@ -150,8 +151,8 @@ def test_what_changed_in_the_source_meanwhile_is_copied_again(tmp_path, monkeypa
         convert(source, str(tmp_path / "s.h5"))
     monkeypatch.undo()
     source.write_block(1, **block_arrays(source, 1, seed=99))
-    source._tree.delete_block("images", 3)
-    assert contents(convert(source, str(tmp_path / "s.h5"))._tree) == contents(source._tree)
+    source.chunks.tree.delete_block("images", 3)
+    assert contents(convert(source, str(tmp_path / "s.h5")).chunks.tree) == contents(source.chunks.tree)
 
 
 def test_bad_requests_are_told_and_harm_nothing(tmp_path):

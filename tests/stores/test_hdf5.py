@@ -201,16 +201,16 @@ def test_what_fails_inside_a_transaction_changes_nothing(tmp_path):
     before = Path(store.path).read_bytes()
 
     def fail() -> None:
-        with store._tree.transaction():
-            store._tree.delete_block("images", 1)
-            store._tree.set_attributes({"state": "odd"})
-            assert not store._tree.has_block("images", 1)
+        with store.chunks.tree.transaction():
+            store.chunks.tree.delete_block("images", 1)
+            store.chunks.tree.set_attributes({"state": "odd"})
+            assert not store.chunks.tree.has_block("images", 1)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert Path(store.path).read_bytes() == before
-    assert store.missing_blocks() == [] and store._tree.attributes()["state"] == "ready"
+    assert store.missing_blocks() == [] and store.chunks.tree.attributes()["state"] == "ready"
 
 
 FULL_DISK = """
@@ -352,7 +352,7 @@ def test_every_byte_that_is_read_is_checked(tmp_path):
 
 def test_deleted_blocks_are_missing_read_as_fill_values_and_can_be_written_again(tmp_path):
     store = filled_store(tmp_path / "s.h5", num_images=48)
-    store._tree.delete_block("images", 1)
+    store.chunks.tree.delete_block("images", 1)
     assert open_store(store.path).missing_blocks() == store.missing_blocks() == [1]
     with h5py.File(store.path, "r") as file:
         assert (file["images"][16:32] == 0).all() and (file["images"][32:] != 0).any()
@@ -372,13 +372,13 @@ def test_long_attributes_and_any_text_come_back(tmp_path):
 
 def test_listing_twenty_thousand_blocks_is_fast(tmp_path):
     store = new_store(tmp_path / "s.h5", num_images=20_000, block_size=1)
-    with store._tree.transaction():
+    with store.chunks.tree.transaction():
         for block in range(20_000):
-            store._tree.write_block("class_ids", block, np.array([3], np.int32))
+            store.chunks.tree.write_block("class_ids", block, np.array([3], np.int32))
     again = open_store(store.path)
     start = time.perf_counter()
-    assert len(again._tree.present_blocks("class_ids")) == 20_000
-    assert all(again._tree.has_block("class_ids", block) for block in range(0, 20_000, 100))
+    assert len(again.chunks.tree.present_blocks("class_ids")) == 20_000
+    assert all(again.chunks.tree.has_block("class_ids", block) for block in range(0, 20_000, 100))
     assert time.perf_counter() - start < 5
 
 

@@ -13,6 +13,7 @@ from conftest import block_arrays, filled_store, new_store
 
 import dmkd
 from dmkd.stores import DamagedChunkError, MissingBlockError, Store, UsageError, create_store, open_store, parse_codec
+from dmkd.stores.chunks import Chunks
 from dmkd.stores.showing.html_card import html_card
 
 PATIENT = 60.0  # seconds: what a card shows does not depend on how busy the machine is
@@ -169,8 +170,8 @@ def test_the_xarray_tree_reads_only_what_is_asked_for_and_knows_what_is_missing(
     store = new_store(tmp_path / "s.zarr")
     store.write_block(1, **block_arrays(store, 1))
     read = []
-    real = Store._decoded
-    monkeypatch.setattr(Store, "_decoded", lambda self, node, block: read.append(node) or real(self, node, block))
+    real = Chunks.decoded
+    monkeypatch.setattr(Chunks, "decoded", lambda self, node, block: read.append(node) or real(self, node, block))
     tree = open_store(store.path).to_xarray()
     repr(tree), tree._repr_html_()
     assert not read

@@ -357,7 +357,7 @@ def test_blocks_beyond_the_first_thousand_are_listed(place, requests):
     for block in range(2400):  # 2400 requests would take a minute
         s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(bucket, f"{prefix}/class_ids/c.{block}", b"chunk")
     requests.clear()
-    assert store._missing("class_ids") == list(range(2400, 2500))
+    assert store.chunks.missing("class_ids") == list(range(2400, 2500))
     assert len(requests) == 3
 
 

@@ -61,7 +61,7 @@ def test_a_full_disk_keeps_its_own_error(tmp_path, monkeypatch):
     def fail():
         with store.log_run(command="test") as log:
             log.add_worker({})
-            monkeypatch.setattr(type(store._tree), "set_attributes", full)
+            monkeypatch.setattr(type(store.chunks.tree), "set_attributes", full)
             raise ValueError("first")
 
     with pytest.raises(ValueError, match="first"):

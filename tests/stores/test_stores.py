@@ -211,6 +211,50 @@ def test_a_second_process_sees_blocks_that_were_written_after_it_opened(place):
     np.testing.assert_array_equal(reader.images[0:16], block_arrays(writer, 0)["images"])
 
 
+def test_the_attributes_of_a_set_are_read_once(place, monkeypatch):
+    store, read = open_store(filled_store(place.path).path), []
+    tree = type(store.chunks.tree)
+    attributes = tree.attributes
+    monkeypatch.setattr(tree, "attributes", lambda self, node="": read.append(node) or attributes(self, node))
+    for _ in range(3):
+        assert list(store.labels) == ["teacher"] and list(store.views) == ["views"]
+        assert store.labels["teacher"].identity and store.labels["teacher"].coder
+    assert sorted(filter(None, read)) == ["labels/teacher", "views/views"]
+
+
+def test_a_store_shows_what_it_adds_at_once_and_what_others_add_after_a_refresh(place):
+    one, other = new_store(place.path), open_store(place.path)
+    assert list(one.labels) == list(other.labels) == ["teacher"] and list(other.views) == ["views"]
+    new = {"teacher": {"name": "u"}, "source": "u", "num_classes": 10}
+    one.add_view_set("more", 3, one.views["views"].components, {"policy": "test"})
+    one.add_label_set("more", view_set="more", codec=parse_codec("float16"), **new)
+    one.add_label_set("fitted", view_set="more", codec=parse_codec("klt:1"), **new)
+    assert list(one.views) == ["more", "views"] and list(one.labels) == ["fitted", "more", "teacher"]
+    assert one.labels["more"].fitted and not one.labels["fitted"].fitted
+    one.fit_label_set("fitted", parse_codec("klt:1").fit(10, sample=np.eye(10, dtype=np.float32)))
+    assert one.labels["fitted"].coder and list(other.labels) == ["teacher"]
+    other.add_label_set("third", view_set="more", codec=parse_codec("float16"), **new)
+    assert list(other.labels) == ["fitted", "more", "teacher", "third"] and list(one.labels) != list(other.labels)
+    one.refresh()
+    assert list(one.labels) == list(other.labels) == list(open_store(place.path).labels)
+
+
+def test_growing_takes_along_what_another_process_has_added(place):
+    store = new_store(place.path, num_images=32)
+    assert list(store.labels) == ["teacher"]
+    open_store(place.path).add_label_set(
+        "more", teacher={"name": "u"}, source="u", view_set="views", codec=parse_codec("float16"), num_classes=10
+    )
+    store.grow(48)
+    assert store.labels["more"].quality.shape == (48, 3) and store.labels["more"].missing_blocks() == [0, 1, 2]
+
+
+def test_what_is_handed_out_of_a_store_is_a_copy(filled):
+    filled.labels.clear()
+    filled.views.clear()
+    assert list(filled.labels) == ["teacher"] and list(filled.views) == ["views"]
+
+
 def test_the_same_sets_can_be_added_again_and_others_of_that_name_are_refused(place):
     store = new_store(place.path)
     store.write_block(0, **block_arrays(store, 0))
@@ -262,7 +306,7 @@ def test_a_store_of_a_newer_dmkd_is_refused_and_not_changed(place, state):
     assert told.value.exit_code == 1
     with pytest.raises(NewerFormatError):
         new_store(place.path)
-    assert store._tree.attributes() == newer
+    assert store.chunks.tree.attributes() == newer
 
 
 def test_a_store_without_a_number_is_of_the_first_format(place):
@@ -364,7 +408,7 @@ def test_a_full_disk_names_itself(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store._tree, "write_block", full)
+    monkeypatch.setattr(store.chunks.tree, "write_block", full)
     with pytest.raises(StoreWriteError, match="the disk is full; free some space"):
         store.write_block(0, **block_arrays(store, 0))
 

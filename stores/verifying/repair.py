@@ -1,0 +1,116 @@
+"""Deleting what is broken in a store, and only that, so that the next run makes it again."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .. import layout
+from ..reader import Reader
+from ..trees.tree import Tree, open_tree
+from .finding import ERROR, Finding
+from .verifier import Verifier
+
+
+@dataclass
+class Repair:
+    """What :func:`repair` did."""
+
+    deleted: dict[tuple[str, int], None] = field(default_factory=dict)  # chunks in this order: node, block
+    refitted: list[str] = field(default_factory=list)  # label sets that begin anew, their constants being damaged
+    swept: int = 0  # half-written files
+    refused: list[str] = field(default_factory=list)  # sentences: what could not be repaired, and why
+    images: bool = False  # whether images must be made again
+    labels: bool = False  # whether labels must
+
+
+def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
+    """Delete what is broken, and only that, so that the next `dmkd generate` or `dmkd label` makes it again.
+
+    Each block is looked at once more before anything of it is deleted. Wherever a chunk goes, the marker of its block goes
+    first, so that an interruption leaves a block that counts as missing. Labels of a block stay if only its images are
+    damaged: the same pixels come back (should others come, ``Store.write_block`` deletes what was made from the old
+    ones). Views that no labels fit go too, since they may be what is wrong; they are drawn again. Images that no generator
+    made can't come back and are never deleted, and nothing is while attributes are wrong: what would be made by them is
+    not what was there.
+    """
+    done = Repair()
+    tree = open_tree(store.path)
+    done.swept = tree.sweep_partials()
+    broken = [finding for finding in findings if finding.severity == ERROR]
+    again = Verifier(store)
+    seen = set(again.attributes())
+    if any(finding.severity == ERROR and not finding.repairable for finding in seen):
+        done.refused.append(
+            "attributes or metadata are wrong, and what is made by them may be something else than what was there. "
+            f"Nothing was deleted; bring {tree.metadata_file} back from a copy first."
+        )
+        return done
+    for block in sorted({finding.block for finding in broken if finding.block is not None and finding.repairable}):
+        if block < again.num_blocks:
+            seen.update(again.block(block))
+    label_sets = {label_set.name: label_set for label_set in again.label_sets}
+
+    def delete(node: str, block: int) -> None:
+        if (node, block) not in done.deleted and again.has(node, block):
+            tree.delete_block(node, block)
+            done.deleted[node, block] = None
+
+    def delete_labels(name: str, block: int) -> None:
+        for node in reversed(again.parts[name]):
+            delete(node, block)
+
+    def delete_views(node: str, block: int) -> None:
+        for name, label_set in label_sets.items():
+            if label_set.views_node == node:
+                delete_labels(name, block)
+        delete(node, block)
+
+    for finding in broken:
+        if not finding.repairable:
+            done.refused.append(
+                f"{finding.where}: the file is there and can't be read; see to the disk or to its permissions."
+            )
+        elif finding not in seen:
+            done.refused.append(f"{finding.where}: it could be read the second time; nothing was deleted.")
+        elif finding.block is not None and finding.block >= again.num_blocks:
+            delete(finding.node, finding.block)
+        elif finding.node in (layout.IMAGES, layout.CLASS_IDS, layout.CHECKS):
+            assert finding.block is not None
+            if store.source is None:
+                done.refused.append(
+                    f"{finding.where}: these images were not made by a generator, so dmkd can't make them again. "
+                    + _way_back(tree, tree.chunk_path(layout.IMAGES, finding.block))
+                )
+                continue
+            delete(layout.IMAGES, finding.block)
+            if finding.node != layout.IMAGES:  # one of the two, and which can't be told
+                delete(layout.CHECKS, finding.block)
+                delete(layout.CLASS_IDS, finding.block)
+            done.images = True
+        elif finding.node.startswith(f"{layout.VIEWS}/"):
+            assert finding.block is not None
+            delete_views(finding.node, finding.block)
+            done.labels = True
+        else:
+            name = finding.node.split("/")[1]
+            done.labels = True
+            if f"/{layout.CONSTANTS}/" in finding.node:
+                # Without its constants no label can be decoded: the next fit makes the arrays anew.
+                if name not in done.refitted:
+                    tree.set_attributes({"fitted": False}, f"{layout.LABELS}/{name}")
+                    done.refitted.append(name)
+            elif name not in done.refitted:
+                assert finding.block is not None
+                delete_labels(name, finding.block)
+                of_views = (label_sets[name].views_node, finding.block)
+                if of_views in again.doubted_views - again.confirmed_views:
+                    delete_views(*of_views)
+    return done
+
+
+def _way_back(tree: Tree, chunk: str) -> str:
+    if not tree.chunk_files:
+        return f"Bring {tree.path} back from a copy, or `dmkd import` into a new store what they were imported from."
+    return (
+        "Bring the chunk back from a copy; or, if what they were imported from is still there, delete "
+        f"{chunk} and run the same `dmkd import` again."
+    )
