@@ -11,9 +11,9 @@ from typing import Any
 
 from dmkd.cards.licences import UNKNOWN, front_matter, generator_licence
 from dmkd.cards.markdown import markdown_table
-from dmkd.cards.quality import quality_averages
 from dmkd.recipes.id_ranges import id_ranges
-from dmkd.stores import Store
+from dmkd.stores import DamagedChunkError, LabelSet, Store
+from dmkd.stores.opinions import average_opinion, sample_size, sampled
 
 NAMES_SHOWN = 20  # class names in the text
 
@@ -137,7 +137,7 @@ def _contents(store: Store) -> list[str]:
         parts.append(
             "*Agrees*: the share of images in which the teacher's likeliest class is the class asked for. *p(class)*: its mean "
             "probability of that class. *Entropy*: of its softmax, in nats. All at the teacher's own evaluation view, over the "
-            "first 10,000 labelled images at most."
+            f"images of at most {sample_size(store.path)} labelled blocks, spread evenly over the store."
         )
     return parts
 
@@ -145,7 +145,7 @@ def _contents(store: Store) -> list[str]:
 def _label_row(store: Store, name: str) -> tuple[str, ...]:
     label_set = store.labels[name]
     missing = label_set.missing_blocks()
-    seen = quality_averages(store, label_set, missing) if label_set.fitted else {}
+    seen = _average_opinion(store, label_set)
     labelled = sum(len(store.block_ids(block)) for block in set(range(store.num_blocks)) - set(missing))
     return (
         name,
@@ -158,6 +158,14 @@ def _label_row(store: Store, name: str) -> tuple[str, ...]:
         f"{seen['p_class']:.3f}" if seen else "",
         f"{seen['entropy']:.3f}" if seen else "",
     )
+
+
+def _average_opinion(store: Store, label_set: LabelSet) -> dict[str, float]:
+    """What the teacher thinks of the images on average, over the sample that `dmkd inspect` takes; {} without labels."""
+    opinions = label_set.opinions(sampled(store.path, label_set.labelled_blocks()))
+    if opinions.damaged:
+        raise DamagedChunkError(opinions.damaged[0])
+    return average_opinion(opinions.class_ids, opinions.quality) if len(opinions.ids) else {}
 
 
 def _making(store: Store) -> list[str]:

@@ -20,6 +20,7 @@ from dmkd.loading import Loader
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.stores import Store, UsageError, open_store
 from dmkd.stores.identity import fingerprint
+from dmkd.stores.opinions import average_opinion
 from dmkd.training.training_recipe import TrainingRecipe, resolve_training
 
 HARD = "hard"  # as a label set: the class asked for, and no teacher
@@ -135,9 +136,12 @@ def facts_of(store: Store, labels: str | None, ids: np.ndarray) -> dict[str, Any
         facts["guidance"] = ":".join(f"{scale:g}" for scale in facts["guidance"])
     facts |= dict.fromkeys(("teacher_agreement", "entropy", "p_class"))
     for name in list(parse_labels(labels))[:1]:
-        top1, p_class, entropy = np.asarray(store.labels[name].quality[ids], np.float64).T
-        facts["teacher_agreement"] = float((top1 == store.class_ids[ids]).mean())
-        facts["entropy"], facts["p_class"] = float(entropy.mean()), float(p_class.mean())
+        opinion = average_opinion(store.class_ids[ids], store.labels[name].quality[ids])
+        facts |= {
+            "teacher_agreement": opinion["agreement"],
+            "entropy": opinion["entropy"],
+            "p_class": opinion["p_class"],
+        }
     return facts
 
 

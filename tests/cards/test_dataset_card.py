@@ -16,7 +16,8 @@ from dmkd.cards.model_card import model_card
 from dmkd.cli.main import main
 from dmkd.export import ExportOptions, export_store
 from dmkd.runtime.progress import Silent
-from dmkd.stores import create_store, open_store
+from dmkd.stores import create_store, open_store, opinions
+from dmkd.stores.showing.facts import store_facts
 
 DIT = "facebook/DiT-XL-2-256"
 
@@ -74,6 +75,18 @@ def test_what_the_card_says_is_what_the_store_holds(tmp_path):
     assert [cell.strip() for cell in row.split("|")][6:8] == ["16", "100.0%"]
     assert "| `seed` | 17 |" in text and "| `note` | a \\| b |" in text
     assert "6 of 7 blocks have no labels" in text and f"`{store.identity}`" in text
+
+
+@pytest.mark.parametrize("most", [3, 400])
+def test_the_card_and_inspect_take_their_averages_from_the_same_blocks(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(opinions, "SAMPLED_BLOCKS", most)
+    store = filled_store(tmp_path / "s.zarr")
+    told = store_facts(store)["label_sets"]["teacher"]
+    text = card_text(store, "mit")
+    row = next(line for line in text.splitlines() if line.startswith("| teacher |"))
+    numbers = [f"{told['agreement']:.1%}", f"{told['p_class']:.3f}", f"{told['entropy']:.3f}"]
+    assert [cell.strip() for cell in row.split("|")][7:10] == numbers and f"at most {most} labelled blocks" in text
+    assert (told["quality_images"] < 100) == (most == 3)
 
 
 def test_the_code_on_the_card_runs(tmp_path, monkeypatch):

@@ -10,12 +10,13 @@ from conftest import block_arrays, filled_store, new_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dmkd.cards.dataset_card import card_text
 from dmkd.cli.main import main
 from dmkd.cli.summary import bars
-from dmkd.stores import open_store, parse_codec
-from dmkd.stores.opinions import Opinions, read_opinions, sample_blocks, statistics
-from dmkd.stores.showing import facts as facts_module
+from dmkd.stores import open_store, opinions, parse_codec
+from dmkd.stores.opinions import Opinions, sample_blocks, statistics
 from dmkd.stores.showing.facts import store_facts
+from dmkd.stores.showing.html_card import html_card
 
 
 def dmkd(*arguments):
@@ -53,7 +54,7 @@ def test_statistics_are_those_of_the_stored_quality(place):
 
 def test_a_large_store_is_sampled_and_says_so(tmp_path, monkeypatch):
     filled_store(tmp_path / "s.zarr")
-    monkeypatch.setattr(facts_module, "BLOCKS_READ", 3)
+    monkeypatch.setattr(opinions, "SAMPLED_BLOCKS", 3)
     result = dmkd("inspect", tmp_path / "s.zarr")
     assert "from 3 of 7 blocks" in result.stdout, result.output
     assert dmkd("inspect", tmp_path / "s.zarr").stdout == result.stdout
@@ -105,11 +106,20 @@ def test_damage_on_the_way_is_one_line_and_no_failure(place, node, harm):
     elif harm == "swap":
         place.write(name, place.read(name.replace("c.2", "c.3")))
     else:
-        open_store(place.path)._tree.delete_block(node, 2)
+        open_store(place.path).chunks.delete(node, 2)
     result = dmkd("inspect", place.path)
     assert result.exit_code == 0, result.output
     assert "Damaged: " in result.stdout and "in 84 images" in result.stdout
     assert len(json.loads(dmkd("inspect", place.path, "--json").stdout)["damaged"]) == 1
+
+
+def test_a_label_set_that_was_begun_has_no_opinions_yet(tmp_path):
+    store = filled_store(tmp_path / "s.zarr")
+    facts = {"teacher": {"name": "k", "architecture": "k"}, "source": "k", "view_set": "views", "num_classes": 10}
+    store.add_label_set("k", codec=parse_codec("klt:0.5"), **facts)
+    assert len(store.labels["k"].quality_table()) == 0 and not store.labels["k"].has_block(0)
+    assert "none yet" in html_card(store, 60.0) and "error" not in html_card(store, 60.0).lower()
+    assert "| k |" in card_text(store, "mit")
 
 
 def test_constants_that_are_damaged_are_one_line_and_no_failure(tmp_path):
@@ -151,8 +161,8 @@ def test_runs_are_told_with_their_rate(tmp_path, monkeypatch):
 def test_every_block_is_read_once_and_no_image(tmp_path, monkeypatch):
     """What makes it quick: no image is touched, and of the small arrays each chunk is read once."""
     store = open_store(filled_store(tmp_path / "s.zarr").path)
-    monkeypatch.setattr(store, "_decoded", lambda *_: pytest.fail("read through Zarr"))
-    assert len(read_opinions(store, store.labels["teacher"], range(7)).ids) == 100
+    monkeypatch.setattr(store.chunks, "decoded", lambda *_: pytest.fail("read through Zarr"))
+    assert len(store.labels["teacher"].opinions(range(7)).ids) == 100
 
 
 def test_bars_tell_nothing_from_little():
