@@ -1,6 +1,6 @@
 """Checks that bind rows to their place: what was moved between blocks, or copied from another store, is found by them.
 
-A chunk's own crc32c only tells whether its bytes are those that were written, not whether they belong there. So every
+A chunk's own crc32c only says whether its bytes are those that were written, not whether they belong there. So every
 image, and every image's labels, have a crc32c over what they belong to: the image's id and class, and for labels their set,
 the image and the views that they were made from. A changed row passes unseen with a probability of 2**-32. Checks find
 accidents; they are no protection from people, who can compute them too.

@@ -152,7 +152,7 @@ class Chunks:
     # Reading
 
     def read(self, node: str, ids: np.ndarray) -> np.ndarray:
-        """Rows (n, ...) of ids int64 (n,), as they are stored. Raises ``UsageError`` for ids that there are not,
+        """Rows (n, ...) of ids int64 (n,), as they are stored. Raises ``UsageError`` for ids out of range,
         ``MissingBlockError``, ``DamagedChunkError``."""
         return self._gather(node, ids, self.decoded)
 

@@ -1,7 +1,7 @@
 """The same store in another place or format: Zarr in a folder or bucket, or HDF5. What is read from both is equal to the bit.
 
 Chunks are decoded and encoded again, as each format writes them; attributes, the run log and the codecs' constants are
-copied as they are. Until all is there the new store says that it is being made, and only this module goes on with it.
+copied as they are. Until all is there the new store says that it is being made, and only this module will continue it.
 """
 
 import os
@@ -32,7 +32,7 @@ def convert(source: Reader, path: str, advance: Callable[[int], object] = lambda
     """Copy a store to ``path``, which ends in .h5 or .hdf5 or becomes a Zarr store -> the copy.
 
     Blocks that ``source`` lacks are missing there too. Interrupted, the same call carries on; blocks that have changed in
-    ``source`` meanwhile are copied again. ``advance`` is told of images that are there. Raises ``UsageError`` if the path
+    ``source`` meanwhile are copied again. ``advance`` gets the number of images copied. Raises ``UsageError`` if the path
     is taken, or if JPEG images were to go to HDF5, ``DamagedChunkError`` if ``source`` is damaged.
     """
     target = open_tree(path)

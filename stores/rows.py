@@ -134,7 +134,7 @@ def proved_encoded(
 
 def proved(chunks: Chunks, ids: np.ndarray, read: Callable[[], Read]) -> Read:
     """What ``read`` gives. Another process may have made a block anew since the small arrays that prove it were kept: if
-    anything is wrong they are forgotten, and all is read once more before it is told."""
+    anything is wrong they are forgotten, and all is read once more before the error is raised."""
     try:
         return read()
     except DamagedChunkError:

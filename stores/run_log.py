@@ -55,7 +55,7 @@ class RunLog:
         if error is None:
             self.save()
         else:
-            with suppress(StoreWriteError):  # the disk may be what failed, and its own error is the one to be told
+            with suppress(StoreWriteError):  # the disk may be what failed, and its own error is the one to raise
                 self.save()
 
     def add_worker(self, facts: Mapping[str, Any]) -> str:
@@ -108,7 +108,7 @@ def read_runs(tree: "Tree") -> list[dict[str, Any]]:
 
 
 def run_summaries(tree: "Tree") -> list[dict[str, Any]]:
-    """All runs, the oldest first, told briefly: ``name``, ``command``, ``started``, ``ended``, ``outcome``, ``workers``,
+    """All runs in brief, the oldest first: ``name``, ``command``, ``started``, ``ended``, ``outcome``, ``workers``,
     ``hosts`` and ``hardware`` of these, ``blocks``, ``seconds`` from the start to the last block.
 
     Of each run only the first and the last part are read: all parts but the last have as many blocks as the first.

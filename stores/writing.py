@@ -170,7 +170,7 @@ def _labels_hold(chunks: Chunks, label_set: LabelSet, new: NewBlock) -> bool:
         return False
     if new.checks is None:
         return True
-    # Told by the labels' own checks, since the image checks that are stored may be missing or damaged.
+    # By the labels' own checks, since the image checks that are stored may be missing or damaged.
     quality = _stored(chunks, f"{label_set.node}/{layout.QUALITY}", new.block)
     stored = _stored(chunks, label_set.checks_node, new.block)
     if quality is None or stored is None:

@@ -1,4 +1,4 @@
-"""Everything that can be told about a store within a second or two: what it is, how far, how big, what teachers think.
+"""Everything that can be said about a store within a second or two: what it is, how far, how big, what teachers think.
 
 Each array is listed once, which gives what is there and how many bytes it takes; of small arrays some blocks are read.
 """
@@ -126,15 +126,15 @@ def _label_set_facts(
     read = there if every_block else sampled(store.path, there)
     opinions = label_set.opinions(read)
     damaged += opinions.damaged
-    told = statistics(opinions, store.class_names)
-    if told:
+    found = statistics(opinions, store.class_names)
+    if found:
         facts |= {
-            "agreement": told["agreement"],
-            "p_class": told["p_class"]["mean"],
-            "entropy": told["entropy"]["mean"],
-            "quality_images": told["images"],
+            "agreement": found["agreement"],
+            "p_class": found["p_class"]["mean"],
+            "entropy": found["entropy"]["mean"],
+            "quality_images": found["images"],
         }
-    facts["statistics"] = {"blocks_read": len(read), "blocks_labelled": len(there), **told}
+    facts["statistics"] = {"blocks_read": len(read), "blocks_labelled": len(there), **found}
     return facts
 
 

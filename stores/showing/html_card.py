@@ -34,7 +34,7 @@ def html_card(store: Reader, seconds: float = SECONDS) -> str:
     reader.start()
     reader.join(seconds)
     found = dict(parts)
-    late = "" if "done" in found else f'<div style="{_QUIET}">The rest takes longer: dmkd inspect tells it.</div>'
+    late = "" if "done" in found else f'<div style="{_QUIET}">The rest takes longer: see dmkd inspect.</div>'
     body = "".join(found.get(part, "") for part in ("facts", "labels", "images", "error")) + late
     return f'<div style="{_CARD}"><div style="font-weight:600">{html.escape(store.path)}</div>{body}</div>'
 
@@ -79,10 +79,10 @@ def _labels(store: Reader, without_images: set[int]) -> str:
     for name, label_set in list(label_sets.items())[:LABEL_SETS_SHOWN]:
         missing = set(label_set.missing_blocks())
         there = [block for block in range(store.num_blocks) if block not in missing | without_images]
-        told = statistics(label_set.opinions(sample_blocks(there, BLOCKS_READ)), store.class_names)
+        seen = statistics(label_set.opinions(sample_blocks(there, BLOCKS_READ)), store.class_names)
         about = "≈ " if len(there) > BLOCKS_READ else ""
         opinion = (
-            [f"{about}{told['agreement']:.0%}", f"{about}{told['entropy']['mean']:.2f}"] if told else ["none yet", ""]
+            [f"{about}{seen['agreement']:.0%}", f"{about}{seen['entropy']['mean']:.2f}"] if seen else ["none yet", ""]
         )
         cells = [
             name,

@@ -82,7 +82,7 @@ def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
                 )
                 continue
             delete(layout.IMAGES, finding.block)
-            if finding.node != layout.IMAGES:  # one of the two, and which can't be told
+            if finding.node != layout.IMAGES:  # one of the two, and it can't be known which
                 delete(layout.CHECKS, finding.block)
                 delete(layout.CLASS_IDS, finding.block)
             done.images = True

@@ -47,7 +47,7 @@ class Verifier:
     # Attributes, metadata and constants
 
     def attributes(self) -> Iterator[Finding]:
-        """What can be told without reading a block. Must be exhausted first: it finds out which arrays there are."""
+        """What can be found without reading a block. Must be exhausted first: it finds out which arrays there are."""
         store, tree = self.store, self._tree
         if lacking := [key for key in _ROOT_ATTRIBUTES if key not in store.attributes]:
             yield Finding(ERROR, "", f"The store's attributes lack {', '.join(lacking)}.")
