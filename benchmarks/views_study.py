@@ -85,7 +85,7 @@ def prepare(folder: Path, num_images: int, record: Callable[[dict[str, Any]], No
             label_mismatched(store)
             continue
         views, watch = policy if policy == "center" else policy + DIGITS, Stopwatch()
-        label(path, LabelOptions((TEACHER,), views, codec=codec, name=name), here, watch)
+        store, _ = label(path, LabelOptions((TEACHER,), views, codec=codec, name=name), here, watch)
         if seconds := watch.cpu_seconds_per_image():
             seconds /= store.labels[name].num_views
             record({"made": name, "images": num_images, "cpu_seconds_per_view": seconds})

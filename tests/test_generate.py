@@ -100,7 +100,7 @@ def test_labels_made_later_are_those_made_at_once(finished, tiny_generator, tiny
     assert later.labels == {}
     label(later.path, LabelOptions((str(tiny_teacher),), "rrc:2"), HERE, Silent())
     assert tree_bytes(tmp_path / "later.zarr") == tree_bytes(Path(finished.path))
-    label(later.path, LabelOptions((str(other_teacher),)), HERE, Silent())
+    later, _ = label(later.path, LabelOptions((str(other_teacher),)), HERE, Silent())
     assert later.labels["tiny-efficientnet"].view_set == "rrc2", "a later teacher sees the views that exist"
     assert tree_bytes(tmp_path / "later.zarr").items() >= tree_bytes(Path(finished.path)).items()
 
@@ -116,7 +116,7 @@ def test_more_views_are_added_without_touching_the_old_labels(tiny_generator, ti
     path = tmp_path / "s.zarr"
     store = make(path, tiny_generator, tiny_teacher, views="rrc:2")
     before = tree_bytes(path)
-    label(store.path, LabelOptions((str(tiny_teacher),), "rrc:4"), HERE, Silent())
+    store, _ = label(store.path, LabelOptions((str(tiny_teacher),), "rrc:4"), HERE, Silent())
     assert store.labels["tiny-resnet-rrc4"].logits([0]).shape == (1, 4, 10), "only the first set has the canonical view"
     assert tree_bytes(path).items() >= before.items()
     # The first random views of both sets are the same ones.
@@ -277,7 +277,7 @@ def test_a_block_that_always_fails_is_set_aside_and_named(tiny_generator, tmp_pa
 def test_unfinished_stores_are_labelled_as_far_as_they_go(tiny_generator, tiny_teacher, tmp_path):
     store = make(tmp_path / "s.zarr", tiny_generator)
     (tmp_path / "s.zarr/images/c.1.0.0.0").unlink()
-    label(store.path, LabelOptions((str(tiny_teacher),), "center"), HERE, Silent())
+    store, _ = label(store.path, LabelOptions((str(tiny_teacher),), "center"), HERE, Silent())
     assert store.labels["tiny-resnet"].missing_blocks() == [1]
     generate(store.path, ImageOptions(), LabelOptions(), HERE, Silent())
     assert store.labels["tiny-resnet"].missing_blocks() == []

@@ -114,7 +114,7 @@ def test_a_label_set_that_was_begun_but_not_fitted_is_finished(tiny_generator, t
 @pytest.mark.parametrize("codec", ["float16", "features"])
 def test_quality_is_that_of_the_canonical_view_in_every_view_set(codec, tiny_generator, tiny_teacher, tmp_path):
     store = make(tmp_path / "s.zarr", tiny_generator, tiny_teacher, "rrc:3")
-    label(store.path, LabelOptions((str(tiny_teacher),), "rrc:2+mixup", codec=codec), HERE, Silent())
+    store, _ = label(store.path, LabelOptions((str(tiny_teacher),), "rrc:2+mixup", codec=codec), HERE, Silent())
     later = store.labels["tiny-resnet-rrc2-mixup"].quality[:]
     np.testing.assert_allclose(later[:, 1:], store.labels["tiny-resnet"].quality[:][:, 1:], rtol=1e-4, atol=1e-5)
 
@@ -176,14 +176,14 @@ def test_the_student_sees_the_pixels_that_the_teacher_saw(views, tiny_generator,
 
 
 def test_several_teachers_are_mixed_in_probability(exact, other_teacher, tiny_teacher):
-    label(exact.path, LabelOptions((str(other_teacher),)), HERE, Silent())
-    loader = Loader(exact, labels={"tiny-resnet": 3.0, "tiny-efficientnet": 1.0}, batch_size=48)
+    store, _ = label(exact.path, LabelOptions((str(other_teacher),)), HERE, Silent())
+    loader = Loader(store, labels={"tiny-resnet": 3.0, "tiny-efficientnet": 1.0}, batch_size=48)
     batch = next(loader.epoch(0))
     which = loader.views_of_epoch(batch.ids, 0)
     for temperature in (1.0, 10.0):
         mixture = np.zeros((48, 10))
         for name, weight in (("tiny-resnet", 0.75), ("tiny-efficientnet", 0.25)):
-            logits = exact.labels[name].logits(batch.ids)[np.arange(48), which]
+            logits = store.labels[name].logits(batch.ids)[np.arange(48), which]
             mixture += weight * softmax(logits, temperature)
         found = softmax(loader.logits(batch, temperature).numpy(), temperature)
         np.testing.assert_allclose(found, mixture, atol=1e-5)
@@ -191,7 +191,7 @@ def test_several_teachers_are_mixed_in_probability(exact, other_teacher, tiny_te
 
 def test_label_sets_of_different_views_are_not_mixed(tiny_generator, tiny_teacher, other_teacher, tmp_path):
     store = make(tmp_path / "s.zarr", tiny_generator, tiny_teacher, "rrc:2")
-    label(store.path, LabelOptions((str(other_teacher),), "rrc:3"), HERE, Silent())
+    store, _ = label(store.path, LabelOptions((str(other_teacher),), "rrc:3"), HERE, Silent())
     with pytest.raises(UsageError, match="labels of different views"):
         Loader(store, labels={"tiny-resnet": 1.0, "tiny-efficientnet-rrc3": 1.0}, batch_size=8)
 
