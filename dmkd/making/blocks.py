@@ -14,7 +14,8 @@ from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import make_deterministic
 from dmkd.runtime.versions import machine
 from dmkd.stores import LabelSet, MismatchError, Store, ViewSet, locations, open_store
-from dmkd.views.policy import VIEW_COMPONENTS, ViewPolicy, draw_views
+from dmkd.views.draw import draw_views
+from dmkd.views.policy import VIEW_COMPONENTS, ViewPolicy
 from dmkd.views.render import render_block
 
 # Views rendered and labelled at once. Fixed, so that a block's logits do not depend on who made it.

@@ -1,5 +1,6 @@
 """Views: which part of an image is looked at. Drawn once, stored resolved; ``dmkd.views.render`` makes the pixels."""
 
+from dmkd.views.draw import draw_views
 from dmkd.views.policy import (
     MIX_COMPONENTS,
     MIXUP_LEVELS,
@@ -7,7 +8,6 @@ from dmkd.views.policy import (
     Box,
     ViewPolicy,
     canonical_box,
-    draw_views,
     parse_policy,
 )
 

@@ -1,30 +1,13 @@
-"""Pixels of views: what the teacher saw is what the student sees, to the bit, on any device and in any batch.
+"""Pixels of views: what the teacher saw is what the student sees, to the bit, on any device and in any batch."""
 
-The resampling is Pillow's for 8-bit images (``src/libImaging/Resample.c``), to the bit: width first, then height,
-rounding and clamping to 0..255 after each pass, with a support that grows with the scale (antialiasing) and reads beyond
-the box but not beyond the image. Pillow's weights are multiples of 2^-22; each is split here into a coarse multiple of 2^-15 and
-the rest. Products and partial sums of either part are then integers below 2^24 in their unit: float32 holds them
-exactly, and the order of summation does not matter. Each pass is a weighted sum of table rows (``embedding_bag``), not a
-matrix product: it takes only as many multiplications as there are weights, and no setting for reduced precision (TF32,
-bfloat16, autocast) touches it.
-
-(Pillow 13 takes height first where that axis shrinks more, which moves pixels by some grey levels; here, as in the
-versions before, width always comes first. Images resized without distortion are the same in both.)
-"""
-
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from dmkd.stores.errors import UsageError
 from dmkd.views.policy import MIXUP_LEVELS, VIEW_COMPONENTS
-
-WEIGHT_BITS = 22  # Pillow's PRECISION_BITS
-COARSE_BITS = 15
-MAX_TAPS = 1024  # 255 * (1/2 * 2^7) * 1024 < 2^24: the rest of the weights stays exact as well
+from dmkd.views.resampling import Taps
 
 # Memory for the work on one chunk of views: about the cache on a CPU, enough to fill an accelerator.
 CHUNK_BYTES = {"cpu": 16 * 2**20}
@@ -118,8 +101,8 @@ def _resample(images: torch.Tensor, views: np.ndarray, rows: np.ndarray, size: i
     pixels = torch.empty(len(views), channels, size, size, dtype=torch.uint8, device=device)
     if not len(views):
         return pixels
-    horizontal = _Taps(views[:, 1], views[:, 3], width, size, interpolation, device)
-    vertical = _Taps(views[:, 0], views[:, 2], height, size, interpolation, device)
+    horizontal = Taps(views[:, 1], views[:, 3], width, size, interpolation, device)
+    vertical = Taps(views[:, 0], views[:, 2], height, size, interpolation, device)
     mirrored = torch.from_numpy(views[:, 4] > 0.5).to(device)
 
     bytes_a_view = 4 * channels * (height * width + 2 * height * size + 2 * size * size)
@@ -138,167 +121,6 @@ def _resample(images: torch.Tensor, views: np.ndarray, rows: np.ndarray, size: i
         )
         pixels[here] = resized.view(-1, size, channels, size).transpose(1, 2)
     return pixels
-
-
-class _Taps:
-    """One pass: for each view and output pixel, where its source pixels begin and their weights.
-
-    Views that share a box along this axis share its weights.
-    """
-
-    def __init__(
-        self, start: np.ndarray, extent: np.ndarray, length: int, size: int, interpolation: str, device: torch.device
-    ) -> None:
-        """``start``, ``extent`` float32 (k,): fractions of the image's ``length`` pixels along this axis."""
-        boxes, box = np.unique(np.stack([start, extent], 1), axis=0, return_inverse=True)
-        offset, scale = _grid(boxes[:, 0], boxes[:, 1], length, size)
-        first, weights = filter_weights(offset, scale, length, size, interpolation)
-        # Fractions with 15 bits after the point, and what they leave in units of 2^-15: a fraction with 7 bits.
-        coarse = (weights * 2.0 ** (COARSE_BITS - WEIGHT_BITS)).round_()
-        fine = (weights - coarse * 2.0 ** (WEIGHT_BITS - COARSE_BITS)) * 2.0 ** (COARSE_BITS - WEIGHT_BITS)
-        self.box = torch.from_numpy(box.ravel()).to(device)
-        self.first = first.to(device)
-        self.weights = torch.stack([coarse * 2.0**-COARSE_BITS, fine]).to(device, torch.float32)
-        self.length = length
-
-    def weighted_sum(
-        self, table: torch.Tensor, image: torch.Tensor, here: slice, mirrored: torch.Tensor | None
-    ) -> torch.Tensor:
-        """``table`` float32 (images * length, D) of integers 0..255 -> uint8 (views * S, D), rounded and clamped.
-
-        ``image`` int64 (views,): which of the table's images each of the views ``here`` reads.
-        """
-        box = self.box[here]
-        first, weights = self.first[box], self.weights[:, box]
-        if mirrored is not None:
-            first = torch.where(mirrored[:, None], first.flip(1), first)
-            weights = torch.where(mirrored[:, None, None], weights.flip(2), weights)
-        num_taps = weights.shape[-1]
-        offsets = torch.arange(num_taps, device=first.device)
-        # Taps beyond the image have weight zero.
-        places = (first[..., None] + offsets).clamp_(max=self.length - 1) + image[:, None, None] * self.length
-        places = places.view(-1, num_taps)
-        sums, rest = (
-            F.embedding_bag(places, table, per_sample_weights=part.reshape(-1, num_taps), mode="sum")
-            for part in weights
-        )
-        # Halves round up, as in Pillow; the conversion truncates. What is left of the rest below 2^-15 can't change that.
-        return sums.add_(rest.floor_(), alpha=2.0**-COARSE_BITS).add_(0.5).clamp_(0, 255).to(torch.uint8)
-
-
-def filter_weights(
-    offset: np.ndarray, scale: np.ndarray, length: int, size: int, interpolation: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """How u boxes along one axis of ``length`` pixels are resampled to ``size`` pixels: Pillow's ``precompute_coeffs``.
-
-    ``scale`` float64 (u,) in source pixels per output pixel, ``offset`` float64 (u,), where the box begins, in source
-    pixels. Returns ``first`` int64 (u, size), the first source pixel of each output pixel, and ``weights`` float64 (u,
-    size, taps), integers in units of 2^-22. Computed on the CPU with operations that IEEE 754 rounds correctly, in a fixed
-    order: the same weights on every machine. Raises ``UsageError`` for an unknown interpolation.
-    """
-    if interpolation not in INTERPOLATIONS:
-        raise UsageError(f"The interpolation {interpolation!r} is unknown; there are {', '.join(INTERPOLATIONS)}.")
-    function, support = INTERPOLATIONS[interpolation]
-    if function is None:
-        # Pillow's ImagingScaleAffine steps along by addition, which decides where a centre falls between two pixels.
-        steps = np.repeat(scale[:, None], size, 1)
-        steps[:, 0] = offset + scale * 0.5
-        first = torch.from_numpy(np.cumsum(steps, 1)).floor_().long().clamp_(0, length - 1)
-        return first, torch.full((*first.shape, 1), 2.0**WEIGHT_BITS, dtype=torch.float64, device=first.device)
-
-    centre = torch.from_numpy(offset[:, None] + (np.arange(size) + 0.5) * scale[:, None])
-    filter_scale = torch.from_numpy(np.maximum(scale, 1.0))[:, None]
-    reach, step = support * filter_scale, 1.0 / filter_scale
-    first = (centre - reach + 0.5).floor_().clamp_(min=0)
-    end = (centre + reach + 0.5).floor_().clamp_(max=length)
-    num_taps = int((end - first).max())
-    if num_taps > MAX_TAPS:
-        raise UsageError(f"Views of {length} pixels can't be shrunk to {size} pixels in one go; store smaller images.")
-    weights = centre.new_zeros(num_taps, *first.shape)
-    total = torch.zeros_like(centre)
-    for tap, weight in enumerate(weights):
-        place = first + tap
-        weight.copy_(function((place - centre + 0.5) * step) * (place < end))
-        total += weight
-    weights.div_(total).mul_(2.0**WEIGHT_BITS)
-    weights.add_(torch.where(weights < 0, -0.5, 0.5)).trunc_()
-    return first.long(), weights.permute(1, 2, 0)
-
-
-def _bilinear(x: torch.Tensor) -> torch.Tensor:
-    return (1.0 - x.abs()).clamp_(min=0.0)
-
-
-def _bicubic(x: torch.Tensor) -> torch.Tensor:
-    """Keys 1981 with a = -0.5, as Pillow."""
-    x = x.abs()
-    near = ((-0.5 + 2.0) * x - (-0.5 + 3.0)) * x * x + 1.0
-    far = (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
-    return torch.where(x < 1.0, near, torch.where(x < 2.0, far, 0.0))
-
-
-def _lanczos(x: torch.Tensor) -> torch.Tensor:
-    return torch.where((x >= -3.0) & (x < 3.0), _sinc(x) * _sinc(x / 3.0), 0.0)
-
-
-_HAMMING = float(np.float32(0.54)), float(np.float32(0.46))  # as Pillow
-
-
-def _hamming(x: torch.Tensor) -> torch.Tensor:
-    return torch.where(x.abs() < 1.0, _sinc(x) * (_HAMMING[0] + _HAMMING[1] * _sin_pi(x + 0.5)), 0.0)
-
-
-def _box(x: torch.Tensor) -> torch.Tensor:
-    return ((x > -0.5) & (x <= 0.5)).to(torch.float64)
-
-
-def _sinc(x: torch.Tensor) -> torch.Tensor:
-    return torch.where(x == 0.0, 1.0, _sin_pi(x) / (x * math.pi))
-
-
-def _sin_pi(x: torch.Tensor) -> torch.Tensor:
-    """sin(pi x) by its Taylor series around the nearest integer: the same bits on every processor, unlike ``sin``."""
-    whole = x.round()
-    angle = (x - whole) * math.pi
-    square = angle * angle
-    series = torch.zeros_like(x)
-    for power in range(21, 1, -2):
-        series = (series + 1.0) * (square * (-1.0 / (power * (power - 1))))
-    return (1.0 - 2.0 * whole.remainder(2.0)) * (series + 1.0) * angle
-
-
-# Filter and its support at scale 1, as in Pillow; nearest takes the source pixel under the centre.
-INTERPOLATIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor] | None, float]] = {
-    "nearest": (None, 0.0),
-    "box": (_box, 0.5),
-    "bilinear": (_bilinear, 1.0),
-    "hamming": (_hamming, 1.0),
-    "bicubic": (_bicubic, 2.0),
-    "lanczos": (_lanczos, 3.0),
-}
-
-
-def _grid(start: np.ndarray, extent: np.ndarray, length: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes in float32 fractions of ``length`` -> where each begins and its scale, float64 in source pixels.
-
-    float32 can't tell a box from one that is a little off. If a whole number of source pixels is among those that it may
-    be, it is that; else if a crop in whole pixels from an image resized to a whole number of pixels is (a classifier's
-    evaluation view), it is that.
-    """
-    start, extent = start.astype(np.float64), extent.astype(np.float64)
-    tolerance = 2.0**-24  # float32's rounding error, relative to the whole
-
-    def whole(pixels: np.ndarray, unit: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
-        rounded = np.rint(pixels)
-        return rounded, np.abs(pixels - rounded) <= tolerance * unit
-
-    first, starts_whole = whole(start * length, length)
-    count, ends_whole = whole(extent * length, length)
-    resized, is_resized = whole(size / extent, size / extent)
-    crop, is_crop = whole(start * resized, resized)
-    in_pixels, in_resized = starts_whole & ends_whole, is_resized & is_crop
-    scale = np.where(in_pixels, count / size, np.where(in_resized, length / resized, extent * length / size))
-    return np.where(in_pixels, first, np.where(in_resized, crop * scale, start * length)), scale
 
 
 def _mix(

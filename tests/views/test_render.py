@@ -9,8 +9,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
 from dmkd.stores.errors import UsageError
-from dmkd.views.policy import ViewPolicy, canonical_box, draw_views, parse_policy
-from dmkd.views.render import INTERPOLATIONS, filter_weights, normalise, render, render_block
+from dmkd.views import ViewPolicy, canonical_box, draw_views, parse_policy
+from dmkd.views.render import normalise, render, render_block
+from dmkd.views.resampling import INTERPOLATIONS, filter_weights
 
 
 def noise(num, height, width, seed=0):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
 from dmkd.stores.errors import UsageError
-from dmkd.views.policy import ViewPolicy, canonical_box, draw_views, parse_policy
+from dmkd.views import ViewPolicy, canonical_box, draw_views, parse_policy
 
 CANONICAL = (0.0, 0.125, 1.0, 0.75)
 
