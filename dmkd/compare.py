@@ -13,10 +13,10 @@ from typing import Any
 
 from dmkd.classifiers.evaluation_data import evaluation_batches
 from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of
-from dmkd.engine.on_ray import ray_session
 from dmkd.runtime.devices import CPU_THREADS
 from dmkd.runtime.failures import reason_of
 from dmkd.runtime.progress import Display
+from dmkd.runtime.ray_session import ray_session
 from dmkd.stores import Store, UsageError, open_store
 from dmkd.train import STUDENT, SUMMARY, Progress, evaluate_folder, make_folder, train
 from dmkd.training.conditions import Run, result_line

@@ -19,6 +19,7 @@ from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import choose_device, default_cpu_threads
 from dmkd.runtime.progress import Display
+from dmkd.runtime.ray_session import cluster_gpus
 from dmkd.runtime.versions import library_versions
 from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec
 
@@ -162,8 +163,6 @@ def _device(run: RunOptions) -> str:
             f"--device {run.device!r}: on a Ray cluster it is cuda (each actor gets a GPU of its own) or cpu."
         )
     if run.device is None:
-        from dmkd.engine.on_ray import cluster_gpus
-
         return "cuda" if cluster_gpus(run.ray_address) else "cpu"
     return run.device
 

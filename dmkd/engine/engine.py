@@ -21,6 +21,7 @@ from dmkd.engine.stages import BlockDone, BlockStages, Order, blocks_ahead
 from dmkd.runtime.failures import FATAL, DeviceLostError, is_device_lost, reason_of
 from dmkd.runtime.interrupts import Interrupts
 from dmkd.runtime.progress import Display
+from dmkd.runtime.ray_session import ray_session
 from dmkd.runtime.versions import library_versions
 from dmkd.stores import DmkdError, Store, UsageError
 
@@ -73,7 +74,7 @@ class Engine:
             if self.workers == 0:
                 run_here(order, blocks, monitor)
             else:
-                from dmkd.engine.on_ray import ray_session, run_on_ray
+                from dmkd.engine.on_ray import run_on_ray
 
                 if not self._on_ray:  # connected once there is something to do, until the command's end
                     address = self.run_options.ray_address

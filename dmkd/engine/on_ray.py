@@ -9,12 +9,11 @@ to an autoscaler it is the demand for a machine. One that dies is replaced by an
 """
 
 import os
-import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,12 +22,10 @@ from dmkd.engine.monitor import Monitor
 from dmkd.engine.scheduler import Scheduler, StartWorker
 from dmkd.engine.stages import BlockDone, BlockStages, Order, blocks_ahead
 from dmkd.runtime.failures import FATAL, DeviceLostError, WorkerStartError, is_device_lost, reason_of
-from dmkd.runtime.ray_session import start_ray
 from dmkd.stores import DmkdError, UsageError, open_store
 from dmkd.stores.trees.tree import open_tree
 
 POLL_SECONDS = 10.0  # between two looks at the cluster
-CONNECT_SECONDS = 10.0
 EXIT_SECONDS = 2.0  # for the driver to hear of a lost device before its process is gone
 
 
@@ -97,56 +94,6 @@ def _write_by(writer: Any, made: Any) -> int:
         return ray.get(writer.write.remote(made))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-
-
-@contextmanager
-def ray_session(workers: int, device: str, address: str | None) -> Iterator[None]:
-    """A connection to the Ray cluster at ``address``, or a Ray of ``workers`` workers on this machine, if neither exists.
-
-    A Ray that this process is connected to already is used as it is and left running.
-    """
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    gpus = workers if device.startswith("cuda") else 0
-    # Without "local", Ray would join a cluster that someone else has started on this machine.
-    local = {"address": "local", "num_cpus": workers, "num_gpus": gpus}
-    options: dict[str, Any] = {"address": address} if address else local
-    try:
-        if address:
-            _check_reachable(address)
-        start_ray(**options, include_dashboard=None if address else False)
-    except OSError as error:  # ConnectionError among them
-        raise UsageError(
-            f"There is no Ray cluster at --ray-address {address} ({reason_of(error)}): start one with `ray start --head`, "
-            "or leave the option out to work on this machine."
-        ) from error
-    except Exception as error:  # Ray has no type of its own for what kept its processes from starting
-        raise DmkdError(
-            f"Ray could not be started on this machine ({reason_of(error)}): run the same command again, or with --workers 0, "
-            "which needs no Ray."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Raise ``OSError`` if nobody listens at ``host:port``; Ray itself would try again for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-
-
-def cluster_gpus(address: str) -> int:
-    """How many GPUs the cluster at ``address`` has at present."""
-    import ray
-
-    with ray_session(0, "cpu", address):
-        return int(ray.cluster_resources().get("GPU", 0))
 
 
 def run_on_ray(order: Order, blocks: Sequence[int], monitor: Monitor, *, workers: int | None) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from dmkd.recipes.recipe import Recipe
-from dmkd.runtime.ray_session import start_ray
+from dmkd.runtime.failures import named_line
+from dmkd.runtime.ray_session import ray_session
 from dmkd.stores.errors import DmkdError
 
 # Of the GPU's memory, left free in the trial: fragmentation, and teachers that come later.
@@ -72,34 +73,27 @@ def find_sub_batch(trial: Trial, device: str) -> int:
 
 def find_sub_batch_on_ray(trial: Trial, address: str | None = None) -> int:
     """``find_sub_batch`` on one GPU of a Ray cluster: the one at ``address``, or the one that this process is in, or one
-    that is started here and stopped after. Waits until a GPU is free."""
+    that is started here and stopped after. Waits until a GPU is free. Raises what :func:`ray_session` does."""
     return run_on_ray_gpu(find_sub_batch, trial, "cuda", address=address)
 
 
-def run_on_ray_gpu(function: Callable[..., int], *arguments: object, address: str | None, gpus: float = 1) -> int:
-    """Call a function in a Ray worker that is given a GPU, and give back what it returns; errors of dmkd stay what they
-    are. The worker process ends after the call, and with it what it held on the GPU."""
+def run_on_ray_gpu(function: Callable[..., int], *arguments: object, address: str | None) -> int:
+    """Call a function in a Ray worker that is given a GPU -> what it returns; errors of dmkd stay what they are.
+
+    The worker process ends after the call, and with it what it held on the GPU."""
     import ray
 
-    started_here = not ray.is_initialized()
-    if started_here:
-        # "local": Ray would else join a cluster that happens to run on this machine, and refuse the numbers.
-        here = {"address": "local", "num_cpus": 1, "num_gpus": gpus}
-        options: dict[str, Any] = {"address": address} if address else here
-        start_ray(**options, include_dashboard=False)
-    try:
-        remote = ray.remote(num_gpus=gpus, num_cpus=1, max_calls=1, max_retries=0)(function)
-        return ray.get(remote.remote(*arguments))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, DmkdError):
-            raise type(error.cause)(str(error.cause)) from None
-        reason = f"{type(error.cause).__name__}: {error.cause}".splitlines()[0].rstrip(".")
-        raise DmkdError(
-            f"The largest sub-batch could not be found on a Ray worker ({reason}): say it with --sub-batch."
-        ) from error
-    finally:
-        if started_here:
-            ray.shutdown()
+    with ray_session(1, "cuda", address):
+        remote = ray.remote(num_gpus=1, num_cpus=1, max_calls=1, max_retries=0)(function)
+        try:
+            return ray.get(remote.remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, DmkdError):
+                raise type(error.cause)(str(error.cause)) from None
+            raise DmkdError(
+                f"The largest sub-batch could not be found on a Ray worker ({named_line(error.cause)}): say it with "
+                "--sub-batch."
+            ) from error
 
 
 def _fits(attempt: Callable[[int], object], count: int) -> bool:

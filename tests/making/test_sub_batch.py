@@ -1,6 +1,7 @@
 """The largest sub-batch that fits: the search, the trial itself on a CPU with less memory, and when it is looked for."""
 
 import dataclasses
+import time
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
 from dmkd.making.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray, largest_that_fits, run_on_ray_gpu
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.progress import Silent
-from dmkd.stores import DmkdError
+from dmkd.stores import DmkdError, UsageError
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -141,6 +142,16 @@ def test_a_driver_without_a_gpu_has_it_tried_on_the_cluster(tiny_generator, tiny
 def test_a_sub_batch_that_is_given_is_not_looked_for(tiny_generator, tiny_teacher, tmp_path, monkeypatch):
     recipe, trials = recipe_for_a_cluster(tiny_generator, tiny_teacher, tmp_path / "s.zarr", monkeypatch, sub_batch=5)
     assert recipe["sub_batch"] == 5 and not trials
+
+
+def test_a_cluster_that_is_not_there_is_found_out_at_once(trial):
+    """Nobody listens at port 1; Ray itself would try again for minutes."""
+    start = time.monotonic()
+    with pytest.raises(
+        UsageError, match=r"There is no Ray cluster at --ray-address 127\.0\.0\.1:1 .*`ray start --head`"
+    ):
+        find_sub_batch_on_ray(trial, "127.0.0.1:1")
+    assert time.monotonic() - start < 10
 
 
 @pytest.fixture(scope="module")

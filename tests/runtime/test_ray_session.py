@@ -6,7 +6,7 @@ import pytest
 import ray
 from ray._private.authentication import authentication_token_setup
 
-from dmkd.runtime.ray_session import NOTICES, start_ray
+from dmkd.runtime.ray_session import NOTICES, ray_session
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -20,9 +20,19 @@ def test_ray_starts_without_its_notice_on_tokens_and_its_other_warnings_are_told
         begun.append(options)
 
     monkeypatch.setattr(ray, "init", init)
-    start_ray(address="local")
+    with ray_session(2, "cpu", None):
+        pass
     assert [record.message for record in caplog.records] == ["The disk is nearly full."]
-    assert begun == [{"address": "local", "log_to_driver": False, "configure_logging": False}]
+    assert begun == [
+        {
+            "address": "local",
+            "num_cpus": 2,
+            "num_gpus": 0,
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "configure_logging": False,
+        }
+    ]
     authentication_token_setup._warn_token_auth_enabled()
     assert "Token authentication is enabled" in caplog.text, "only the start is quiet"
     assert logging.getLogger(NOTICES).level == logging.NOTSET
