@@ -47,6 +47,9 @@ class Given:
     def new_worker(self) -> Any:
         return self.worker
 
+    def new_writer(self) -> Callable[[Any], int]:
+        return self.worker.write
+
 
 @dataclass(frozen=True)
 class Sleeping:
@@ -63,6 +66,9 @@ class Sleeping:
 
     def new_worker(self) -> "Sleeping":
         return self
+
+    def new_writer(self) -> Callable[[int], int]:
+        return self.write
 
     def facts(self) -> dict[str, Any]:
         return {"pid": os.getpid()}

@@ -30,7 +30,7 @@ from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import evaluate
 from dmkd.classifiers.evaluation_data import evaluation_batches
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
-from dmkd.runtime.progress import Silent
+from dmkd.runtime.progress import Advance, Silent
 from dmkd.stores import Store, open_store, parse_codec
 from dmkd.train import train
 from dmkd.training.losses import kd_loss
@@ -62,8 +62,8 @@ class Stopwatch(Silent):
         self.times: list[tuple[float, int]] = []
 
     @contextmanager
-    def task(self, *args: Any, **kwargs: Any) -> Iterator[Callable[..., None]]:
-        yield lambda count, note="": self.times.append((time.process_time(), count))
+    def task(self, *args: Any, **kwargs: Any) -> Iterator[Advance]:
+        yield lambda count, note="", detail=None: self.times.append((time.process_time(), count))
 
     def cpu_seconds_per_image(self) -> float | None:
         images = sum(count for _, count in self.times[1:])

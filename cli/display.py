@@ -5,11 +5,11 @@ Progress and notices go to stderr, so that stdout holds results alone.
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from dmkd.runtime.progress import Display, Rate
+from dmkd.runtime.progress import Advance, Display, Rate
 
 PLAIN_SECONDS = 10.0  # between two lines of progress in a log
 SHORTEST_SECONDS = 0.5  # what took less is over at once: its rate would tell nothing
@@ -29,7 +29,7 @@ class PlainDisplay:
         self.every = every
 
     @contextmanager
-    def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Callable[..., None]]:
+    def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
         pace, last, latest = Pace(total, done, unit), time.monotonic(), ("", "")
         to_do = (
             f"{total - done:,} of {total:,} {unit} to do" if done < total else f"all {total:,} {unit} are done already"
@@ -73,7 +73,7 @@ class RichDisplay:
         self.console = Console(stderr=True)
 
     @contextmanager
-    def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Callable[..., None]]:
+    def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
         from rich.console import Group
         from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

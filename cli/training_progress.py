@@ -1,12 +1,11 @@
 """What a training run looks like; shared by ``train-student`` and ``demo``."""
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmkd.runtime.progress import Display
+from dmkd.runtime.progress import Advance, Display
 from dmkd.stores import Store, UsageError
 from dmkd.training.training_recipe import TrainingRecipe
 
@@ -95,7 +94,7 @@ def _train_here(
         why = "not selected, not made or not labelled yet" if recipe.select else "not made or not labelled yet"
         display.notice(f"{left_out:,} of {store.num_images:,} images are {why} and are left out.")
     seen, last_top1 = 0, ""
-    advance: Callable[..., None]
+    advance: Advance
     with ExitStack() as until_done:
 
         def begin(images: int) -> None:

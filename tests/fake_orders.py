@@ -5,13 +5,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dmkd.stores import create_store, open_store
+from dmkd.stores import Store, create_store, open_store
 
 
 def fake_store(path: Path, num_images: int = 64, block_size: int = 4):
@@ -44,6 +46,10 @@ class FakeOrder:
 
     def new_worker(self) -> "FakeWorker":
         return FakeWorker(self)
+
+    def new_writer(self) -> Callable[[int], int]:
+        self.first_time("writer")
+        return partial(write, open_store(self.store_path))
 
     def first_time(self, name: str) -> bool:
         try:
@@ -90,11 +96,16 @@ class FakeWorker:
 
     def write(self, made: int) -> int:
         self._stage("write", made)
-        ids = np.array(self.store.block_ids(made))
-        images = np.broadcast_to((ids % 256).astype(np.uint8)[:, None, None, None], (len(ids), 8, 8, 3))
-        self.store.write_block(made, images=np.ascontiguousarray(images), class_ids=(ids % 10).astype(np.int32))
+        count = write(self.store, made)
         self.unwritten -= 1
-        return len(ids)
+        return count
+
+
+def write(store: Store, block: int) -> int:
+    ids = np.array(store.block_ids(block))
+    images = np.broadcast_to((ids % 256).astype(np.uint8)[:, None, None, None], (len(ids), 8, 8, 3))
+    store.write_block(block, images=np.ascontiguousarray(images), class_ids=(ids % 10).astype(np.int32))
+    return len(ids)
 
 
 def raise_trouble(name: str) -> None:

@@ -1,21 +1,20 @@
-"""What an engine tells while it works: to the display, and to the run log in the store."""
+"""What an engine reports while it works: to the display, and to the run log in the store."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from dmkd.engine.scheduler import MAX_ATTEMPTS, Failure
 from dmkd.engine.stages import BlockDone
-from dmkd.runtime.progress import Display, Rate
+from dmkd.runtime.progress import Advance, Display, Rate
 from dmkd.stores import RunLog
 
-WORKERS_SHOWN = 8  # one by one; of more only the sum, the slowest and the fastest are told
+WORKERS_SHOWN = 8  # one by one; of more only their number, the slowest and the fastest
 
 
 class Monitor:
     """Progress of one work order. ``advance`` is that of a display's task."""
 
-    def __init__(self, display: Display, advance: Callable[..., None], log: RunLog) -> None:
+    def __init__(self, display: Display, advance: Advance, log: RunLog) -> None:
         self._display, self._advance, self._log = display, advance, log
         self._rates: dict[int, Rate] = {}  # of the workers that are there
         self._names: dict[int, str] = {}
@@ -23,7 +22,7 @@ class Monitor:
         self._starting = 0
 
     def starting(self, count: int) -> None:
-        """So many workers load their models, or wait for a GPU."""
+        """``count`` workers load their models, or wait for a GPU."""
         if count != self._starting:
             self._starting = count
             self._advance(0, detail=self.detail())
@@ -33,16 +32,16 @@ class Monitor:
         self._names[worker] = self._log.add_worker(facts)
 
     def worker_gone(self, worker: int, reason: str) -> None:
-        """Tell of a worker that died, or that could not start."""
+        """A worker died, or could not start."""
         if self._rates.pop(worker, None) is None:
             self._display.notice(f"A worker could not start: {reason}.")
         else:
             self._display.notice(f"Worker {self._names.pop(worker)} is gone: {reason}. Its blocks are made elsewhere.")
 
     def block_done(self, worker: int, block: int, done: BlockDone) -> None:
-        self._rates[worker].add(done.images, time.monotonic())
+        self._rates[worker].add(done.count, time.monotonic())
         self._log.add_block(block, self._names[worker], done.seconds_made, done.seconds_written)
-        self._advance(done.images, detail=self.detail())
+        self._advance(done.count, detail=self.detail())
 
     def block_failed(self, worker: int, failure: Failure) -> None:
         self._failures += 1

@@ -1,8 +1,8 @@
 """Making blocks on Ray actors: one actor a GPU, blocks pulled one by one, failures retried elsewhere.
 
-Images do not travel through Ray: an actor makes a block and writes it; what comes back is a count and two times. Only where
-the store is one HDF5 file, blocks go through Ray to the one process that writes it, on the driver's machine: file locks,
-by which writers on one machine take turns, are not to be relied on between machines.
+What is made does not travel through Ray: an actor makes a block and writes it; what comes back is a count and two times.
+Only where the store is one HDF5 file, blocks go through Ray to the one process that writes it, on the driver's machine: file
+locks, by which writers on one machine take turns, are not to be relied on between machines.
 
 An actor is given blocks once its ``start`` has answered. One that has no place in the cluster yet is waited for by nobody:
 to an autoscaler it is the demand for a machine. One that dies is replaced by another one, at once or when there is room.
@@ -17,12 +17,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from dmkd.engine.engine import end_of_run, finishing_on_interrupt, give_up_if_hopeless
+from dmkd.engine.ending import end_of_run, finishing_on_interrupt, give_up_if_hopeless
 from dmkd.engine.monitor import Monitor
 from dmkd.engine.scheduler import Scheduler, StartWorker
 from dmkd.engine.stages import BlockDone, BlockStages, Order, blocks_ahead
 from dmkd.runtime.failures import FATAL, DeviceLostError, WorkerStartError, is_device_lost, reason_of
-from dmkd.stores import DmkdError, UsageError, open_store
+from dmkd.stores import DmkdError, UsageError
 from dmkd.stores.trees.tree import open_tree
 
 POLL_SECONDS = 10.0  # between two looks at the cluster
@@ -32,14 +32,12 @@ EXIT_SECONDS = 2.0  # for the driver to hear of a lost device before its process
 class Hdf5Writer:
     """The one process that writes an HDF5 store. Should it die, Ray starts it again and writes what was not written."""
 
-    def __init__(self, store_path: str) -> None:
-        self._store = open_store(store_path)
+    def __init__(self, order: Order) -> None:
+        self._write = order.new_writer()
 
     def write(self, made: Any) -> int:
-        """Write a block -> its number of images."""
-        from dmkd.making.blocks import write_made
-
-        return write_made(self._store, made)
+        """As :meth:`dmkd.engine.stages.Worker.write`."""
+        return self._write(made)
 
 
 class RayBlockWorker:
@@ -98,7 +96,7 @@ def _write_by(writer: Any, made: Any) -> int:
 
 def run_on_ray(order: Order, blocks: Sequence[int], monitor: Monitor, *, workers: int | None) -> None:
     """Make blocks on ``workers`` actors of the Ray that is connected; None: one for each GPU that the cluster has, also for
-    those that it gets later. Raises as :meth:`dmkd.engine.Engine.run` does."""
+    those that it gets later. Raises as :meth:`dmkd.engine.engine.Engine.run` does."""
     driver = _Driver(order, blocks, monitor, workers)
     try:
         driver.run()
@@ -107,7 +105,7 @@ def run_on_ray(order: Order, blocks: Sequence[int], monitor: Monitor, *, workers
 
 
 class _Driver:
-    """Carries out what the scheduler says, and tells it what came of it. Holds nothing that grows but the queue."""
+    """Carries out what the scheduler says, and reports back to it. Holds nothing that grows but the queue."""
 
     def __init__(self, order: Order, blocks: Sequence[int], monitor: Monitor, workers: int | None) -> None:
         import ray
@@ -130,11 +128,11 @@ class _Driver:
         self.calls: dict[Any, tuple[int, int | None]] = {}  # future -> (worker, block; None: its start)
 
     def run(self) -> None:
-        scheduler, told = self.scheduler, False
+        scheduler, stopped = self.scheduler, False
         with finishing_on_interrupt(scheduler, self.monitor) as interrupts:
             while not scheduler.finished:
-                if interrupts.interrupted and not told:
-                    told = True
+                if interrupts.interrupted and not stopped:
+                    stopped = True
                     for actor in self.actors.values():
                         actor.stop.remote()
                 self._poll()
@@ -160,7 +158,7 @@ class _Driver:
 
         here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-        return self.ray.remote(Hdf5Writer).options(**options).remote(self.order.store_path)
+        return self.ray.remote(Hdf5Writer).options(**options).remote(self.order)
 
     def _wait(self) -> None:
         """Wait until something is answered, or is due, and take it in."""
@@ -185,7 +183,7 @@ class _Driver:
         try:
             answer = self.ray.get(future)
         except self.ray.exceptions.RayActorError as error:
-            self._gone(worker, _first_line(error), preempted=getattr(error, "preempted", False))
+            self._gone(worker, _cause_of_death(error), preempted=getattr(error, "preempted", False))
         except self.ray.exceptions.RayTaskError as error:
             self._failed(worker, block, error.cause)
         else:
@@ -236,8 +234,8 @@ class _Driver:
         return max(1, int(self.ray.cluster_resources().get("GPU", 0)))
 
 
-def _first_line(error: BaseException) -> str:
-    """What Ray says of a dead actor runs over many lines; the cause is one of them, and guesses follow it."""
+def _cause_of_death(error: BaseException) -> str:
+    """Why an actor died, in one line: of the many that Ray says, the last that names a cause, without the guesses after it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if "exit" in line.lower() or "died because" in line or "OOM" in line]
     cause = (causes or lines or [type(error).__name__])[-1]

@@ -92,7 +92,7 @@ class Scheduler:
     # What happened
 
     def want_workers(self, count: int) -> None:
-        """There is room for so many workers now. Room that is gone again does no harm: a worker waits for it."""
+        """There is room for ``count`` workers now. Room that is gone again does no harm: a worker waits for it."""
         self._slots += [_Slot() for _ in range(count - len(self._slots))]
 
     def worker_ready(self, worker: int) -> None:

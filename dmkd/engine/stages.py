@@ -12,29 +12,41 @@ from typing import Any, Protocol
 
 
 class Worker(Protocol):
-    """What makes blocks. Making a block twice is harmless, and it is done when its last chunk is written."""
+    """What makes the blocks of an order.
+
+    A block depends on its number alone, not on who makes it or what was made before. It may be made and written twice (a
+    worker that dies leaves it in the dark whether it had finished), so writing must be idempotent, and a block that was
+    written by halves must count as missing.
+
+    The three stages of one block follow each other; those of different blocks overlap, each stage on a thread of its own.
+    Whatever a stage raises counts as a failed attempt at this block, but for ``dmkd.runtime.failures.FATAL``, which end the
+    run, and errors after which a device is lost, which end the process.
+    """
 
     def facts(self) -> dict[str, Any]:
         """JSON-able: machine, device and versions, for the run log."""
 
     def read(self, block: int) -> Any:
-        """What must be read from the store before a block can be made. Called ahead, on a thread of its own."""
+        """What must be read from the store before a block can be made. Called ahead."""
 
     def make(self, block: int, inputs: Any) -> Any:
-        """Compute a block, from what ``read`` gave -> what ``write`` takes, on the host."""
+        """Compute a block, from what ``read`` gave -> what ``write`` takes, on the host. Always called on one thread, that of
+        :meth:`Order.new_worker`."""
 
     def write(self, made: Any) -> int:
-        """Encode and write a block -> its number of images. Called on a thread of its own."""
+        """Encode and write a block -> how far it takes the progress, in the units of the display's task."""
 
 
 class Order(Protocol):
-    """What is to be made. Small and picklable: it travels to the workers."""
+    """What is to be made, as the engine is told: all that it knows of its work. Small and picklable: it travels to workers."""
 
     @property
-    def store_path(self) -> str: ...
+    def store_path(self) -> str:
+        """Where the blocks are written: named in errors, and decides whether one process must write for all."""
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """``cpu``, ``cuda`` or ``cuda:1``; on Ray each worker asks for a GPU if it begins with ``cuda``."""
 
     @property
     def reads(self) -> bool:
@@ -46,6 +58,10 @@ class Order(Protocol):
     def new_worker(self) -> Worker:
         """Load the models, on the thread that will make the blocks."""
 
+    def new_writer(self) -> Callable[[Any], int]:
+        """What writes blocks that workers in other processes have made, as :meth:`Worker.write` does. Loads no models;
+        asked for only where one process must write for all."""
+
 
 def blocks_ahead(order: Order) -> int:
     """Blocks that a worker holds: one made, one written, and where something is read one read."""
@@ -54,9 +70,9 @@ def blocks_ahead(order: Order) -> int:
 
 @dataclass(frozen=True)
 class BlockDone:
-    """What is told of a block that was written."""
+    """What is known of a block that was written."""
 
-    images: int
+    count: int  # units of progress
     seconds_made: float
     seconds_written: float
 
@@ -101,5 +117,5 @@ class BlockStages:
 
     def _write(self, made: Any, seconds_made: float) -> BlockDone:
         start = time.perf_counter()
-        images = (self._write_made or self.worker.write)(made)
-        return BlockDone(images, seconds_made, time.perf_counter() - start)
+        count = (self._write_made or self.worker.write)(made)
+        return BlockDone(count, seconds_made, time.perf_counter() - start)

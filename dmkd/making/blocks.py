@@ -1,6 +1,8 @@
 """SPINE 1: ids -> class ids and seeds -> pixels -> views -> logits -> one block of the store."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,21 @@ from dmkd.views.render import render_block
 
 # Views rendered and labelled at once. Fixed, so that a block's logits do not depend on who made it.
 VIEWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class MadeBlock:
+    """A block on the host: what :meth:`dmkd.stores.Store.write_block` takes, and how many images it is."""
+
+    block: int
+    num_images: int
+    arrays: dict[str, Any]
+
+
+def write_made(store: Store, made: MadeBlock) -> int:
+    """Encode the labels and write the block; returns its number of images."""
+    store.write_block(made.block, **made.arrays)
+    return made.num_images
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,9 @@ class WorkOrder:
     def new_worker(self) -> "BlockWorker":
         return BlockWorker(self)
 
+    def new_writer(self) -> Callable[[MadeBlock], int]:
+        return partial(write_made, open_store(self.store_path))
+
 
 @dataclass(frozen=True)
 class StoredInputs:
@@ -54,15 +74,6 @@ class StoredInputs:
     class_ids: np.ndarray  # int32 (n,)
     views: dict[str, np.ndarray]  # those that the teachers look at
     new_views: dict[str, np.ndarray]  # those of them that are not in the store yet
-
-
-@dataclass(frozen=True)
-class MadeBlock:
-    """A block on the host: what :meth:`dmkd.stores.Store.write_block` takes, and how many images it is."""
-
-    block: int
-    num_images: int
-    arrays: dict[str, Any]
 
 
 class BlockWorker:
@@ -173,12 +184,6 @@ class BlockWorker:
                 f"{label_set.teacher['sha256'][:12]}…): bring the old weights back, or label under another --name."
             )
         return teacher
-
-
-def write_made(store: Store, made: MadeBlock) -> int:
-    """Encode the labels and write the block; returns its number of images."""
-    store.write_block(made.block, **made.arrays)
-    return made.num_images
 
 
 def make_images(generator: ImageGenerator, recipe: Recipe, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:

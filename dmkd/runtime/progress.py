@@ -1,21 +1,30 @@
-"""How long work tells where it is; the command line draws it, a notebook may ignore it."""
+"""How work that takes long says how far it is; the command line draws it, a notebook may ignore it."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 WINDOW_SECONDS = 30.0
-FEWEST_EVENTS = 3  # a window reaches back at least so far, however long one takes
+FEWEST_EVENTS = 3  # that a window holds, however long ago the first of them is
 MOST_EVENTS = 256
+
+
+class Advance(Protocol):
+    """What a task is told as its work is done."""
+
+    def __call__(self, count: int, note: str = "", detail: str | None = None) -> None:
+        """``count`` more units are done. ``note`` belongs to this step; ``detail`` is a line about how the work is done (None:
+        as it was)."""
 
 
 class Display(Protocol):
     """Where progress and notices go."""
 
-    def task(self, description: str, total: int, done: int = 0, unit: str = "images"):  # type: ignore[no-untyped-def]
-        """Context manager that gives ``advance(count, note="", detail=None)`` for work of ``total`` units, ``done`` of
-        them made. ``note`` belongs to this step; ``detail`` is a line about how the work is done (None: as it was)."""
+    def task(
+        self, description: str, total: int, done: int = 0, unit: str = "images"
+    ) -> AbstractContextManager[Advance]:
+        """Work of ``total`` units, ``done`` of them made before: it is shown until the context is left."""
 
     def notice(self, text: str) -> None:
         """One line that the user should read. May be called from any thread."""
@@ -25,7 +34,7 @@ class Silent:
     """A display that shows nothing."""
 
     @contextmanager
-    def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Callable[..., None]]:
+    def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
         yield lambda count, note="", detail=None: None
 
     def notice(self, text: str) -> None:

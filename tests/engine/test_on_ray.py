@@ -147,10 +147,10 @@ class Notices(Silent):
         self.texts.append(text)
 
 
-def run_fakes(tmp_path, workers=2, num_images=64, **order):
+def run_fakes(tmp_path, workers=2, num_images=64, name="s.zarr", **order):
     from dmkd.engine.engine import Engine
 
-    store, told = fake_store(tmp_path / "s.zarr", num_images), Notices()
+    store, told = fake_store(tmp_path / name, num_images), Notices()
     with Engine(store, RunOptions(workers=workers), "cpu", told, "test", {}) as engine:
         engine.run(FakeOrder(store.path, str(tmp_path), **order), store.missing_blocks(), "test")
     return store, told.texts
@@ -188,6 +188,12 @@ def test_a_start_that_fails_is_repeated(tmp_path, monkeypatch):
     store, notices = run_fakes(tmp_path, failing_starts=2)
     assert store.missing_blocks() == []
     assert notices == ["A worker could not start: RuntimeError: the weights are on their way."] * 2
+
+
+def test_one_process_writes_a_store_that_is_one_file_for_all_workers(tmp_path):
+    store, notices = run_fakes(tmp_path, name="s.h5")
+    assert store.missing_blocks() == [] and notices == [] and store.images[17].max() == 17
+    assert len(store.runs()[0]["workers"]) == 2 and (tmp_path / "writer").exists()
 
 
 def test_a_block_is_written_while_the_next_is_made(tmp_path):

@@ -1,0 +1,60 @@
+"""Making blocks in this process: computing on this thread, reading and writing beside it."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from typing import Any
+
+from dmkd.engine.ending import end_of_run, finishing_on_interrupt, give_up_if_hopeless
+from dmkd.engine.monitor import Monitor
+from dmkd.engine.scheduler import GiveBlock, Scheduler
+from dmkd.engine.stages import BlockDone, BlockStages, Order, blocks_ahead
+from dmkd.runtime.failures import FATAL, DeviceLostError, is_device_lost, reason_of
+
+
+def run_here(order: Order, blocks: Sequence[int], monitor: Monitor) -> None:
+    """Make blocks. At most two are in memory that are not written. Raises as :meth:`dmkd.engine.engine.Engine.run` does."""
+    scheduler = Scheduler(blocks, ahead=blocks_ahead(order))
+    given: deque[tuple[int, Future[Any]]] = deque()
+    writing: dict[Future[BlockDone], int] = {}
+    scheduler.tick(time.monotonic())  # the worker of number 0 is this process
+    with BlockStages(order) as stages, finishing_on_interrupt(scheduler, monitor) as interrupts:
+        monitor.worker_ready(0, stages.start())
+        scheduler.worker_ready(0)
+        while not scheduler.finished:
+            for action in scheduler.tick(time.monotonic()):
+                assert isinstance(action, GiveBlock)
+                given.append((action.block, stages.read(action.block)))
+            if interrupts.interrupted:
+                for block, _ in given:
+                    scheduler.block_returned(0, block)
+                given.clear()
+            if given:
+                block, inputs = given.popleft()
+                writing[stages.make(block, inputs)] = block
+            elif writing:
+                wait(writing, return_when="FIRST_COMPLETED")
+            else:
+                time.sleep(min(1.0, scheduler.next_due(time.monotonic())))
+            for future in [future for future in writing if future.done()]:
+                _take_in(writing.pop(future), future, scheduler, monitor)
+        end_of_run(order.store_path, scheduler, interrupts)
+
+
+def _take_in(block: int, future: "Future[BlockDone]", scheduler: Scheduler, monitor: Monitor) -> None:
+    try:
+        done = future.result()
+    except FATAL:
+        raise
+    except Exception as error:
+        if is_device_lost(error):
+            raise DeviceLostError(
+                f"The GPU reported an error after which this process can't use it ({reason_of(error)}): what is finished "
+                "is kept; run the same command again."
+            ) from error
+        monitor.block_failed(0, scheduler.block_failed(0, block, reason_of(error), time.monotonic()))
+        give_up_if_hopeless(scheduler)
+    else:
+        scheduler.block_done(0, block)
+        monitor.block_done(0, block, done)
