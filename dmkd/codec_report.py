@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from dmkd.classifiers.classifier import load_classifier
-from dmkd.making.blocks import label_views, views_of_block
 from dmkd.making.fitting import SAMPLE_VIEWS
 from dmkd.making.label_sets import LabelRequest, view_set_for
+from dmkd.making.labelling import label_views
 from dmkd.runtime.devices import default_cpu_threads, make_deterministic
 from dmkd.runtime.progress import Display
-from dmkd.stores import MissingBlockError, Store, ViewSet, parse_codec
+from dmkd.stores import MissingBlockError, Store, parse_codec
 from dmkd.stores.codecs import CODECS
 from dmkd.stores.codecs.report import compare
 
@@ -30,12 +30,13 @@ def codec_report(
     usual = [text for codec in CODECS.values() for text in codec.usual or (codec.example,)]
     parsed = {name: parse_codec(name) for name in codecs or usual}
     classifier = load_classifier(teacher, device=device)
-    view_set = view_set_for(store, LabelRequest([classifier], parse_codec("float16"), views), classifier)
+    description = view_set_for(store, LabelRequest([classifier], parse_codec("float16"), views), classifier)
+    stored = store.views.get(description.name)
     missing = set(store.missing_blocks())
     blocks = [block for block in range(store.num_blocks) if block not in missing]
     if len(blocks) < 2:
         raise MissingBlockError(f"{store.path} has {len(blocks)} finished blocks; a codec report needs two or more.")
-    wanted = -(-SAMPLE_VIEWS // (view_set.num_views * store.block_size))  # blocks to fit on
+    wanted = -(-SAMPLE_VIEWS // (description.num_views * store.block_size))  # blocks to fit on
     fitting = min(wanted, len(blocks) // 2)
     chosen = blocks[: fitting + 1]
 
@@ -44,12 +45,11 @@ def codec_report(
     with display.task(f"label with {classifier.name}", len(chosen), unit="blocks") as advance:
         for block in chosen:
             ids = np.array(store.block_ids(block))
-            stored = view_set if isinstance(view_set, ViewSet) and view_set.has_block(block) else None
-            rows = stored.rows.block(block) if stored else views_of_block(view_set, ids)
+            rows = stored.rows.block(block) if stored and stored.has_block(block) else description.draw(ids)
             images = torch.from_numpy(store.images.block(block)).to(device)
-            logits.append(label_views(classifier, images, rows, view_set))
+            logits.append(label_views(classifier, images, rows, description))
             if head is not None and block == chosen[-1]:
-                inputs.append(label_views(classifier, images, rows, view_set, "features"))
+                inputs.append(label_views(classifier, images, rows, description, "features"))
             advance(1)
     sample = np.concatenate(logits[:-1]).reshape(-1, classifier.num_classes)
     weight, bias = head if head is not None else (None, None)
@@ -57,7 +57,7 @@ def codec_report(
     return {
         "store": store.path,
         "teacher": classifier.to_json(),
-        "view_set": view_set.name,
+        "view_set": description.name,
         "fitted_on_views": len(sample),
         "measured_on_views": logits[-1].shape[0] * logits[-1].shape[1],
         "codecs": measured,

@@ -13,14 +13,14 @@ import numpy as np
 from dmkd.classifiers.classifier import configured_classifier
 from dmkd.generators.dit import GeneratorInfo
 from dmkd.generators.load import configured_generator
-from dmkd.making.blocks import has_canonical_view
 from dmkd.making.flops import classifier_flops, decoder_flops, model_calls, transformer_flops
-from dmkd.making.label_sets import LabelRequest, ViewPlan, check_request, label_set_name, new_view_set, view_set_for
+from dmkd.making.label_sets import LabelRequest, check_request, label_set_name, new_view_set, view_set_for
 from dmkd.making.recipe_file import resolved_options
 from dmkd.making.resolve import LabelOptions, WantedImages, resolve_images, resolve_labels
 from dmkd.making.sizes import PlannedLabels, disk_sizes
 from dmkd.recipes.image_options import ImageOptions
-from dmkd.stores import UsageError, ViewSet
+from dmkd.stores import UsageError
+from dmkd.views.description import ViewDescription
 from dmkd.views.policy import parse_policy
 
 # NVIDIA H100 SXM, data sheet, without sparsity: TFLOP/s of tensor cores in half precisions; of ordinary ones in float32, as
@@ -71,9 +71,7 @@ def plan(
     per_image: dict[str, Any] = {
         "sampling": calls * transformer_flops(transformer, info),
         "decoding": decoder_flops(vae, info),
-        "labels": {
-            one.name: _views(one) * classifier_flops(one.teacher, one.view_set.attributes["size"]) for one in label_sets
-        },
+        "labels": {one.name: one.views * classifier_flops(one.teacher, one.view_set.size) for one in label_sets},
     }
     made = per_image["sampling"] + per_image["decoding"]
     per_image["total"] = made + sum(per_image["labels"].values())
@@ -107,15 +105,14 @@ def _label_sets(request: LabelRequest, wanted: WantedImages, labels: LabelOption
     found: dict[str, PlannedLabels] = {}
     if wanted.store is not None and labels.teachers != ("none",):
         for name, stored in wanted.store.labels.items():
-            seen = wanted.store.views[stored.view_set]
+            seen = ViewDescription.of(wanted.store.views[stored.view_set])
             found[name] = PlannedLabels(name, seen, stored.codec, configured_classifier(stored.source), stored)
     if wanted.store is None:
         check_request(request, wanted.image_shape[:2], wanted.defaults["views"], weights=False)
-    planned: ViewSet | ViewPlan | None = None
+    planned: ViewDescription | None = None  # the first teacher's: later ones look at the views as they are
     for teacher in request.teachers:
-        if wanted.store is not None:
-            view_set = view_set_for(wanted.store, request, teacher)
-            planned = view_set if isinstance(view_set, ViewSet) or planned is None else planned
+        if planned is None and wanted.store is not None:
+            planned = view_set_for(wanted.store, request, teacher)
         elif planned is None:
             policy = parse_policy(request.views or wanted.defaults["views"])
             seed = wanted.recipe.seed if request.view_seed is None else request.view_seed
@@ -124,11 +121,6 @@ def _label_sets(request: LabelRequest, wanted: WantedImages, labels: LabelOption
         name = label_set_name(request, teacher, planned)
         found.setdefault(name, PlannedLabels(name, planned, request.codec, teacher, None))
     return list(found.values())
-
-
-def _views(labels: PlannedLabels) -> int:
-    """Views of an image that the teacher looks at, its own one included."""
-    return labels.view_set.num_views + (not has_canonical_view(labels.view_set))
 
 
 def _left(wanted: WantedImages, label_sets: list[PlannedLabels]) -> dict[str, Any]:

@@ -11,17 +11,12 @@ import torch
 from dmkd.classifiers.classifier import Classifier, linear_head, load_classifier
 from dmkd.generators.interface import ImageGenerator
 from dmkd.generators.load import load_generator
-from dmkd.making.label_sets import ViewPlan
+from dmkd.making.labelling import label_quality, label_views
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import make_deterministic
 from dmkd.runtime.versions import machine
-from dmkd.stores import LabelSet, MismatchError, Store, ViewSet, locations, open_store
-from dmkd.views.draw import draw_views
-from dmkd.views.policy import VIEW_COMPONENTS, ViewPolicy
-from dmkd.views.render import render_block
-
-# Views rendered and labelled at once. Fixed, so that a block's logits do not depend on who made it.
-VIEWS_AT_ONCE = 256
+from dmkd.stores import LabelSet, MismatchError, Store, locations, open_store
+from dmkd.views.description import ViewDescription
 
 
 @dataclass(frozen=True)
@@ -84,8 +79,10 @@ class BlockWorker:
         make_deterministic(order.device, order.cpu_threads)
         self.order = order
         self.store = open_store(order.store_path)
-        self.views = self.store.views
         self.labels = self.store.labels
+        self.view_sets = self.store.views
+        looked_at = self.view_sets if order.generator else {self.labels[name].view_set for name in order.label_sets}
+        self.views = {name: ViewDescription.of(self.view_sets[name]) for name in looked_at}
         self.generator: ImageGenerator | None = None
         if order.generator:
             self.recipe = Recipe.from_json(self.store.recipe)
@@ -113,15 +110,15 @@ class BlockWorker:
         ids = np.array(self.store.block_ids(block))
         if inputs is not None:
             images = torch.from_numpy(inputs.images).to(self.order.device)
-            labels = self._label(images, inputs.class_ids, inputs.views)
+            labels = self._label(ids, images, inputs.class_ids, inputs.views)
             return MadeBlock(block, len(ids), {"views": inputs.new_views, "labels": labels})
         assert self.generator is not None
         images, class_ids = make_images(self.generator, self.recipe, ids)
         pixels = images.cpu().numpy()
         if self.store.image_codec.lossy:  # the teacher labels what a reader will decode
             images = torch.from_numpy(self.store.as_stored(pixels)).to(images.device)
-        views = {name: views_of_block(view_set, ids) for name, view_set in self.views.items()}
-        labels = self._label(images, class_ids, views)
+        views = {name: description.draw(ids) for name, description in self.views.items()}
+        labels = self._label(ids, images, class_ids, views)
         arrays = {"views": views, "labels": labels, "class_ids": class_ids, "images": pixels}
         return MadeBlock(block, len(ids), arrays)
 
@@ -130,18 +127,18 @@ class BlockWorker:
         return write_made(self.store, made)
 
     def _label(
-        self, images: torch.Tensor, class_ids: np.ndarray, views: dict[str, np.ndarray]
+        self, ids: np.ndarray, images: torch.Tensor, class_ids: np.ndarray, views: dict[str, np.ndarray]
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         labels = {}
         for name, teacher in self.teachers.items():
             label_set = self.labels[name]
-            view_set = self.views[label_set.view_set]
-            values = label_views(teacher, images, views[view_set.name], view_set, label_set.codec.input)
+            description, what = self.views[label_set.view_set], label_set.codec.input
+            values = label_views(teacher, images, views[description.name], description, what)
             canonical = values[:, 0]
-            if not has_canonical_view(view_set):
-                plan, boxes = canonical_views(view_set, len(images))
-                canonical = label_views(teacher, images, boxes, plan, label_set.codec.input)[:, 0]
-            if label_set.codec.input == "features":
+            if not description.has_canonical:
+                alone = description.canonical_alone()
+                canonical = label_views(teacher, images, alone.draw(ids), alone, what)[:, 0]
+            if what == "features":
                 weight, bias = self.heads[name]
                 canonical = canonical @ weight.T + bias
             labels[name] = (values, label_quality(canonical, class_ids))
@@ -150,12 +147,12 @@ class BlockWorker:
     def _views(self, block: int, ids: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The views that the teachers look at, and those of them that must be written: the stored ones count."""
         views, new = {}, {}
-        for name in {self.labels[label_set].view_set for label_set in self.order.label_sets}:
-            view_set = self.views[name]
+        for name, description in self.views.items():
+            view_set = self.view_sets[name]
             if view_set.has_block(block):
                 views[name] = view_set.rows.block(block)
             else:
-                views[name] = new[name] = views_of_block(view_set, ids)
+                views[name] = new[name] = description.draw(ids)
         return views, new
 
     def _load_generator(self, source: str) -> ImageGenerator:
@@ -207,61 +204,3 @@ def make_images(generator: ImageGenerator, recipe: Recipe, ids: np.ndarray) -> t
             )
         )
     return torch.cat(parts)[: len(ids)], recipe.class_ids(ids)
-
-
-def views_of_block(view_set: ViewSet | ViewPlan, ids: np.ndarray) -> np.ndarray:
-    """The views of a whole block of ids (n,), as its view set's attributes say: float32 (n, V, P)."""
-    description = view_set.attributes
-    return draw_views(
-        ViewPolicy.from_json(description["policy"]),
-        description["seed"],
-        ids,
-        canonical=tuple(description["canonical"]),
-        first=description["first"],
-        image_size=tuple(description["image_size"]),
-        output_size=description["size"],
-        block_size=description["block_size"],
-        num_in_block=len(ids),
-    )
-
-
-def has_canonical_view(view_set: ViewSet | ViewPlan) -> bool:
-    """Whether view 0 is the evaluation view: in a store's first view set, and in sets of kind center."""
-    return view_set.num_views > ViewPolicy.from_json(view_set.attributes["policy"]).num_random
-
-
-def canonical_views(view_set: ViewSet, count: int) -> tuple[ViewPlan, np.ndarray]:
-    """The evaluation view alone, for ``count`` images: a plan of one unmixed view, and float32 (count, 1, 5)."""
-    box = np.array([*view_set.attributes["canonical"], 0], np.float32)
-    return ViewPlan("canonical", 1, VIEW_COMPONENTS, view_set.attributes), np.tile(box, (count, 1, 1))
-
-
-def label_views(
-    teacher: Classifier, images: torch.Tensor, views: np.ndarray, view_set: ViewSet | ViewPlan, what: str = "logits"
-) -> np.ndarray:
-    """A block's images uint8 (n, H, W, 3), their views float32 (n, V, P) -> float32 (n, V, C) logits of the teacher, or
-    (n, V, d) of its features, if that is ``what``."""
-    label = teacher.features if what == "features" else teacher.logits
-    count, num_views, _ = views.shape
-    at_once = max(1, VIEWS_AT_ONCE // count)
-    labels = []
-    for first in range(0, num_views, at_once):
-        pixels = render_block(
-            images,
-            views[:, first : first + at_once],
-            components=view_set.components,
-            size=view_set.attributes["size"],
-            interpolation=view_set.attributes["interpolation"],
-        )
-        rows = torch.cat([label(part) for part in pixels.flatten(0, 1).split(VIEWS_AT_ONCE)])
-        labels.append(rows.reshape(count, -1, rows.shape[1]))
-    return torch.cat(labels, 1).cpu().numpy()
-
-
-def label_quality(logits: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
-    """Logits (n, C) of the canonical view, class ids (n,) -> float32 (n, 3): top-1, p(class id), entropy in nats."""
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    entropy = -(np.exp(log_p) * log_p).sum(1)
-    p_class = np.exp(log_p[np.arange(len(logits)), class_ids])
-    return np.stack([logits.argmax(1), p_class, entropy], 1).astype(np.float32)

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from dmkd.classifiers.classifier import Classifier, linear_head, load_classifier
-from dmkd.making.blocks import label_views, views_of_block
+from dmkd.making.labelling import label_views
 from dmkd.runtime.devices import make_deterministic
 from dmkd.runtime.progress import Display
 from dmkd.stores import LabelSet, MissingBlockError, Store
+from dmkd.views.description import ViewDescription
 
 # Views whose logits a codec is fitted on. With the teacher's last layer known, more of them gain little (klt at step 1,
 # 1000 classes: 512 views 140 bytes, 2048 views 133).
@@ -45,14 +46,15 @@ def sample_logits(
     """The teacher's logits of the first views that can be had, float32 (m, C), ordered by image."""
     missing = set(store.missing_blocks())
     view_set = store.views[label_set.view_set]
+    description = ViewDescription.of(view_set)
     rows: list[np.ndarray] = []
     for block in (block for block in range(store.num_blocks) if block not in missing):
         if sum(map(len, rows)) >= num_views:
             break
         ids = np.array(store.block_ids(block))
-        views = view_set[ids] if view_set.has_block(block) else views_of_block(view_set, ids)
+        views = view_set[ids] if view_set.has_block(block) else description.draw(ids)
         images = torch.from_numpy(store.images[ids]).to(device)
-        rows.append(label_views(teacher, images, views, view_set).reshape(-1, label_set.num_classes))
+        rows.append(label_views(teacher, images, views, description).reshape(-1, label_set.num_classes))
     if not rows:
         raise MissingBlockError(f"{store.path} has no images yet to fit label set {label_set.name!r} on.")
     return np.concatenate(rows)[:num_views]

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dmkd.classifiers.classifier import Classifier, check_classes, linear_head
 from dmkd.generators.defaults import source_defaults
-from dmkd.stores import Codec, Store, UsageError, ViewSet
+from dmkd.stores import Codec, Store, UsageError
 from dmkd.stores.identity import refuse_mismatch
+from dmkd.views.description import ViewDescription
 from dmkd.views.policy import ViewPolicy, parse_policy
 
 
@@ -34,14 +34,16 @@ def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
         _check_codec(request.codec, teacher)
     names = []
     for teacher in request.teachers:
-        view_set = _view_set(store, request, teacher)
-        _check_size(teacher, view_set.attributes["size"])
-        name = label_set_name(request, teacher, view_set)
+        views = view_set_for(store, request, teacher)
+        if views.name not in store.views:
+            store.add_view_set(views.name, views.num_views, views.components, views.to_attributes())
+        _check_size(teacher, views.size)
+        name = label_set_name(request, teacher, views)
         store.add_label_set(
             name,
             teacher=teacher.to_json(),
             source=teacher.source,
-            view_set=view_set.name,
+            view_set=views.name,
             codec=request.codec,
             num_classes=teacher.num_classes,
         )
@@ -79,77 +81,51 @@ def _check_codec(codec: Codec, teacher: Classifier) -> None:
         codec.bind(teacher.num_classes, codec.fit(teacher.num_classes))
 
 
-def first_view_set(store: Store) -> ViewSet | None:
-    """The store's first view set, whose view 0 is the canonical one."""
-    return next((view_set for view_set in store.views.values() if view_set.attributes["first"]), None)
-
-
-@dataclass(frozen=True)
-class ViewPlan:
-    """A view set that is not in the store (yet): what :class:`ViewSet` tells of one that is."""
-
-    name: str
-    num_views: int
-    components: tuple[str, ...]
-    attributes: dict[str, Any]
-
-
-def view_set_for(store: Store, request: LabelRequest, teacher: Classifier) -> ViewSet | ViewPlan:
-    """The view set that a request asks for: the stored one of that name, or the plan of a new one.
+def view_set_for(store: Store, request: LabelRequest, teacher: Classifier) -> ViewDescription:
+    """The view set that a request asks for: the stored one of that name, or one that is still to be made.
 
     Without a wish it is the store's first one. A new set takes its size, interpolation and canonical view from the
     teacher. Teachers that come later look at the views as they are: only then do all teachers and the student see the
     same pixels.
     """
-    first = first_view_set(store)
+    stored = store.views
+    first = next((view_set for view_set in stored.values() if view_set.attributes["first"]), None)
     if request.views is None and first is not None:
-        return first
+        return ViewDescription.of(first)
     policy = parse_policy(request.views or source_defaults(store.source)["views"])
     seed = store.recipe.get("seed", 0) if request.view_seed is None else request.view_seed
-    if (stored := store.views.get(policy.name)) is not None:
+    if policy.name in stored:
+        found = ViewDescription.of(stored[policy.name])
         refuse_mismatch(
             f"View set {policy.name!r} of {store.path}",
-            {"policy": ViewPolicy.from_json(stored.attributes["policy"]).to_json(), "seed": stored.attributes["seed"]},
+            {"policy": found.policy.to_json(), "seed": found.seed},
             {"policy": policy.to_json(), "seed": seed},
             "Leave --views out to use the store's views, or ask for another number of views.",
         )
-        return stored
+        return found
     return new_view_set(policy, seed, first is None, teacher, store.image_shape[:2], store.block_size)
 
 
 def new_view_set(
     policy: ViewPolicy, seed: int, first: bool, teacher: Classifier, image_size: tuple[int, int], block_size: int
-) -> ViewPlan:
-    """The plan of a view set as this teacher wants it; ``first``: of a store that has none yet."""
-    return ViewPlan(
+) -> ViewDescription:
+    """A view set as this teacher wants it; ``first``: of a store that has none yet."""
+    return ViewDescription(
         policy.name,
-        policy.num_views(first),
-        policy.components,
-        {
-            "policy": policy.to_json(),
-            "seed": seed,
-            "first": first,
-            "size": teacher.input_size,
-            "interpolation": teacher.interpolation,
-            "crop_pct": teacher.crop_pct,
-            "crop_mode": teacher.crop_mode,
-            "canonical": list(teacher.canonical_box(image_size)),
-            "image_size": list(image_size),
-            "block_size": block_size,
-        },
+        policy,
+        seed,
+        first,
+        size=teacher.input_size,
+        interpolation=teacher.interpolation,
+        crop_pct=teacher.crop_pct,
+        crop_mode=teacher.crop_mode,
+        canonical=teacher.canonical_box(image_size),
+        image_size=image_size,
+        block_size=block_size,
     )
 
 
-def label_set_name(request: LabelRequest, teacher: Classifier, view_set: ViewSet | ViewPlan) -> str:
+def label_set_name(request: LabelRequest, teacher: Classifier, views: ViewDescription) -> str:
     """The name asked for, or the teacher's; labels of later views are told apart by those."""
-    own = teacher.name if view_set.attributes["first"] else f"{teacher.name}-{view_set.name}"
+    own = teacher.name if views.first else f"{teacher.name}-{views.name}"
     return request.name or own
-
-
-def _view_set(store: Store, request: LabelRequest, teacher: Classifier) -> ViewSet:
-    """The view set asked for, made if there is none of that name."""
-    found = view_set_for(store, request, teacher)
-    if isinstance(found, ViewPlan):
-        store.add_view_set(found.name, found.num_views, found.components, found.attributes)
-        return store.views[found.name]
-    return found

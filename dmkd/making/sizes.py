@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from dmkd.classifiers.classifier import Classifier, no_linear_layer
-from dmkd.making.label_sets import ViewPlan
 from dmkd.making.resolve import WantedImages
-from dmkd.stores import Codec, LabelSet, ViewSet
+from dmkd.stores import Codec, LabelSet
 from dmkd.stores.codecs import Coder
 from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import (
@@ -29,6 +28,7 @@ from dmkd.stores.layout import (
     label_specs,
     views_spec,
 )
+from dmkd.views.description import ViewDescription
 
 CHECKSUM_BYTES = 4  # of each chunk
 RAW = Share("exact", 1.0)
@@ -39,10 +39,15 @@ class PlannedLabels:
     """One label set that is there or would be made."""
 
     name: str
-    view_set: ViewSet | ViewPlan
+    view_set: ViewDescription
     codec: Codec
     teacher: Classifier  # on the meta device
     stored: LabelSet | None
+
+    @property
+    def views(self) -> int:
+        """Views that the teacher looks at, its own one included."""
+        return self.view_set.num_views + (not self.view_set.has_canonical)
 
     @property
     def fitted(self) -> bool:
@@ -77,7 +82,7 @@ def disk_sizes(wanted: WantedImages, label_sets: Sequence[PlannedLabels]) -> dic
     }
     view_sets = {one.view_set.name: one.view_set for one in label_sets}
     if wanted.store is not None:
-        view_sets |= wanted.store.views
+        view_sets |= {name: ViewDescription.of(view_set) for name, view_set in wanted.store.views.items()}
     for name, view_set in view_sets.items():
         specs[f"{VIEWS}/{name}"] = (views_spec(view_set.num_views, len(view_set.components)), RAW)
     constants: dict[str, dict[str, Any]] = {}

@@ -132,14 +132,15 @@ def _load(trial: Trial, device: str) -> tuple[Any, list[Any]]:
 
 
 def _sample_and_label(trial: Trial, generator: Any, teachers: Sequence[Any], count: int) -> None:
-    from dmkd.making.blocks import VIEWS_AT_ONCE, label_views, make_images
-    from dmkd.making.label_sets import ViewPlan
-    from dmkd.views.policy import VIEW_COMPONENTS
+    from dmkd.making.blocks import make_images
+    from dmkd.making.label_sets import new_view_set
+    from dmkd.making.labelling import VIEWS_AT_ONCE, label_views
+    from dmkd.views.policy import ViewPolicy
 
     recipe = replace(trial.recipe, steps=2, guidance_interval=None, sub_batch=count)
     images, _ = make_images(generator, recipe, np.arange(min(count, trial.block_size)))
     num_views = max(1, VIEWS_AT_ONCE // len(images))
     whole_image = np.tile(np.array([0, 0, 1, 1, 0], np.float32), (len(images), num_views, 1))
     for teacher in teachers:
-        size = {"size": teacher.input_size, "interpolation": teacher.interpolation}
-        label_views(teacher, images, whole_image, ViewPlan("trial", num_views, VIEW_COMPONENTS, size))
+        size = (images.shape[1], images.shape[2])
+        label_views(teacher, images, whole_image, new_view_set(ViewPolicy(), 0, True, teacher, size, trial.block_size))

@@ -1,5 +1,6 @@
 """Labels in every codec, from the teacher to the student, and views that mix: both see the same pixels."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ from conftest import tree_bytes
 from dmkd.classifiers.classifier import Classifier, load_classifier
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.loading import Loader
+from dmkd.making.label_sets import LabelRequest, add_label_sets, view_set_for
 from dmkd.runtime.progress import Silent
-from dmkd.stores import StoreError, UsageError, open_store
+from dmkd.stores import StoreError, UsageError, open_store, parse_codec
 from dmkd.train import train
 from dmkd.training.training_recipe import resolve_training
+from dmkd.views import parse_policy
+from dmkd.views.description import ViewDescription
 from dmkd.views.render import render_block
 
 HERE = RunOptions(workers=0, device="cpu")
@@ -246,3 +250,38 @@ def test_presets_are_taken_by_name(exact):
     assert (name, recipe.temperature, recipe.optimizer, recipe.schedule) == ("cutmix-t20", 20.0, "adamw", "cosine")
     with pytest.raises(UsageError, match="no preset 'best'; there are dm-kd, cutmix-t20"):
         resolve_training(exact, {}, "best")
+
+
+@pytest.mark.parametrize("views", ["center", "rrc:3,scale=0.6:1", "rrc:2+cutmix", "rrc:2+mixup,alpha=1"])
+def test_a_view_set_is_described_in_the_store_as_it_was_planned(views, tiny_generator, tiny_teacher, tmp_path):
+    store = make(tmp_path / "s.zarr", tiny_generator, "none", None)
+    teacher = load_classifier(str(tiny_teacher))
+    request = LabelRequest([teacher], parse_codec("float16"), views)
+    planned = view_set_for(store, request, teacher)
+    add_label_sets(store, request)
+    (stored,) = store.views.values()
+    assert ViewDescription.of(stored) == planned == view_set_for(store, request, teacher)
+    assert (stored.num_views, stored.components) == (planned.num_views, planned.components)
+    ids = np.array(store.block_ids(2))
+    assert planned.draw(ids).shape == (len(ids), planned.num_views, len(planned.components))
+
+
+def test_the_canonical_view_alone_is_view_0_of_the_first_view_set():
+    first = ViewDescription(
+        "rrc2-mixup",
+        parse_policy("rrc:2+mixup"),
+        3,
+        True,
+        32,
+        "bicubic",
+        0.875,
+        "center",
+        (0.1, 0.2, 0.5, 0.6),
+        (40, 48),
+        16,
+    )
+    ids, later = np.arange(16, 32), dataclasses.replace(first, first=False)
+    assert (first.num_views, first.has_canonical) == (3, True) and (later.num_views, later.has_canonical) == (2, False)
+    alone = later.canonical_alone().draw(ids)
+    assert alone.shape == (16, 1, 5) and np.array_equal(alone, first.draw(ids)[:, :1, :5])
+    assert np.array_equal(later.draw(ids), first.draw(ids)[:, 1:])

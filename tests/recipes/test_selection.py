@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmkd.making.blocks import label_quality
+from dmkd.making.labelling import label_quality
 from dmkd.recipes.selection import COLUMNS, columns_of, parse_selection
 from dmkd.stores import UsageError
 

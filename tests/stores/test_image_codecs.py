@@ -186,14 +186,15 @@ def test_the_teacher_labels_the_pixels_that_a_reader_gets(jpegs, tmp_path, tiny_
     import torch
 
     from dmkd.classifiers.classifier import load_classifier
-    from dmkd.making.blocks import label_views
+    from dmkd.making.labelling import label_views
+    from dmkd.views.description import ViewDescription
 
     store = open_store(jpegs)
     label_set, views = store.labels["tiny-resnet"], store.views["rrc2"]
     teacher = load_classifier(str(tiny_teacher))
     torch.set_num_threads(store.recipe["cpu_threads"])
     ids = np.array(store.block_ids(1))
-    recomputed = label_views(teacher, torch.from_numpy(store.images[ids]), views[ids], views)
+    recomputed = label_views(teacher, torch.from_numpy(store.images[ids]), views[ids], ViewDescription.of(views))
     assert np.array_equal(recomputed.astype(np.float16), label_set.logits(ids))
     # Of the pixels as they were made they are not: the test could fail.
     raw = tmp_path / "raw.zarr"
