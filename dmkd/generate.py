@@ -11,13 +11,14 @@ from dmkd.generators.defaults import source_defaults, teacher_of
 from dmkd.making.blocks import WorkOrder
 from dmkd.making.fitting import fit_label_sets, pilot_blocks
 from dmkd.making.label_sets import LabelRequest, add_label_sets, check_request
+from dmkd.making.labelling import labelling_threads
 from dmkd.making.recipe_file import resolved_options, to_toml
 from dmkd.making.resolve import LabelOptions, resolve_images, resolve_labels, teachers_wanted
 from dmkd.making.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
 from dmkd.recipes.class_names import classes_written_alike, first_synonym
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.recipe import Recipe
-from dmkd.runtime.devices import choose_device, default_cpu_threads
+from dmkd.runtime.devices import choose_device
 from dmkd.runtime.progress import Display
 from dmkd.runtime.ray_session import cluster_gpus
 from dmkd.runtime.versions import library_versions
@@ -34,7 +35,7 @@ def generate(
     display: Display,
     tell_recipe: Callable[[str], None] | None = None,
 ) -> tuple[Store, list[str]]:
-    """Make a store, or go on with one: images, and in the same pass their labels -> the store, its label sets.
+    """Make a store, or resume one: images, and in the same pass their labels -> the store, its label sets.
 
     ``tell_recipe`` is given a new store's resolved recipe, as TOML. Everything is checked before the first file is
     written. Raises ``MismatchError`` if the store was made with another recipe, and leaves it as it is.
@@ -49,7 +50,7 @@ def generate(
 
     if store is None:
         check_request(request, wanted.image_shape[:2], wanted.defaults["views"])
-        _tell_classes_written_alike(recipe, wanted.info.class_names, display)
+        _note_classes_written_alike(recipe, wanted.info.class_names, display)
         if images.sub_batch is None and device.startswith("cuda"):
             sources = tuple(teacher.source for teacher in request.teachers)
             trial = Trial(recipe, wanted.source.weights, wanted.info.class_names, sources, wanted.block_size)
@@ -69,7 +70,7 @@ def generate(
         if tell_recipe is not None:
             tell_recipe(to_toml(resolved_options(wanted, request, labels)))
     else:
-        _tell_versions(store, display)
+        _note_versions(store, display)
         if swept := store.sweep_partials():
             display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
     add_label_sets(store, request)
@@ -112,7 +113,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
         teachers = [load_classifier(source) for source in sources]
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
         names = add_label_sets(store, request)
-    _tell_versions(store, display)
+    _note_versions(store, display)
     if swept := store.sweep_partials():
         display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
     if missing := store.missing_blocks():
@@ -129,7 +130,7 @@ def _label_blocks(engine: Engine, names: Sequence[str]) -> None:
     """Label what has images and no labels, one label set after the other."""
     store, device = engine.store, engine.device
     without_images = set(store.missing_blocks())
-    threads = store.recipe.get("cpu_threads") or (default_cpu_threads() if device == "cpu" else None)
+    threads = labelling_threads(store, device)
     fit_label_sets(store, names, _driver_device(engine.run_options, device), threads, engine.display)
     for name in names:
         blocks = [block for block in store.labels[name].missing_blocks() if block not in without_images]
@@ -144,7 +145,7 @@ def _find_sub_batch(trial: Trial, device: str, workers: int | None, run: RunOpti
     return found
 
 
-def _tell_classes_written_alike(recipe: Recipe, class_names: Sequence[str], display: Display) -> None:
+def _note_classes_written_alike(recipe: Recipe, class_names: Sequence[str], display: Display) -> None:
     if recipe.prompts is None:
         return
     for group in classes_written_alike(class_names):
@@ -178,7 +179,7 @@ def _log_options(*groups: Any) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
 
-def _tell_versions(store: Store, display: Display) -> None:
+def _note_versions(store: Store, display: Display) -> None:
     """Say which libraries have changed since the store was made: another rounding is possible, no more."""
     before, now = store.attributes.get("versions", {}), library_versions()
     changed = [f"{k} {before[k]} -> {now[k]}" for k in before.keys() & now.keys() if before[k] != now[k]]

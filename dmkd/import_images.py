@@ -65,7 +65,7 @@ def import_images(
     labels: "LabelOptions | None" = None,
     run: "RunOptions | None" = None,
 ) -> Store:
-    """Make a store of the images of ``source``, or go on with one; then label it, if ``labels`` says so.
+    """Make a store of the images of ``source``, or resume one; then label it, if ``labels`` says so.
 
     Everything that can be is checked before the first file is written. Raises ``UsageError`` if the source or an image
     can't be used, ``MismatchError`` if the store was made of other files or with other options.

@@ -1,5 +1,5 @@
 """Who makes which block next, and what follows when a block or a worker fails. Pure bookkeeping: no Ray, no threads,
-no clock; ``dmkd.engine`` and ``dmkd.engine.on_ray`` tell it what happened and do what :meth:`Scheduler.tick` says.
+no clock; ``in_process`` and ``on_ray`` report to it what happened and do what :meth:`Scheduler.tick` says.
 
 A worker is first *starting* (it waits for a GPU, or loads its models), then *ready*, then perhaps gone. Blocks are given
 to ready workers only, a few to each, so that it never waits for the next one.

@@ -38,7 +38,7 @@ class Worker(Protocol):
 
 
 class Order(Protocol):
-    """What is to be made, as the engine is told: all that it knows of its work. Small and picklable: it travels to workers."""
+    """What is to be made: all that the engine knows of its work. Small and picklable: it travels to workers."""
 
     @property
     def store_path(self) -> str:

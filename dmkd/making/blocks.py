@@ -36,7 +36,7 @@ def write_made(store: Store, made: MadeBlock) -> int:
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """What a worker must know; small and picklable."""
+    """What a worker must know (a :class:`dmkd.engine.stages.Order`); small and picklable."""
 
     store_path: str
     label_sets: tuple[str, ...]
@@ -55,9 +55,11 @@ class WorkOrder:
         return replace(self, device="cuda") if self.device.startswith("cuda") else self
 
     def new_worker(self) -> "BlockWorker":
+        """Load the models."""
         return BlockWorker(self)
 
     def new_writer(self) -> Callable[[MadeBlock], int]:
+        """What writes blocks that other processes have made; it loads no models."""
         return partial(write_made, open_store(self.store_path))
 
 

@@ -13,7 +13,7 @@ from dmkd.views.policy import ViewPolicy, parse_policy
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """Teachers that have been loaded, and how they are to label. ``None`` means not said."""
+    """Teachers that have been loaded, and how they are to label. ``None``: as the store has it, or by default."""
 
     teachers: Sequence[Classifier]
     codec: Codec
@@ -126,6 +126,6 @@ def new_view_set(
 
 
 def label_set_name(request: LabelRequest, teacher: Classifier, views: ViewDescription) -> str:
-    """The name asked for, or the teacher's; labels of later views are told apart by those."""
+    """The name asked for, or the teacher's; labels of later views have the views' name added."""
     own = teacher.name if views.first else f"{teacher.name}-{views.name}"
     return request.name or own

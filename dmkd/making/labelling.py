@@ -4,11 +4,18 @@ import numpy as np
 import torch
 
 from dmkd.classifiers.classifier import Classifier
+from dmkd.runtime.devices import default_cpu_threads
+from dmkd.stores import Store
 from dmkd.views.description import ViewDescription
 from dmkd.views.render import render_block
 
 # Views rendered and labelled at once. Fixed, so that a block's logits do not depend on who made it.
 VIEWS_AT_ONCE = 256
+
+
+def labelling_threads(store: Store, device: str) -> int | None:
+    """Threads that a store's labels are made with: its recipe's, else on a CPU those of this machine."""
+    return store.recipe.get("cpu_threads") or (default_cpu_threads() if device == "cpu" else None)
 
 
 def label_views(

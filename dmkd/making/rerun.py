@@ -9,8 +9,7 @@ import torch
 
 from dmkd.generators.defaults import parse_source
 from dmkd.making.blocks import BlockWorker, WorkOrder, make_images
-from dmkd.making.labelling import label_views
-from dmkd.runtime.devices import default_cpu_threads
+from dmkd.making.labelling import label_views, labelling_threads
 from dmkd.runtime.progress import Display
 from dmkd.stores import DmkdError, Store
 from dmkd.stores.layout import CLASS_IDS, IMAGES
@@ -38,7 +37,7 @@ def rerun_labels(
     if not chosen:
         return result, [Finding(NOTE, label_set.node, "It has no sound labels to compare the teacher's with.")]
     try:
-        worker = BlockWorker(WorkOrder(store.path, (name,), device, _cpu_threads(store, device), generator=None))
+        worker = BlockWorker(WorkOrder(store.path, (name,), device, labelling_threads(store, device), generator=None))
     except DmkdError as error:
         return result, [Finding(ERROR, label_set.node, f"Its teacher was not rerun. {error}")]
     teacher, view_set, coder = worker.teachers[name], store.views[label_set.view_set], label_set.coder
@@ -97,7 +96,7 @@ def regenerate_images(
     if not chosen:
         return result, [Finding(NOTE, IMAGES, "There are no sound images to compare the generator's with.")]
     assert store.source is not None
-    source, threads = parse_source(store.source).weights, _cpu_threads(store, device)
+    source, threads = parse_source(store.source).weights, labelling_threads(store, device)
     try:
         worker = BlockWorker(WorkOrder(store.path, (), device, threads, generator=source))
     except DmkdError as error:
@@ -143,8 +142,3 @@ def _sample(blocks: Sequence[int], share: float) -> list[int]:
     count = min(len(blocks), max(1, math.ceil(share * len(blocks))))
     drawn = np.random.Generator(np.random.PCG64(SAMPLE_SEED)).permutation(len(blocks))[:count]
     return [blocks[place] for place in sorted(drawn.tolist())]
-
-
-def _cpu_threads(store: Store, device: str) -> int | None:
-    """As the labeller takes them."""
-    return store.recipe.get("cpu_threads") or (default_cpu_threads() if device == "cpu" else None)

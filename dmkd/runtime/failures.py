@@ -10,7 +10,7 @@ FATAL = (UsageError, StoreWriteError)
 
 
 class DeviceLostError(DmkdError):
-    """The GPU refused to go on. Every later call fails too, until the process is another one."""
+    """The GPU has stopped working. Every later call fails too, until the process is another one."""
 
 
 class WorkerStartError(DmkdError):
@@ -31,7 +31,7 @@ def is_device_lost(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line for a person: ``ValueError: what it said``; what runs out of GPU memory is told in plain words."""
+    """One line for a person: ``ValueError: what it said``; a GPU that runs out of memory gets plain words."""
     torch = sys.modules.get("torch")
     said = first_line(error)
     if torch is not None and isinstance(error, torch.OutOfMemoryError):

@@ -11,7 +11,7 @@ MOST_EVENTS = 256
 
 
 class Advance(Protocol):
-    """What a task is told as its work is done."""
+    """Reports progress of a task."""
 
     def __call__(self, count: int, note: str = "", detail: str | None = None) -> None:
         """``count`` more units are done. ``note`` belongs to this step; ``detail`` is a line about how the work is done (None:

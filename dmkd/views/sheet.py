@@ -36,9 +36,9 @@ def views_sheet(
     for name, views in view_sets.items():
         labels = chosen.get(name)
         tiles = view_tiles(store, image_id, views, labels, temperature, {} if rows else boxes)
-        told = f", labelled by {labels.name}" if labels else ", not labelled"
+        labelled = f", labelled by {labels.name}" if labels else ", not labelled"
         left_out = f"; the first {len(tiles)}" if len(tiles) < views.num_views else ""
-        heading = f"View set {name}: {views.num_views} views of {views.attributes['size']} pixels{told}{left_out}"
+        heading = f"View set {name}: {views.num_views} views of {views.attributes['size']} pixels{labelled}{left_out}"
         rows.append(Row([stored, *tiles] if not rows else tiles, heading, above=True))
     title = f"Image {image_id} of {store.path}, asked for: {class_label(store, class_id)}"
     subtitle = (
