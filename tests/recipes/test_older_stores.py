@@ -18,11 +18,12 @@ from click.testing import CliRunner
 from dmkd.cli.main import main
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.making.recipe_file import recipe_of
+from dmkd.making.rerun import PIXEL_TOLERANCE
 from dmkd.plan import CostOptions, plan
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.progress import Silent
 from dmkd.stores import MismatchError, UsageError, open_store
-from dmkd.verify import PIXEL_TOLERANCE, verify
+from dmkd.verify import verify
 from dmkd.views.policy import ViewPolicy
 
 HERE = RunOptions(workers=0, device="cpu")
