@@ -112,10 +112,10 @@ def test_the_same_seed_gives_the_same_student_and_another_seed_another(store, tm
 TRAIN = """
 import sys
 from pathlib import Path
-from dmkd.execution import Execution
+from dmkd.training.execution import Execution
 from dmkd.stores import open_store
 from dmkd.train import train
-from dmkd.training_recipe import resolve_training
+from dmkd.training.training_recipe import resolve_training
 store = open_store(sys.argv[1])
 _, recipe = resolve_training(store, OPTIONS)
 train(recipe, store, Path(sys.argv[2]), device="cpu", execution=Execution(checkpoint_minutes=0), evaluate_on=store.path)
