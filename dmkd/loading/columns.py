@@ -29,15 +29,25 @@ Place = Literal["memory", "mapped", "window", "device"]
 class Column:
     """One array, of which a batch takes a row for each image, or the chosen view's part of that row."""
 
-    name: str  # in a batch: images, class_ids, views, or <label set>/<the codec's array>
+    label_set: str | None  # whose labels these are; None: no labels
+    part: str  # images, class_ids or views; of a label set, the codec's array
     node: str
     read: ReadBlock  # a block's rows, verified, by way of the store
-    by_view: bool
     shape: tuple[int, ...]  # (N, ...)
     dtype: np.dtype
     plain: bool  # local, uncompressed, and stored as it is read
     # Raises DamagedChunkError unless rows (n, ...), straight from the file, are those of ids (n,).
     prove: Callable[[np.ndarray, np.ndarray], object]
+
+    @property
+    def name(self) -> str:
+        """A name that no other column of the loader has."""
+        return self.part if self.label_set is None else f"{self.label_set}/{self.part}"
+
+    @property
+    def by_view(self) -> bool:
+        """Whether axis 1 is the views of an image, of which a batch takes one."""
+        return self.label_set is not None or self.part == VIEWS
 
     @property
     def taken_shape(self) -> tuple[int, ...]:
@@ -57,8 +67,8 @@ class Column:
 def columns_of(store: Store, view_set: ViewSet, label_sets: Mapping[str, LabelSet]) -> list[Column]:
     """Everything that batches of these views and labels are made of."""
     columns = [
-        _column(store, name, node, rows.block, rows.shape, rows.prove)
-        for name, node, rows in (
+        _column(store, None, part, node, rows.block, rows.shape, rows.prove)
+        for part, node, rows in (
             (IMAGES, layout.IMAGES, store.images),
             (CLASS_IDS, layout.CLASS_IDS, store.class_ids),
             (VIEWS, view_set.node, view_set.rows),
@@ -70,20 +80,21 @@ def columns_of(store: Store, view_set: ViewSet, label_sets: Mapping[str, LabelSe
         prove = partial(_prove_labels, read, store.block_size)
         for part, node in label_set.array_nodes.items():
             shape = store.chunks.shape(node)
-            columns.append(_column(store, f"{name}/{part}", node, partial(_part, read, part), shape, prove))
+            columns.append(_column(store, name, part, node, partial(_part, read, part), shape, prove))
     return columns
 
 
 def _column(
     store: Store,
-    name: str,
+    label_set: str | None,
+    part: str,
     node: str,
     read: ReadBlock,
     shape: tuple[int, ...],
     prove: Callable[[np.ndarray, np.ndarray], object],
 ) -> Column:
     plain = can_be_mapped(store.chunks, node) and store.chunks.shape(node) == shape
-    return Column(name, node, read, name not in (IMAGES, CLASS_IDS), shape, store.chunks.dtype(node), plain, prove)
+    return Column(label_set, part, node, read, shape, store.chunks.dtype(node), plain, prove)
 
 
 def _reader_of_labels(store: Store, label_set: LabelSet) -> Callable[[int], dict[str, np.ndarray]]:

@@ -283,12 +283,13 @@ class Loader:
         return batch
 
     def _rows_of(self, ids: np.ndarray, view: np.ndarray, reading: Reading, with_labels: bool) -> Batch:
-        taken = {c.name: reading.take(c, ids, view) for c in self.columns if with_labels or "/" not in c.name}
-        labels = {
-            name: {part: taken[f"{name}/{part}"] for part in label_set.array_nodes}
-            for name, label_set in self.label_sets.items()
-            if with_labels
-        }
+        taken: dict[str, torch.Tensor] = {}
+        labels: dict[str, dict[str, torch.Tensor]] = {}
+        for column in self.columns:
+            if column.label_set is None:
+                taken[column.part] = reading.take(column, ids, view)
+            elif with_labels:
+                labels.setdefault(column.label_set, {})[column.part] = reading.take(column, ids, view)
         # Copies: a few kilobytes, so that numpy's slices of them are safe too.
         views = taken[VIEWS].numpy().copy()
         return Batch(self, ids, taken[IMAGES], taken[CLASS_IDS].long(), views, labels)

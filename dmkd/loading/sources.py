@@ -27,7 +27,7 @@ class Source(Protocol):
 def reader_of(store: Store, column: Column) -> ReadBlock:
     """Reads a block's rows (n, ...), verified: straight from the file where that can be done, without Zarr's work for each
     chunk."""
-    if not column.plain or "/" in column.name:  # a label set's arrays are verified together, by way of the store
+    if not column.plain or column.label_set is not None:  # labels are verified together, by way of the store
         return column.read
     mapped = _mapped(store, column)
     return lambda block: mapped.read(block)[: len(store.block_ids(block))]
