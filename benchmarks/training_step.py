@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from dmkd.classifiers.students import create_student, preprocessing_of
-from dmkd.loading import Batch, Loader, open_loader
+from dmkd.loading import Batch, Loader
 from dmkd.stores import Store, create_store, parse_codec
 from dmkd.training.execution import Execution
 from dmkd.training.losses import kd_loss
 from dmkd.training.objective import Objective
 from dmkd.training.optimisation import Optimisation
+from dmkd.training.run import open_loader
 from dmkd.training.team import Team
 from dmkd.training.training_recipe import resolve_training
 from dmkd.views.render import normalise
@@ -71,7 +72,7 @@ class OnlineObjective(Objective):
 
     def forward(self, batch: Batch, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
         feeding = self.preprocessing
-        pixels = self.loader.pixels(batch, size=feeding["input_size"], interpolation=feeding["interpolation"])
+        pixels = batch.pixels(size=feeding["input_size"], interpolation=feeding["interpolation"])
         images = normalise(pixels, feeding["mean"], feeding["std"]).contiguous(memory_format=self.layout)
         logits = self.model.forward_head(self.body(images))
         with torch.no_grad():
@@ -91,7 +92,7 @@ class Steps:
         layout = execution.layout(team.device)
         model = create_student(recipe.student, CLASSES, options.size).to(team.device).to(memory_format=layout)
         kind = OnlineObjective if way == "online" else Objective
-        objective = kind(recipe, loader, model, preprocessing, layout)
+        objective = kind(recipe, loader.decoder, model, preprocessing, layout)
         if isinstance(objective, OnlineObjective):
             teacher = create_student(options.teacher, CLASSES, options.size).to(team.device).to(memory_format=layout)
             objective.set_teacher(teacher)

@@ -30,12 +30,12 @@ def train_with_progress(
 
     More than one worker: processes of this machine, unless this is one of several already.
     """
-    from dmkd.loading import open_loader
+    from dmkd.training.run import count_images
     from dmkd.training.team import in_team, launch
 
     if workers == 1 or in_team():
         return _train_here(recipe, store, out, device, val, display, name, execution)
-    open_loader(recipe, store, device, 0, workers)  # what can't be is told before any process is started
+    count_images(recipe, store, workers)  # refuses what can't be before any process is started
     return launch(workers, _train_as_worker, recipe, store, out, device, val, name, execution)
 
 
@@ -70,7 +70,7 @@ def _train_as_worker(
 
 
 def leads() -> bool:
-    """Whether this process is the one that tells and writes, of those that torchrun or `--workers` started."""
+    """Whether this process is the one that reports and writes, of those that torchrun or `--workers` started."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
@@ -84,13 +84,13 @@ def _train_here(
     name: str,
     execution: "Execution | None",
 ) -> dict[str, Any]:
-    from dmkd.loading import open_loader
     from dmkd.train import Progress, train
+    from dmkd.training.run import count_images
 
     if not leads():
         return train(recipe, store, out, device=device, evaluate_on=val, execution=execution)
-    loader = open_loader(recipe, store, device)
-    if left_out := store.num_images - loader.num_images:
+    num_images = count_images(recipe, store)
+    if left_out := store.num_images - num_images:
         why = "not selected, not made or not labelled yet" if recipe.select else "not made or not labelled yet"
         display.notice(f"{left_out:,} of {store.num_images:,} images are {why} and are left out.")
     seen, last_top1 = 0, ""
@@ -100,7 +100,7 @@ def _train_here(
         def begin(images: int) -> None:
             nonlocal seen, advance
             seen = images
-            task = display.task(f"{name} {recipe.student}", recipe.epochs * loader.num_images, seen)
+            task = display.task(f"{name} {recipe.student}", recipe.epochs * num_images, seen)
             advance = until_done.enter_context(task)
 
         def report(progress: Progress) -> None:

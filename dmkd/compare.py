@@ -18,10 +18,12 @@ from dmkd.runtime.failures import reason_of
 from dmkd.runtime.progress import Display
 from dmkd.runtime.ray_session import ray_session
 from dmkd.stores import Store, UsageError, open_store
-from dmkd.train import STUDENT, SUMMARY, Progress, evaluate_folder, make_folder, train
+from dmkd.train import Progress, train
 from dmkd.training.conditions import Run, result_line
 from dmkd.training.execution import Execution
 from dmkd.training.optimisation import create_optimizer
+from dmkd.training.run import evaluate_folder
+from dmkd.training.run_folder import STUDENT, SUMMARY, make_folder
 
 RESULTS = "results.jsonl"
 RUNS = "runs"

@@ -13,9 +13,8 @@ import torch
 from dmkd.cards.model_card import model_card
 from dmkd.classifiers.classifier import Classifier, load_classifier
 from dmkd.stores.errors import DmkdError, UsageError
-from dmkd.train import BEST, STUDENT, SUMMARY
+from dmkd.training.run_folder import BEST, CHECKPOINT, STUDENT, STUDENTS, SUMMARY
 
-WHICH = (STUDENT, BEST)
 ONNX_TOLERANCE = 1e-3  # of a logit, relative to the largest
 
 
@@ -25,8 +24,8 @@ def export_student(run: Path, to: Path, *, which: str = STUDENT, onnx: bool = Fa
     ``run`` is the folder of a finished training run. Raises ``UsageError`` if it is none, or has no such student, or if
     ``to`` is not empty; ``DmkdError`` if the ONNX model's logits are not the student's. Returns what was written.
     """
-    if which not in WHICH:
-        raise UsageError(f"--which must be one of {', '.join(WHICH)}, not {which!r}.")
+    if which not in STUDENTS:
+        raise UsageError(f"--which must be one of {', '.join(STUDENTS)}, not {which!r}.")
     summary = _read_summary(run)
     source = run / which
     if not (source / "config.json").exists():
@@ -62,7 +61,7 @@ def _read_summary(run: Path) -> dict[str, Any]:
     try:
         return json.loads((run / SUMMARY).read_text())
     except FileNotFoundError as error:
-        if (run / "checkpoint.pt").exists():
+        if (run / CHECKPOINT).exists():
             raise UsageError(
                 f"{run} is not finished: start the same `dmkd train-student` again, it goes on."
             ) from error

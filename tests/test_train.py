@@ -411,7 +411,7 @@ def test_decoupled_kd_heeds_its_weights(store, tmp_path):
 
 
 def test_a_run_that_goes_on_says_where_it_begins_and_one_that_is_done_says_so(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("dmkd.train.REPORT_SECONDS", 0)
+    monkeypatch.setattr("dmkd.training.run.REPORT_SECONDS", 0)
 
     def stop(progress):
         raise KeyboardInterrupt

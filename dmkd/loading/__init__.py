@@ -1,13 +1,14 @@
 """From a store to batches: images, one stored view of each, and the teachers' labels of that very view.
 
-``order`` which image when · ``columns`` what a batch is made of and where that is kept · ``sources`` rows out of memory, mapped
-files, a window of blocks or the GPU · ``buffers`` host memory that is used again · ``gather`` columns into such memory ·
-``in_order`` threads that make batches in advance · ``transfer`` to the GPU beside the computing · ``loader`` puts these together.
+``usable`` which images there are · ``order`` which image when · ``columns`` what a batch is made of and where that is kept ·
+``sources`` rows out of memory, mapped files, a window of blocks or the GPU · ``buffers`` host memory that is used again ·
+``gather`` columns into such memory · ``in_order`` threads that make batches in advance · ``transfer`` to the GPU beside the
+computing · ``decoding`` arrays of a batch into pixels and logits, with ``torch_codecs`` · ``loader`` puts these together.
 ``dmkd.loader(...)`` is the way in.
 """
 
 from dmkd.loading.api import loader
 from dmkd.loading.batch import Batch
-from dmkd.loading.loader import Loader, open_loader
+from dmkd.loading.loader import Loader
 
-__all__ = ["Batch", "Loader", "loader", "open_loader"]
+__all__ = ["Batch", "Loader", "loader"]

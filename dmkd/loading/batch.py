@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from dmkd.loading.loader import Loader
+from dmkd.loading.decoding import BatchDecoder
 
 
 @dataclass
@@ -18,7 +16,7 @@ class Batch:
     It stays valid for as long as any of its tensors is kept: memory is used again only when nothing refers to it.
     """
 
-    loader: "Loader"
+    decoder: BatchDecoder
     ids: np.ndarray  # int64 (n,)
     images: torch.Tensor  # uint8 (n, H, W, 3)
     class_ids: torch.Tensor  # int64 (n,)
@@ -30,12 +28,24 @@ class Batch:
         return len(self.ids)
 
     def pixels(self, *, size: int | None = None, interpolation: str | None = None) -> torch.Tensor:
-        """The views, rendered: uint8 (n, 3, S, S), see :meth:`Loader.pixels`."""
-        return self.loader.pixels(self, size=size, interpolation=interpolation)
+        """The views, mixed if they mix: uint8 (n, 3, S, S), the very pixels that the teachers saw.
+
+        ``size`` S and ``interpolation`` None: those of the view set.
+        """
+        partners = (self.partners.images, self.partners.views) if self.partners else None
+        return self.decoder.pixels(self.images, self.views, partners, size=size, interpolation=interpolation)
 
     def logits(self, temperature: float = 1.0) -> torch.Tensor:
-        """The teachers' logits, float32 (n, C), see :meth:`Loader.logits`."""
-        return self.loader.logits(self, temperature)
+        """The teachers' logits, float32 (n, C), for softmax(logits / temperature), decoded on the device.
+
+        Of several label sets: the logits whose softmax at this temperature is the weighted mean of theirs. Raises
+        ``UsageError`` if there are no labels.
+        """
+        return self.decoder.logits(self.labels, temperature)
+
+    def own_share(self) -> torch.Tensor:
+        """How much of each view shows the image itself and not its partner: float32 (n,), 1 where nothing is mixed."""
+        return self.decoder.own_share(self.views)
 
     def split(self, sizes: Sequence[int]) -> list["Batch"]:
         """The same rows as consecutive batches of these sizes; nothing is copied."""
@@ -48,7 +58,7 @@ class Batch:
         labels = {name: {part: t[rows] for part, t in arrays.items()} for name, arrays in self.labels.items()}
         partners = self.partners._slice(rows) if self.partners else None
         parts = self.ids[rows], self.images[rows], self.class_ids[rows], self.views[rows]
-        return Batch(self.loader, *parts, labels, partners)
+        return Batch(self.decoder, *parts, labels, partners)
 
     def tensors(self, prefix: str = "") -> dict[str, torch.Tensor]:
         """All tensors, those of the partners included, by name."""
@@ -61,4 +71,4 @@ class Batch:
         labels = {n: {part: tensors[f"{prefix}{n}/{part}"] for part in arrays} for n, arrays in self.labels.items()}
         partners = self.partners.with_tensors(tensors, "partners/") if self.partners else None
         images, class_ids = tensors[f"{prefix}images"], tensors[f"{prefix}class_ids"]
-        return Batch(self.loader, self.ids, images, class_ids, self.views, labels, partners)
+        return Batch(self.decoder, self.ids, images, class_ids, self.views, labels, partners)

@@ -19,18 +19,15 @@ from dmkd.loading.columns import (
     refuse_what_does_not_fit,
     window_blocks,
 )
+from dmkd.loading.decoding import BatchDecoder
 from dmkd.loading.gather import Gatherer, Reading
 from dmkd.loading.in_order import in_order
 from dmkd.loading.order import EpochOrder
 from dmkd.loading.torch_codecs import LabelDecoder
 from dmkd.loading.transfer import Transfer
-from dmkd.recipes.label_choice import parse_labels
-from dmkd.recipes.selection import columns_of as quality_columns
-from dmkd.recipes.selection import parse_selection
+from dmkd.loading.usable import usable_images
 from dmkd.runtime.devices import default_cpu_threads
-from dmkd.stores import MissingBlockError, Store, UsageError
-from dmkd.training.training_recipe import TrainingRecipe
-from dmkd.views.render import render
+from dmkd.stores import Store, UsageError, ViewSet
 
 MEMORY_BYTES = 4 * 2**30
 RESIDENT = ("auto", "ram", "gpu")
@@ -43,8 +40,8 @@ class Loader:
     """Batches of a store, an epoch at a time: ``for batch in loader`` is the next epoch, :meth:`epoch` any.
 
     ``labels`` maps label sets, all on one view set, to their weights; without any, ``view_set`` says which views to hand
-    out. Only blocks that are done (and labelled) are read; ``select`` picks images by the quality that the first label
-    set's teacher saw (see :mod:`dmkd.recipes.selection`). ``num_images`` counts what is left.
+    out. Which images are used, ``select`` and all, is :func:`dmkd.loading.usable.usable_images`'s to say; ``num_images``
+    counts them.
 
     Order (see :class:`dmkd.loading.order.EpochOrder`): ``batch_size`` is the largest batch of one rank; batches differ
     by one image at most and none is dropped. ``rank`` of ``world_size`` sees a part of its own. The same store, ``seed``,
@@ -79,31 +76,45 @@ class Loader:
     ) -> None:
         if resident not in (None, *RESIDENT):
             raise UsageError(f"resident is one of {', '.join(RESIDENT)} or None, not {resident!r}.")
-        self.store, self.batch_size, self.seed, self.device = store, batch_size, seed, device
+        self.store = store
         self.threads = threads or min(MOST_THREADS, default_cpu_threads())
         self.depth = self.threads + 1 if depth is None else depth
-        self.label_sets = {name: store.labels[name] for name in labels or {}}
-        total = sum((labels or {}).values())
-        self.weights = {name: weight / total for name, weight in (labels or {}).items()}
-        first = next(iter(self.label_sets.values()), None)
-        self.view_set = store.views[first.view_set if first else str(view_set)]
-        self._refuse_labels_of_other_views()
-        self.decoders = {name: LabelDecoder(labelled.coder, device) for name, labelled in self.label_sets.items()}
-
-        self.blocks = self._finished_blocks()
-        self.columns = columns_of(store, self.view_set, self.label_sets)
-        self.places = place_columns(self.columns, memory, resident)
-        self.window = window_blocks(self.columns, self.places, store.block_size, memory)
-        self.order_of = EpochOrder(
-            self.blocks, self._select(select), store.block_size, batch_size, seed, self.window, rank, world_size
+        weights = labels or {}
+        usable = usable_images(store, weights, view_set, select)
+        self.label_sets = usable.label_sets
+        self.decoder = BatchDecoder(
+            usable.view_set,
+            {name: LabelDecoder(label_set.coder, device) for name, label_set in usable.label_sets.items()},
+            {name: weight / sum(weights.values()) for name, weight in weights.items()},
+            device,
         )
-        self.num_images = self.order_of.num_images
+        self.columns = columns_of(store, usable.view_set, usable.label_sets)
+        self.places = place_columns(self.columns, memory, resident)
+        window = window_blocks(self.columns, self.places, store.block_size, memory)
+        self.order_of = EpochOrder(
+            usable.blocks, usable.selected, store.block_size, batch_size, seed, window, rank, world_size
+        )
         self.next_epoch = 0
         if resident in ("ram", "gpu"):
             refuse_what_does_not_fit(self.columns, resident, device)
         elif resident == "auto" and fits_on_gpu_unasked(self.columns, device):
             self.places = place_columns(self.columns, memory, "gpu")
-        self._gatherer = Gatherer(store, self.columns, self.places, self.window, self.blocks, device, self.threads)
+        self._gatherer = Gatherer(store, self.columns, self.places, window, usable.blocks, device, self.threads)
+
+    @property
+    def view_set(self) -> ViewSet:
+        """The views that the batches show."""
+        return self.decoder.view_set
+
+    @property
+    def num_images(self) -> int:
+        """Images an epoch, of all ranks together."""
+        return self.order_of.num_images
+
+    @property
+    def window(self) -> int | None:
+        """Blocks that are mixed at a time, or None: all images are."""
+        return self.order_of.window
 
     # Epochs
 
@@ -125,7 +136,7 @@ class Loader:
         """What the order of the images is a function of, beside the store: a run that is resumed must find it unchanged."""
         order = self.order_of
         kind = "full" if order.window is None else f"window of {order.window} blocks"
-        return {"order": kind, "seed": self.seed, "batch_size": self.batch_size, "world_size": order.world_size}
+        return {"order": kind, "seed": order.seed, "batch_size": order.batch_size, "world_size": order.world_size}
 
     def order(self, epoch: int) -> np.ndarray:
         """This rank's image ids in the order of an epoch, int64 (n,): each once."""
@@ -136,8 +147,8 @@ class Loader:
         return self.order_of.views(ids, epoch, self.view_set.num_views)
 
     def epoch(self, epoch: int, first_batch: int = 0, every: int = 1) -> Generator[Batch, None, None]:
-        """The batches of an epoch, from ``first_batch`` on (of these the first of ``every`` so many): the very batches of the
-        whole epoch; the others are not read.
+        """The batches of an epoch, from ``first_batch`` on, every ``every``-th from there: the very batches of the whole epoch;
+        the others are not read.
 
         Its threads end with the last batch, or when the generator is closed, as ``break`` does.
         """
@@ -147,7 +158,8 @@ class Loader:
         threads = 1 if self._gatherer.has_window else self.threads  # the blocks of a window are decoded by all
         with ExitStack() as stack:
             reading = stack.enter_context(self._gatherer.reading(self._largest_batch * together, batches))
-            transfer = Transfer(self.device) if self.device.startswith("cuda") else None
+            device = self.decoder.device
+            transfer = Transfer(device) if device.startswith("cuda") else None
             if transfer:
                 stack.callback(transfer.close)
             make = partial(self._make, epoch=epoch, reading=reading, transfer=transfer)
@@ -168,89 +180,11 @@ class Loader:
         with self._gatherer.reading(self._largest_batch) as reading:
             return self._gather(ids, epoch, reading)
 
-    # What a batch is used for
-
-    def pixels(self, batch: Batch, *, size: int | None = None, interpolation: str | None = None) -> torch.Tensor:
-        """The views of a batch, mixed if they mix: uint8 (n, 3, S, S), the very pixels that the teachers saw.
-
-        ``size`` S and ``interpolation`` None: those of the view set.
-        """
-        options: dict[str, Any] = {
-            "size": size or self.view_set.attributes["size"],
-            "interpolation": interpolation or self.view_set.attributes["interpolation"],
-            "components": self.view_set.components,
-        }
-        if batch.partners is None:
-            return render(batch.images, batch.views, **options)
-        images = torch.cat([batch.images, batch.partners.images])
-        views = np.concatenate([batch.views, batch.partners.views])
-        return render(images, views, partners=np.arange(len(batch.ids), 2 * len(batch.ids)), **options)
-
-    def logits(self, batch: Batch, temperature: float = 1.0) -> torch.Tensor:
-        """The teachers' logits, float32 (n, C), for softmax(logits / temperature), decoded on the device.
-
-        Of several label sets: the logits whose softmax at this temperature is the weighted mean of theirs.
-        """
-        if not batch.labels:
-            raise UsageError("There are no logits: the loader was made without labels.")
-        decoded = [self.decoders[name].decode(arrays, temperature) for name, arrays in batch.labels.items()]
-        if len(decoded) == 1:
-            return decoded[0]
-        log_weights = torch.log(torch.tensor([self.weights[name] for name in batch.labels]))
-        each = [w + torch.log_softmax(z / temperature, 1) for w, z in zip(log_weights.tolist(), decoded, strict=True)]
-        return temperature * torch.logsumexp(torch.stack(each), 0)
-
-    def own_share(self, batch: Batch) -> torch.Tensor:
-        """How much of each view shows the image itself and not its partner: float32 (n,), 1 where nothing is mixed."""
-        component = {name: batch.views[:, place] for place, name in enumerate(self.view_set.components)}
-        if "weight" in component:
-            share = component["weight"]
-        elif "mix_height" in component:
-            share = 1 - component["mix_height"] * component["mix_width"]
-        else:
-            share = np.ones(len(batch.ids), np.float32)
-        return torch.from_numpy(share.copy()).to(self.device)
-
-    # Below: what to read
-
-    def _refuse_labels_of_other_views(self) -> None:
-        for name, label_set in self.label_sets.items():
-            if label_set.view_set != self.view_set.name:
-                raise UsageError(
-                    f"Label sets {next(iter(self.label_sets))!r} and {name!r} of {self.store.path} are labels of different "
-                    f"views ({self.view_set.name}, {label_set.view_set}): only those of the same views can be mixed."
-                )
-
-    def _finished_blocks(self) -> np.ndarray:
-        missing = set(self.store.missing_blocks()).union(
-            *(labelled.missing_blocks() for labelled in self.label_sets.values() or [self.view_set])
-        )
-        blocks = np.array([block for block in range(self.store.num_blocks) if block not in missing])
-        if not len(blocks):
-            raise MissingBlockError(f"{self.store.path} has no finished block with the labels asked for yet.")
-        return blocks
-
-    def _select(self, select: str | None) -> np.ndarray:
-        """Which of all N images are used: bool (N,)."""
-        selected = np.zeros(self.store.num_images, bool)
-        ids = np.concatenate([self.store.block_ids(block) for block in self.blocks])
-        if select is None:
-            selected[ids] = True
-            return selected
-        selection, first = parse_selection(select), next(iter(self.label_sets.values()), None)
-        if selection.needs_teacher and first is None:
-            raise UsageError(f"--select {select!r} needs a teacher's opinion of the images: choose one with --labels.")
-        quality = first.quality[ids] if first else None
-        selected[ids] = selection.mask(quality_columns(quality, self.store.class_ids[ids], ids))
-        if not selected.any():
-            raise UsageError(f"--select {select!r} leaves none of the {len(ids):,} images of {self.store.path}.")
-        return selected
-
     # Below: from ids to batches
 
     @property
     def _largest_batch(self) -> int:
-        return min(self.batch_size, self.num_images)
+        return min(self.order_of.batch_size, self.num_images)
 
     def _batches_together(self) -> int:
         """Batches that are gathered at a time: more than one only if they are small, and never through a window, which holds
@@ -292,29 +226,4 @@ class Loader:
                 labels.setdefault(column.label_set, {})[column.part] = reading.take(column, ids, view)
         # Copies: a few kilobytes, so that numpy's slices of them are safe too.
         views = taken[VIEWS].numpy().copy()
-        return Batch(self, ids, taken[IMAGES], taken[CLASS_IDS].long(), views, labels)
-
-
-def open_loader(
-    recipe: TrainingRecipe, store: Store, device: str, rank: int = 0, world_size: int = 1, memory: float | None = None
-) -> Loader:
-    """The loader that a training recipe asks for: a rank's batches are so large that all ranks' parts make one step's batch.
-    ``memory`` GiB a rank, None: :data:`MEMORY_BYTES`."""
-    parts = world_size * recipe.accumulate
-    if recipe.batch_size % parts:
-        raise UsageError(
-            f"--batch-size {recipe.batch_size} can't be divided by {world_size} workers x {recipe.accumulate} parts "
-            "(--workers, --accumulate): choose a multiple."
-        )
-    return Loader(
-        store,
-        labels=parse_labels(recipe.labels),
-        view_set=recipe.view_set,
-        batch_size=recipe.batch_size // parts,
-        seed=recipe.seed,
-        select=recipe.select,
-        device=device,
-        rank=rank,
-        world_size=world_size,
-        memory=MEMORY_BYTES if memory is None else int(memory * 2**30),
-    )
+        return Batch(self.decoder, ids, taken[IMAGES], taken[CLASS_IDS].long(), views, labels)

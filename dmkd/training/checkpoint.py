@@ -11,8 +11,7 @@ import torch
 from dmkd.stores import DmkdError
 from dmkd.stores.identity import differences, refuse_mismatch
 from dmkd.training.optimisation import Optimisation
-
-CHECKPOINT = "checkpoint.pt"
+from dmkd.training.run_folder import CHECKPOINT
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dmkd.loading import Loader
+from dmkd.loading.usable import usable_images
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.stores import Store, UsageError, open_store
 from dmkd.stores.identity import fingerprint
@@ -209,8 +209,7 @@ class _Planner:
     def _used(self, path: str, labels: str | None, view_set: str, select: str | None) -> tuple[int, dict[str, Any]]:
         """How many images a recipe learns from, and the facts of them."""
         store = self.stores[path]
-        loader = Loader(store, labels=parse_labels(labels), view_set=view_set, batch_size=1, select=select)
-        ids = np.sort(loader.order(0))
+        ids = usable_images(store, parse_labels(labels), view_set, select).ids
         return len(ids), facts_of(store, labels, ids)
 
     def _views_of_the_others(self, store: Store) -> str | None:

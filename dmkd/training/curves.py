@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-METRICS = "metrics.jsonl"
+from dmkd.training.run_folder import METRICS
 
 
 class Curves:

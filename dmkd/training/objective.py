@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from dmkd.loading import Batch, Loader
-from dmkd.stores import Store
-from dmkd.stores.codecs.topk import TopKCoder
+from dmkd.loading import Batch
+from dmkd.loading.decoding import BatchDecoder
 from dmkd.training.losses import (
     anchored,
     decoupled_kd_loss,
@@ -28,27 +27,26 @@ class Objective(torch.nn.Module):
     def __init__(
         self,
         recipe: TrainingRecipe,
-        loader: Loader,
+        decoder: BatchDecoder,
         model: torch.nn.Module,
         preprocessing: dict[str, Any],
         layout: torch.memory_format = torch.contiguous_format,
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.recipe, self.loader, self.preprocessing, self.layout = recipe, loader, preprocessing, layout
+        self.recipe, self.preprocessing, self.layout = recipe, preprocessing, layout
         student: Any = model
         self.model = student
         self.body = torch.compile(student.forward_features) if compile else student.forward_features
         self.projection: torch.nn.Linear | None = None
         if recipe.feature_weight:
-            width = teacher_width(loader.store, next(iter(loader.label_sets)))
-            projection = feature_projection(student.head_hidden_size, width)
-            self.projection = projection.to(loader.device) if projection is not None else None
+            projection = feature_projection(student.head_hidden_size, teacher_width(decoder))
+            self.projection = projection.to(decoder.device) if projection is not None else None
 
     def forward(self, batch: Batch, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
         """At ``progress`` in [0, 1) of the run: the loss, a scalar, and for how many images student and labels agree."""
         recipe, feeding = self.recipe, self.preprocessing
-        pixels = self.loader.pixels(batch, size=feeding["input_size"], interpolation=feeding["interpolation"])
+        pixels = batch.pixels(size=feeding["input_size"], interpolation=feeding["interpolation"])
         images = normalise(pixels, feeding["mean"], feeding["std"]).contiguous(memory_format=self.layout)
         maps = self.body(images)
         logits = self.model.forward_head(maps)
@@ -62,7 +60,7 @@ class Objective(torch.nn.Module):
                 loss = anchored(loss, self._hard(batch, logits), recipe.hard_weight)
         if recipe.feature_weight:
             name, arrays = next(iter(batch.labels.items()))
-            teacher_features = self.loader.decoders[name].decode_features(arrays)
+            teacher_features = batch.decoder.decoders[name].decode_features(arrays)
             student_features = self.model.forward_head(maps, pre_logits=True)
             loss = loss + recipe.feature_weight * feature_loss(student_features, teacher_features, self.projection)
         return loss, (logits.detach().argmax(1) == said).sum()
@@ -71,12 +69,12 @@ class Objective(torch.nn.Module):
         """The distillation loss, and the class that the teachers find likeliest, int64 (n,)."""
         if self.recipe.loss == "kl" and len(batch.labels) == 1:
             name, arrays = next(iter(batch.labels.items()))
-            decoder = self.loader.decoders[name]
-            if isinstance(decoder.coder, TopKCoder):  # no need for a dense row
+            decoder = batch.decoder.decoders[name]
+            if decoder.is_sparse:  # no need for a dense row
                 ids, kept = decoder.sparse(arrays)
                 tail = decoder.tail_log_mass(arrays, temperature)
                 return sparse_kd_loss(logits, ids, kept, tail, temperature), ids[:, 0]
-        teacher = self.loader.logits(batch, temperature)
+        teacher = batch.logits(temperature)
         if self.recipe.loss == "dkd":
             alpha, beta = self.recipe.dkd_alpha, self.recipe.dkd_beta
             return decoupled_kd_loss(logits, teacher, batch.class_ids, temperature, alpha, beta), teacher.argmax(1)
@@ -87,11 +85,11 @@ class Objective(torch.nn.Module):
         if batch.partners is None:
             return hard_label_loss(logits, batch.class_ids, self.recipe.label_smoothing)
         own, other = (F.one_hot(b.class_ids, logits.shape[1]).float() for b in (batch, batch.partners))
-        share = self.loader.own_share(batch)[:, None]
+        share = batch.own_share()[:, None]
         return hard_label_loss(logits, share * own + (1 - share) * other, self.recipe.label_smoothing)
 
 
-def teacher_width(store: Store, label_set: str) -> int:
-    """Width d of the features that a label set of codec ``features`` holds."""
-    coder: Any = store.labels[label_set].coder
+def teacher_width(decoder: BatchDecoder) -> int:
+    """Width d of the features that the first label set holds, of codec ``features``."""
+    coder: Any = next(iter(decoder.decoders.values())).coder
     return coder.weight.shape[1]

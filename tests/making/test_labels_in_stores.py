@@ -170,12 +170,12 @@ def test_the_student_sees_the_pixels_that_the_teacher_saw(views, tiny_generator,
     compared = different = 0
     for epoch in range(view_set.num_views):
         for batch in loader.epoch(epoch):
-            pixels = loader.pixels(batch, size=32, interpolation="bicubic")
+            pixels = batch.pixels(size=32, interpolation="bicubic")
             expected = seen_by_teacher[batch.ids, loader.views_of_epoch(batch.ids, epoch)]
             different += int((pixels != expected).sum())
             compared += len(batch.ids)
         if epoch == 0:
-            torch.testing.assert_close(teacher.logits(pixels), loader.logits(batch), atol=2e-3, rtol=2e-3)
+            torch.testing.assert_close(teacher.logits(pixels), batch.logits(), atol=2e-3, rtol=2e-3)
     assert (compared, different) == (150 * 25, 0)
 
 
@@ -189,7 +189,7 @@ def test_several_teachers_are_mixed_in_probability(exact, other_teacher, tiny_te
         for name, weight in (("tiny-resnet", 0.75), ("tiny-efficientnet", 0.25)):
             logits = store.labels[name].logits(batch.ids)[np.arange(48), which]
             mixture += weight * softmax(logits, temperature)
-        found = softmax(loader.logits(batch, temperature).numpy(), temperature)
+        found = softmax(batch.logits(temperature).numpy(), temperature)
         np.testing.assert_allclose(found, mixture, atol=1e-5)
 
 

@@ -1,0 +1,75 @@
+"""Which images of a store there are to learn from: finished, labelled and selected."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dmkd.recipes.selection import columns_of, parse_selection
+from dmkd.stores import LabelSet, MissingBlockError, Store, UsageError, ViewSet
+
+
+@dataclass(frozen=True)
+class Usable:
+    """What a choice of labels, views and images leaves of a store."""
+
+    label_sets: dict[str, LabelSet]  # by name, all of one view set
+    view_set: ViewSet
+    blocks: np.ndarray  # int64 (number of blocks,), ascending: those that are finished and labelled
+    selected: np.ndarray  # bool (N,): the images of these blocks that the selection keeps
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The images, int64 (n,), ascending."""
+        return np.flatnonzero(self.selected)
+
+
+def usable_images(
+    store: Store, labels: Iterable[str] = (), view_set: str | None = None, select: str | None = None
+) -> Usable:
+    """The images that can be learnt from; nothing but the store's listings, and the quality that ``select`` asks for, is read.
+
+    ``labels``: label sets, all of one view set; without any, ``view_set`` says which views are wanted. Only blocks that are
+    finished, and labelled by all of these, count. ``select`` picks images by the quality that the first label set's teacher saw
+    (see :mod:`dmkd.recipes.selection`); None: all.
+
+    Raises ``UsageError`` for labels of different views, for a selection that needs a teacher and has none, and for one that
+    leaves no image; ``MissingBlockError`` if no block is finished.
+    """
+    label_sets = {name: store.labels[name] for name in labels}
+    first = next(iter(label_sets.values()), None)
+    views = store.views[first.view_set if first else str(view_set)]
+    for name, label_set in label_sets.items():
+        if label_set.view_set != views.name:
+            raise UsageError(
+                f"Label sets {next(iter(label_sets))!r} and {name!r} of {store.path} are labels of different "
+                f"views ({views.name}, {label_set.view_set}): only those of the same views can be mixed."
+            )
+        label_set.coder  # refuses a label set that was begun and has no labels yet  # noqa: B018
+    blocks = _finished_blocks(store, list(label_sets.values()) or [views])
+    return Usable(label_sets, views, blocks, _selected(store, blocks, first, select))
+
+
+def _finished_blocks(store: Store, needed: Iterable[LabelSet | ViewSet]) -> np.ndarray:
+    missing = set(store.missing_blocks()).union(*(one.missing_blocks() for one in needed))
+    blocks = np.array([block for block in range(store.num_blocks) if block not in missing])
+    if not len(blocks):
+        raise MissingBlockError(f"{store.path} has no finished block with the labels asked for yet.")
+    return blocks
+
+
+def _selected(store: Store, blocks: np.ndarray, first: LabelSet | None, select: str | None) -> np.ndarray:
+    """Which of all N images are used: bool (N,)."""
+    selected = np.zeros(store.num_images, bool)
+    ids = np.concatenate([store.block_ids(block) for block in blocks])
+    if select is None:
+        selected[ids] = True
+        return selected
+    selection = parse_selection(select)
+    if selection.needs_teacher and first is None:
+        raise UsageError(f"--select {select!r} needs a teacher's opinion of the images: choose one with --labels.")
+    quality = first.quality[ids] if first else None
+    selected[ids] = selection.mask(columns_of(quality, store.class_ids[ids], ids))
+    if not selected.any():
+        raise UsageError(f"--select {select!r} leaves none of the {len(ids):,} images of {store.path}.")
+    return selected
