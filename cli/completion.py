@@ -11,12 +11,6 @@ Complete = Callable[[Context, Parameter, str], list[CompletionItem]]
 
 IMAGE_CODECS = ("raw", "webp", "jpeg:95")
 VIEWS = ("center", "rrc:8", "rrc:8+cutmix", "rrc:8+mixup")
-PRESETS = ("dm-kd", "cutmix-t20")
-LOSSES = ("kl", "dkd", "hard")
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("step", "cosine", "linear", "poly", "constant")
-AMP = ("bfloat16", "float16", "off")
-STUDENTS = ("student", "best")
 DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1")
 
 

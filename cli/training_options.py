@@ -5,7 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .completion import AMP, LOSSES, OPTIMIZERS, PRESETS, SCHEDULES, words
+from dmkd.training.execution import AMP
+from dmkd.training.loss_table import LOSSES
+from dmkd.training.presets import OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES
+
+from .completion import ListingOption, words
 
 if TYPE_CHECKING:
     from dmkd.training.execution import Execution
@@ -27,16 +31,18 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--preset",
                 shell_complete=words(*PRESETS),
                 metavar="NAME",
-                help="Where defaults come from: dm-kd or cutmix-t20. Default: dm-kd, as suits the store's image size.",
+                help=f"Where defaults come from: {' or '.join(PRESETS)}. Default: dm-kd, as suits the store's image size.",
             ),
             click.option(
                 "--select", metavar="RULE", help='Images to use, such as "entropy<2.5 and agree". Default: all.'
             ),
             click.option(
                 "--loss",
-                shell_complete=words(*LOSSES),
+                cls=ListingOption,
+                listing=lambda: ", ".join(f"{name} ({loss.help})" for name, loss in LOSSES.items()),
+                shell_complete=words(later=lambda: LOSSES),
                 metavar="KIND",
-                help="kl, dkd (decoupled), or hard: only the class asked for. Default: kl.",
+                help="{}. Default: kl.",
             ),
             click.option(
                 "--temperature",
@@ -50,18 +56,15 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="T",
                 help="Let the temperature fall to this. Default: it stays.",
             ),
-            click.option(
-                "--dkd-alpha",
-                type=float,
-                metavar="X",
-                help="Of dkd: weight of the target class. Default: 1, as its authors.",
-            ),
-            click.option(
-                "--dkd-beta",
-                type=float,
-                metavar="X",
-                help="Of dkd: weight of the other classes. Its authors: 8 on CIFAR-100 at T=4, 0.5 on ImageNet at T=1. "
-                "Default: 8.",
+            *(
+                click.option(
+                    f"--{name}-{word}",
+                    type=float,
+                    metavar="X",
+                    help=f"Of {name}: {option.help} Default: {option.default:g}.",
+                )
+                for name, loss in LOSSES.items()
+                for word, option in loss.options.items()
             ),
             click.option(
                 "--hard-weight",
@@ -93,7 +96,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--optimizer",
-                shell_complete=words(*OPTIMIZERS),
+                shell_complete=words("sgd", *OPTIMIZER_DEFAULTS),
                 metavar="NAME",
                 help="sgd (plain momentum 0.9), adamw, or any name that timm.optim knows. Default: sgd; cutmix-t20: adamw.",
             ),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmkd.runtime.progress import Advance, Display
 from dmkd.stores import Store, UsageError
+from dmkd.training.loss_table import HARD, LOSSES
 from dmkd.training.training_recipe import TrainingRecipe
 
 from .display import percent, print_facts
@@ -128,13 +129,15 @@ def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -
     labels = (
         f"{recipe.labels}, views {recipe.view_set}" if recipe.labels else f"class ids only, views {recipe.view_set}"
     )
-    falling = f" falling to {recipe.temperature_end:g}" if recipe.temperature_end else ""
-    kind = {"kl": "KL", "dkd": "decoupled KL"}.get(recipe.loss)
-    loss = f"{kind} at T={recipe.temperature:g}{falling}" if kind else "cross-entropy with the class asked for"
-    if recipe.loss == "dkd":
-        loss += f" (alpha {recipe.dkd_alpha:g}, beta {recipe.dkd_beta:g})"
-    if recipe.hard_weight and kind:
-        loss += f", {recipe.hard_weight:.0%} cross-entropy with the class asked for"
+    entry = LOSSES[recipe.loss]
+    loss = entry.words
+    if entry.from_labels:
+        falling = f" falling to {recipe.temperature_end:g}" if recipe.temperature_end else ""
+        loss += f" at T={recipe.temperature:g}{falling}"
+    if entry.options:
+        loss += f" ({', '.join(f'{word} {value:g}' for word, value in recipe.own_options.items())})"
+    if recipe.hard_weight and entry.from_labels:
+        loss += f", {recipe.hard_weight:.0%} {LOSSES[HARD].words}"
     if recipe.feature_weight:
         loss += f", features' squared error x {recipe.feature_weight:g}"
     extras = f", gradient norm at most {recipe.clip_grad:g}" if recipe.clip_grad else ""

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 
-from ..completion import STUDENTS, files, folders, words
+from dmkd.training.run_folder import STUDENTS
+
+from ..completion import files, folders, words
 from ..options import json_option
 
 

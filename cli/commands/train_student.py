@@ -89,7 +89,7 @@ def command(
     options["student_args"] = parse_student_args(student_args) or None
     preset, recipe = resolve_training(opened, options, preset)
     stem = Path(opened.path.rstrip("/")).stem
-    labels = "hard" if recipe.labels is None else "+".join(parse_labels(recipe.labels))
+    labels = recipe.loss if recipe.labels is None else "+".join(parse_labels(recipe.labels))
     folder = Path(out or f"students/{stem}-{recipe.student}-{labels}")
     display = make_display()
     if not as_json and leads():

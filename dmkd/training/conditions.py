@@ -21,9 +21,9 @@ from dmkd.recipes.label_choice import parse_labels
 from dmkd.stores import Store, UsageError, open_store
 from dmkd.stores.identity import fingerprint
 from dmkd.stores.opinions import average_opinion
+from dmkd.training.loss_table import HARD, LOSSES, loss_options
 from dmkd.training.training_recipe import TrainingRecipe, resolve_training
 
-HARD = "hard"  # as a label set: the class asked for, and no teacher
 OWN_AXES = ("labels", "student", "images", "seed")  # what can't be varied as an option, having an axis of its own
 LONGEST_NAME = 120
 
@@ -33,7 +33,7 @@ class Axes:
     """What is compared: all combinations. ``None`` in an axis: what suits the store. ``vary``: training option -> values."""
 
     stores: tuple[str, ...]
-    labels: tuple[str | None, ...] = (None,)  # label sets, as TrainingRecipe.labels has them, or "hard"
+    labels: tuple[str | None, ...] = (None,)  # label sets, as TrainingRecipe.labels has them, or HARD: no teacher
     students: tuple[str | None, ...] = (None,)
     images: tuple[int | None, ...] = (None,)  # the first so many; None: all
     vary: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -168,7 +168,9 @@ class _Planner:
         options.pop("preset", None)
         options |= {"student": student, "seed": seed, "labels": labels}
         if labels == HARD:
-            options |= {"labels": None, "loss": "hard", "view_set": self._views_of_the_others(store)}
+            options |= {"labels": None, "loss": HARD, "view_set": self._views_of_the_others(store)}
+            if "feature_weight" not in varied:  # it is for the runs that have labels
+                options["feature_weight"] = 0.0
         if images is not None:
             options["select"] = _first_images(store, images, options.get("select"))
         _, recipe = resolve_training(store, options, preset)
@@ -181,16 +183,17 @@ class _Planner:
         if self.updates:
             _, default = resolve_training(store, {**options, "epochs": None, "warmup_epochs": None}, preset)
             recipe = _of_updates(recipe, default, self.updates, batches, keep=options.get("warmup_epochs") is not None)
+        described = recipe.to_json()
         condition = {
             "store": self.names[path],
-            "labels": HARD if recipe.loss == "hard" and labels in (None, HARD) else recipe.labels,
+            "labels": HARD if labels in (None, HARD) and not LOSSES[recipe.loss].from_labels else recipe.labels,
             "student": recipe.student,
             **({} if images is None else {"images": images}),
-            **{option: getattr(recipe, option, value) for option, value in varied.items() if option != "select"},
+            **{option: described.get(option, value) for option, value in varied.items() if option != "select"},
             **({"select": varied["select"]} if "select" in varied else {}),
         }
         description = {
-            "training": recipe.to_json(),
+            "training": described,
             "store": {"identity": store.identity, "images": count},
             "labels": {name: store.labels[name].identity for name in parse_labels(recipe.labels)},
         }
@@ -234,7 +237,8 @@ def _check_axes(axes: Axes, options: Mapping[str, Any], updates: int | None) -> 
             raise UsageError(f"There is nothing to compare: no {name} are given.")
         if len({str(value) for value in values}) < len(values):
             raise UsageError(f"--{name}: {', '.join(map(str, values))} names something twice.")
-    known = {f.name for f in dataclasses.fields(TrainingRecipe)} - {*OWN_AXES, "view_set", "milestones"} | {"preset"}
+    known = {f.name for f in dataclasses.fields(TrainingRecipe)} - {*OWN_AXES, "view_set", "milestones", "loss_options"}
+    known |= {*loss_options(), "preset"}
     for name in axes.vary:
         if name in OWN_AXES:
             option = {"seed": "seeds"}.get(name, name)

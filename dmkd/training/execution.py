@@ -1,10 +1,12 @@
 """How a training run is carried out: what may differ between two runs of one recipe, and between a run and its resumption."""
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from dmkd.stores.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 AMP = ("bfloat16", "float16", "off")
 
@@ -35,13 +37,17 @@ class Execution:
 
     def precision(self, device: str) -> str:
         """The mixed precision to use on a device: bfloat16, float16 or off."""
+        import torch
+
         on_gpu = torch.device(device).type == "cuda"
         if self.amp == "float16" and not on_gpu:
             raise UsageError("--amp float16 needs a GPU: use bfloat16 or off on a CPU.")
         return self.amp or ("bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "off")
 
-    def layout(self, device: str) -> torch.memory_format:
+    def layout(self, device: str) -> "torch.memory_format":
         """The memory layout of weights and images on a device."""
+        import torch
+
         on_gpu = torch.device(device).type == "cuda"
         wanted = on_gpu if self.channels_last is None else self.channels_last
         return torch.channels_last if wanted else torch.contiguous_format

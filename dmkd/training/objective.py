@@ -3,20 +3,11 @@
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from dmkd.loading import Batch
 from dmkd.loading.decoding import BatchDecoder
-from dmkd.training.losses import (
-    anchored,
-    decoupled_kd_loss,
-    feature_loss,
-    feature_projection,
-    hard_label_loss,
-    kd_loss,
-    sparse_kd_loss,
-    temperature_at,
-)
+from dmkd.training.loss_table import HARD, LOSSES, Setting
+from dmkd.training.losses import anchored, feature_loss, feature_projection, temperature_at
 from dmkd.training.training_recipe import TrainingRecipe
 from dmkd.views.render import normalise
 
@@ -35,6 +26,7 @@ class Objective(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.recipe, self.preprocessing, self.layout = recipe, preprocessing, layout
+        self.loss = LOSSES[recipe.loss]
         student: Any = model
         self.model = student
         self.body = torch.compile(student.forward_features) if compile else student.forward_features
@@ -51,42 +43,21 @@ class Objective(torch.nn.Module):
         maps = self.body(images)
         logits = self.model.forward_head(maps)
 
-        if recipe.loss == "hard":
-            loss, said = self._hard(batch, logits), batch.class_ids
-        else:
-            temperature = temperature_at(progress, recipe.temperature, recipe.temperature_end or recipe.temperature)
-            loss, said = self._distilled(batch, logits, temperature)
-            if recipe.hard_weight:
-                loss = anchored(loss, self._hard(batch, logits), recipe.hard_weight)
+        setting = Setting(
+            temperature_at(progress, recipe.temperature, recipe.temperature_end or recipe.temperature),
+            recipe.label_smoothing,
+            recipe.own_options,
+        )
+        loss, said = self.loss.compute(batch, logits, setting)
+        if recipe.hard_weight and self.loss.from_labels:
+            hard, _ = LOSSES[HARD].compute(batch, logits, setting)
+            loss = anchored(loss, hard, recipe.hard_weight)
         if recipe.feature_weight:
             name, arrays = next(iter(batch.labels.items()))
             teacher_features = batch.decoder.decoders[name].decode_features(arrays)
             student_features = self.model.forward_head(maps, pre_logits=True)
             loss = loss + recipe.feature_weight * feature_loss(student_features, teacher_features, self.projection)
         return loss, (logits.detach().argmax(1) == said).sum()
-
-    def _distilled(self, batch: Batch, logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """The distillation loss, and the class that the teachers find likeliest, int64 (n,)."""
-        if self.recipe.loss == "kl" and len(batch.labels) == 1:
-            name, arrays = next(iter(batch.labels.items()))
-            decoder = batch.decoder.decoders[name]
-            if decoder.is_sparse:  # no need for a dense row
-                ids, kept = decoder.sparse(arrays)
-                tail = decoder.tail_log_mass(arrays, temperature)
-                return sparse_kd_loss(logits, ids, kept, tail, temperature), ids[:, 0]
-        teacher = batch.logits(temperature)
-        if self.recipe.loss == "dkd":
-            alpha, beta = self.recipe.dkd_alpha, self.recipe.dkd_beta
-            return decoupled_kd_loss(logits, teacher, batch.class_ids, temperature, alpha, beta), teacher.argmax(1)
-        return kd_loss(logits, teacher, temperature), teacher.argmax(1)
-
-    def _hard(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy with the class asked for; of a mixed view, with both classes, each by its share."""
-        if batch.partners is None:
-            return hard_label_loss(logits, batch.class_ids, self.recipe.label_smoothing)
-        own, other = (F.one_hot(b.class_ids, logits.shape[1]).float() for b in (batch, batch.partners))
-        share = batch.own_share()[:, None]
-        return hard_label_loss(logits, share * own + (1 - share) * other, self.recipe.label_smoothing)
 
 
 def teacher_width(decoder: BatchDecoder) -> int:

@@ -10,8 +10,9 @@ from dmkd.loading import Batch
 from dmkd.recipes.randomness import key64
 from dmkd.stores.errors import UsageError
 from dmkd.training.objective import Objective
+from dmkd.training.presets import SGD_LIKE
 from dmkd.training.team import Team, keep_gradients_here
-from dmkd.training.training_recipe import SGD_LIKE, TrainingRecipe
+from dmkd.training.training_recipe import TrainingRecipe
 
 # timm's "sgd" is Nesterov's; DM-KD's is plain momentum.
 TIMM_OPTIMIZERS = {"sgd": "momentum"}
