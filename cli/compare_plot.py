@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dmkd.runtime.whole_files import writing
+
 STORE_FACTS = ("guidance", "steps")  # numbers that tell stores apart, if they do
 PANELS = "images"
 LOG_FROM = 8  # times: a range of values as wide as this is drawn on a logarithmic axis
@@ -21,9 +23,8 @@ class Layout:
 
 
 def layout_of(rows: Sequence[dict[str, Any]], axes: Sequence[str]) -> Layout:
-    """Where the axes in which ``rows`` (:func:`dmkd.training.conditions.table`) vary
-    go. Stores are drawn by their guidance and steps where
-    these tell them apart."""
+    """Where to draw the axes in which ``rows`` (:func:`dmkd.training.conditions.table`) vary. Stores are drawn by their guidance
+    and steps where these tell them apart."""
     chosen = list(axes) or ["store"]
     if "store" in chosen:
         facts = [fact for fact in STORE_FACTS if len({str(row[fact]) for row in rows}) > 1]
@@ -76,7 +77,8 @@ def draw(rows: Sequence[dict[str, Any]], axes: Sequence[str], path: Path, title:
     if layout.lines:
         subplots[-1].legend()
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    with writing(path):
+        figure.savefig(path, dpi=120)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,5 +1,5 @@
-"""What a shell offers for the value of an option: words that are known beforehand, or paths. Imports nothing of dmkd, so that
-a shell need not wait; tests/test_completion.py compares the words with what the commands take."""
+"""What a shell offers for the value of an option: words, or paths. Words are read from beside what they name when they are
+asked for, so nothing of dmkd is imported here and no shell waits."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

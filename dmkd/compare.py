@@ -1,6 +1,6 @@
 """Making the runs of a comparison: here one after the other, or as Ray tasks; what is done is not done again.
 
-A run is an ordinary ``train()`` into a folder of its own, so one that was stopped goes on where it stopped.
+A run is an ordinary ``train()`` into a folder of its own, so one that was stopped resumes where it stopped.
 """
 
 import json
@@ -17,7 +17,8 @@ from dmkd.runtime.devices import CPU_THREADS
 from dmkd.runtime.failures import reason_of
 from dmkd.runtime.progress import Display
 from dmkd.runtime.ray_session import ray_session
-from dmkd.stores import Store, UsageError, open_store
+from dmkd.runtime.whole_files import append_line, write_file
+from dmkd.stores import Store, StoreWriteError, UsageError, open_store
 from dmkd.train import Progress, train
 from dmkd.training.conditions import Run, result_line
 from dmkd.training.execution import Execution
@@ -27,7 +28,7 @@ from dmkd.training.run_folder import STUDENT, SUMMARY, make_folder
 
 RESULTS = "results.jsonl"
 RUNS = "runs"
-RETRIES = 2  # of a Ray task whose process died: it goes on from the run's last checkpoint
+RETRIES = 2  # of a Ray task whose process died: it resumes from the run's last checkpoint
 
 Report = Callable[[Progress], None]
 
@@ -53,9 +54,9 @@ def make_runs(
     """Make what is missing of the runs in ``out/runs``; each one's line is added to ``out/results.jsonl`` as it is done.
 
     ``val``: what the students are measured on, as for ``train``. ``workers`` 0: this process; N: N Ray tasks at a time, each
-    with a GPU of its own, or on a CPU with one thread. A run that fails is told and named in the outcome, and the others
-    go on; the next call tries it again. Raises ``UsageError``, with nothing written, for what no run could begin with: a
-    student, an optimiser, a precision or images to measure on that there are not.
+    with a GPU of its own, or on a CPU with one thread. A run that fails is reported and named in the outcome, and the others
+    are made; the next call tries it again. Raises ``UsageError``, with nothing written, for what no run could begin with: an
+    unknown student, optimiser, precision or evaluation set; ``StoreWriteError`` as soon as the disk fails.
     """
     refuse_too_many_workers(workers, device)
     execution = execution or Execution()
@@ -67,7 +68,7 @@ def make_runs(
     written = recorded(out)
     for run in runs:
         if run.name in summaries and (run.name, val) not in written:
-            _record(out, result_line(run, summaries[run.name]))
+            append_line(out / RESULTS, json.dumps(result_line(run, summaries[run.name])))
 
     with display.task("compare", len(runs), len(runs) - len(todo), unit="runs") as advance:
 
@@ -77,7 +78,7 @@ def make_runs(
                 display.notice(f"Run {run.name} failed: {reason}")
             else:
                 outcome.summaries[run.name] = summary
-                _record(out, result_line(run, summary))
+                append_line(out / RESULTS, json.dumps(result_line(run, summary)))
             advance(1, "" if summary is None else f"{run.name}  top-1 {100 * summary['top1']:.2f} %")
 
         if workers and todo:
@@ -165,7 +166,8 @@ def _attempt(
     execution: Execution,
     report: Report = lambda progress: None,
 ) -> tuple[dict[str, Any] | None, str]:
-    """Train one student -> its summary, or None and the reason in one line."""
+    """Train one student -> its summary, or None and the reason in one line. Raises ``StoreWriteError`` if the disk fails: the
+    next run would fail as well."""
     folder = out / RUNS / run.name
     try:
         summary = finished(run, out) or train(
@@ -174,6 +176,8 @@ def _attempt(
         if summary["evaluated_on"] != val or summary["top1"] is None:
             summary = _measure_again(summary, folder, store, val, device, execution)
         return summary, ""
+    except StoreWriteError:
+        raise
     except Exception as error:
         return None, reason_of(error)
 
@@ -185,9 +189,7 @@ def _measure_again(
     evaluation = evaluate_folder(folder / STUDENT, val, device, store.class_names, execution.data_workers)
     again = {**summary, "evaluated_on": val, "top1": evaluation.top1, "top5": evaluation.top5}
     again["best"] = None  # what was chosen on other images is not comparable
-    temporary = folder / f"{SUMMARY}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(again, indent=2) + "\n")
-    os.replace(temporary, folder / SUMMARY)
+    write_file(folder / SUMMARY, (json.dumps(again, indent=2) + "\n").encode())
     return again
 
 
@@ -216,6 +218,8 @@ def _on_ray(
                     run = running.pop(future)
                     try:
                         summary, reason = ray.get(future)
+                    except ray.exceptions.RayTaskError as error:  # what _attempt raises
+                        raise error.cause from error
                     except Exception as error:  # the process died, and died again
                         summary, reason = None, reason_of(error)
                     done(run, summary, reason)
@@ -243,11 +247,3 @@ def _one_thread() -> Iterator[None]:
             del os.environ[CPU_THREADS]
         else:
             os.environ[CPU_THREADS] = before
-
-
-def _record(out: Path, line: Mapping[str, Any]) -> None:
-    """Add a line, on a line of its own whatever a killed process left."""
-    path = out / RESULTS
-    torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-    with path.open("a") as file:
-        file.write(("\n" if torn else "") + json.dumps(line) + "\n")

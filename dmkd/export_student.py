@@ -12,6 +12,7 @@ import torch
 
 from dmkd.cards.model_card import model_card
 from dmkd.classifiers.classifier import Classifier, load_classifier
+from dmkd.runtime.whole_files import writing
 from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.training.run_folder import BEST, CHECKPOINT, STUDENT, STUDENTS, SUMMARY
 
@@ -22,7 +23,8 @@ def export_student(run: Path, to: Path, *, which: str = STUDENT, onnx: bool = Fa
     """Write ``to``: ``config.json`` and ``model.safetensors`` (timm's local-dir format), ``README.md``, and ``model.onnx``.
 
     ``run`` is the folder of a finished training run. Raises ``UsageError`` if it is none, or has no such student, or if
-    ``to`` is not empty; ``DmkdError`` if the ONNX model's logits are not the student's. Returns what was written.
+    ``to`` is not empty; ``DmkdError`` if the ONNX model's logits are not the student's; ``StoreWriteError`` if the disk fails.
+    Returns what was written.
     """
     if which not in STUDENTS:
         raise UsageError(f"--which must be one of {', '.join(STUDENTS)}, not {which!r}.")
@@ -37,17 +39,18 @@ def export_student(run: Path, to: Path, *, which: str = STUDENT, onnx: bool = Fa
         _require_onnx()
     student = load_classifier(str(source))  # loads, or says why not, before anything is written
     temporary = to.with_name(f"{to.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        for name in ("config.json", "model.safetensors"):
-            shutil.copy2(source / name, temporary / name)
-        (temporary / "README.md").write_text(model_card(summary, which))
-        difference = _export_onnx(student, temporary / "model.onnx") if onnx else None
-        if to.exists():
-            to.rmdir()
-        temporary.rename(to)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with writing(to):
+        try:
+            temporary.mkdir(parents=True)
+            for name in ("config.json", "model.safetensors"):
+                shutil.copy2(source / name, temporary / name)
+            (temporary / "README.md").write_text(model_card(summary, which))
+            difference = _export_onnx(student, temporary / "model.onnx") if onnx else None
+            if to.exists():
+                to.rmdir()
+            temporary.rename(to)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return {
         "folder": str(to),
         "files": sorted(file.name for file in to.iterdir()),

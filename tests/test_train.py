@@ -163,7 +163,7 @@ def test_killed_within_an_epoch_and_started_again_the_weights_are_the_same_to_th
         assert line["images"] == 64 and 0 <= line["waiting_for_data"] <= 1
         del line["images_per_second"], line["waiting_for_data"]
     assert curves[0] == curves[1] and len(curves[0]) == 3
-    assert not list(killed.glob("*.tmp"))
+    assert not list(killed.rglob(".*"))
 
 
 def test_a_run_that_is_resumed_otherwise_says_so(store, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from dmkd.runtime.whole_files import writing
 from dmkd.stores.errors import DmkdError, UsageError
 
 from ..completion import files, folders
@@ -238,7 +239,7 @@ def print_comparison(rows: Sequence[dict[str, Any]], axes: Sequence[str], title:
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """A line a condition, all columns; shares in [0, 1]."""
-    with path.open("w", newline="") as file:
+    with writing(path), path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["store"])
         writer.writeheader()
         writer.writerows(rows)

@@ -42,6 +42,7 @@ def command(out: str, images: int | None, seed: int, workers: int, device: str |
     from dmkd.classifiers.evaluation_data import evaluation_batches
     from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
     from dmkd.runtime.devices import choose_device
+    from dmkd.training.run_folder import make_folder
     from dmkd.training.training_recipe import resolve_training
 
     from ..display import duration, make_display, percent, print_table
@@ -49,7 +50,7 @@ def command(out: str, images: int | None, seed: int, workers: int, device: str |
 
     display, chosen = make_display(), choose_device(device)
     folder = Path(out) / f"seed{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     seconds: dict[str, float] = {}
 
     start = time.perf_counter()

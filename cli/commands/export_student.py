@@ -47,10 +47,10 @@ def command(run: str, to: str, which: str, onnx: bool, as_json: bool) -> None:
     facts = [("files", ", ".join(written["files"])), ("model", written["architecture"]), ("sha256", written["sha256"])]
     if onnx:
         difference = written["onnx_difference"]
-        told = (
+        compared = (
             "not compared: onnxruntime is not installed"
             if difference is None
             else f"logits within {difference:.1e} of torch's"
         )
-        facts.append(("onnx", told))
+        facts.append(("onnx", compared))
     print_facts(f"Exported to {written['folder']}", facts)

@@ -1,16 +1,16 @@
 """Students: timm models made from scratch, and saved so that timm and ``load_classifier`` can load them."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dmkd.classifiers.classifier import Classifier, nearest_names, pretrained_model
 from dmkd.runtime.failures import named_line
+from dmkd.runtime.whole_files import write_file
 from dmkd.stores.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -98,9 +98,8 @@ def save_student(
 
     ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it; so does ``load_state_dict`` with the weights
     alone. ``preprocessing`` has input_size, interpolation, crop_pct, crop_mode, mean and std; ``arguments`` are those
-    that the model was created with.
+    that the model was created with. Raises ``StoreWriteError`` if the disk fails.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     size = preprocessing["input_size"]
     built: Any = model.pretrained_cfg
     fixed = bool(built.get("fixed_input_size"))
@@ -124,7 +123,5 @@ def save_student(
         },
     }
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    temporary = folder / f"model.safetensors.{os.getpid()}.tmp"
-    save_file(weights, temporary, metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(temporary, folder / "model.safetensors")
+    write_file(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_file(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))

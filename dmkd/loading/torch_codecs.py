@@ -25,11 +25,6 @@ class LabelDecoder:
         """Whether there is a sparse form, which needs no dense row: :meth:`sparse` and :meth:`tail_log_mass`."""
         return self.coder.is_sparse
 
-    @property
-    def is_sparse(self) -> bool:
-        """Whether only some classes are kept: what :meth:`sparse` and :meth:`tail_log_mass` are for."""
-        return isinstance(self.coder, TopKCoder)
-
     def decode(self, arrays: Arrays, temperature: float = 1.0) -> torch.Tensor:
         """float32 (n, C): logits for use as softmax(logits / temperature)."""
         return self._there.decode(arrays, temperature)

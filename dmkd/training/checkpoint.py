@@ -1,13 +1,13 @@
-"""A training run's state on disk: one file, replaced whole, from which the same command goes on."""
+"""A training run's state on disk: one file, replaced whole, from which the same command resumes."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dmkd.runtime.whole_files import whole_file
 from dmkd.stores import DmkdError
 from dmkd.stores.identity import differences, refuse_mismatch
 from dmkd.training.optimisation import Optimisation
@@ -54,17 +54,16 @@ def load_checkpoint(
 def save_checkpoint(
     out: Path, description: dict[str, Any], execution: dict[str, Any], state: RunState, optimisation: Optimisation
 ) -> None:
-    """Replace the checkpoint. Killed at any moment, either the old one is there or the new one."""
-    temporary = out / f"{CHECKPOINT}.{os.getpid()}.tmp"
-    torch.save(
-        {
-            "description": json.dumps(description),
-            "execution": json.dumps(execution),
-            "state": asdict(state),
-            "optimisation": optimisation.state_dict(),
-        },
-        temporary,
-    )
-    os.replace(temporary, out / CHECKPOINT)
-    for left_over in out.glob(f"{CHECKPOINT}.*.tmp"):  # of a process that was killed while saving
-        left_over.unlink(missing_ok=True)
+    """Replace the checkpoint. Killed at any moment, either the old one is there or the new one. Raises ``StoreWriteError`` if the
+    disk fails."""
+    saved = {
+        "description": json.dumps(description),
+        "execution": json.dumps(execution),
+        "state": asdict(state),
+        "optimisation": optimisation.state_dict(),
+    }
+    with whole_file(out / CHECKPOINT) as partial, partial.open("wb") as file:
+        try:
+            torch.save(saved, file)
+        except RuntimeError as error:  # of torch's writer, which can't finish what the file refused to take
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None

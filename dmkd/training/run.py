@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -24,6 +23,7 @@ from dmkd.loading.usable import usable_images
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.runtime.devices import default_cpu_threads, make_deterministic
 from dmkd.runtime.versions import hardware, library_versions
+from dmkd.runtime.whole_files import sweep_partials, write_file, writing
 from dmkd.stores import DmkdError, Store, UsageError
 from dmkd.training.checkpoint import RunState, load_checkpoint, save_checkpoint
 from dmkd.training.curves import Curves
@@ -153,6 +153,7 @@ class TrainingRun:
             if evaluate_on and state.epoch < recipe.epochs:
                 self._refuse_evaluation(evaluate_on)
             make_folder(self.out)
+            sweep_partials(self.out)
             curves = Curves(self.out, state.lines)
             self._keep_best()  # in case the run was stopped before it could
             begin(self._images_seen(state.epoch, state.update))
@@ -164,7 +165,7 @@ class TrainingRun:
                 line |= {"top1": evaluation.top1, "top5": evaluation.top5}
                 if state.best is None or evaluation.top1 > state.best["top1"]:
                     state.best = dict(line)
-                    shutil.copytree(self.out / STUDENT, self._best_of_epoch(line["epoch"]))
+                    self._save_student(self._best_of_epoch(line["epoch"]))
                 total = recipe.epochs * self.loader.num_images
                 seen = self._images_seen(line["epoch"])
                 report(Progress(line["epoch"], recipe.epochs, seen, total, line["loss"], evaluation))
@@ -176,10 +177,9 @@ class TrainingRun:
         if not self.team.leads:
             return {}
         assert curves is not None
-        curves.close()
         self._save_student()
         summary = self._summary(evaluate_on)
-        _write_atomically(self.out / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+        write_file(self.out / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
         return summary
 
     def _epoch(self, report: Callable[[Progress], None]) -> None:
@@ -283,7 +283,8 @@ class TrainingRun:
         """Make ``best`` what the checkpoint says. Killed at any moment, the next start does it."""
         if self.state.best is not None and self._best_of_epoch(self.state.best["epoch"]).exists():
             shutil.rmtree(self.out / BEST, ignore_errors=True)
-            self._best_of_epoch(self.state.best["epoch"]).rename(self.out / BEST)
+            with writing(self.out / BEST):
+                self._best_of_epoch(self.state.best["epoch"]).rename(self.out / BEST)
         for left_over in self.out.glob(f"{BEST}.epoch*"):
             shutil.rmtree(left_over)
 
@@ -338,9 +339,3 @@ def evaluate_folder(
     """Evaluate a saved classifier: a student is measured as it was written, not as it was in memory."""
     classifier = load_classifier(str(folder), device=device)
     return evaluate(classifier, evaluation_batches(data, classifier, class_names, workers))
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

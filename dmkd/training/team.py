@@ -28,7 +28,7 @@ PATIENCE = timedelta(hours=4)
 class Team:
     """The processes that train together. Alone, everything here is free of cost.
 
-    ``rank`` 0 is the one that writes, evaluates and tells. Made from torchrun's RANK, WORLD_SIZE and LOCAL_RANK.
+    ``rank`` 0 is the one that writes, evaluates and reports. Made from torchrun's RANK, WORLD_SIZE and LOCAL_RANK.
     """
 
     def __init__(self, device: str) -> None:
@@ -102,7 +102,7 @@ def _work(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def launch(workers: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run ``function(*arguments)`` in so many processes of this machine, as torchrun would -> what rank 0 returned.
+    """Run ``function(*arguments)`` in ``workers`` processes of this machine, as torchrun would -> what rank 0 returned.
 
     ``function`` is one that a new process can import; it makes its :class:`Team`. When a worker fails, the others are
     ended, and its ``DmkdError`` is raised here, or one that says how it died.
@@ -111,7 +111,7 @@ def launch(workers: int, function: Callable[..., Any], *arguments: Any) -> Any:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in list(logging.root.manager.loggerDict):  # what they would say is said below, in a sentence
+    for name in list(logging.root.manager.loggerDict):  # a sentence below says what they would
         if name.startswith(("torch.distributed", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
@@ -129,13 +129,13 @@ def launch(workers: int, function: Callable[..., Any], *arguments: Any) -> Any:
         return elastic_launch(config, _work)(function, *arguments)[0]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise _told(rank, workers, failure) from error
+        raise _error_of_worker(rank, workers, failure) from error
     except SignalException as error:
         raise KeyboardInterrupt from error
 
 
-def _told(rank: int, workers: int, failure: Any) -> DmkdError:
-    """A worker's failure as an error of its own kind."""
+def _error_of_worker(rank: int, workers: int, failure: Any) -> DmkdError:
+    """What to raise for a worker's failure: an error of the same kind with the same sentence, or how the worker died."""
     message = failure.message
     if isinstance(message, dict):  # what ``record`` wrote: "MismatchError: the sentence"
         message = str(message.get("message", json.dumps(message)))

@@ -103,7 +103,7 @@ def test_two_workers_train_the_student_that_one_trains(store, tmp_path):
             a["agreement"], abs=0.02
         )
     assert len(list((tmp_path / "2").glob("events.out.tfevents.*"))) == 1, "only rank 0 writes"
-    assert not list((tmp_path / "2").glob("*.tmp"))
+    assert not list((tmp_path / "2").rglob(".*"))
 
 
 @pytest.mark.parametrize(
