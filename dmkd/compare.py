@@ -218,8 +218,10 @@ def _on_ray(
                     run = running.pop(future)
                     try:
                         summary, reason = ray.get(future)
-                    except ray.exceptions.RayTaskError as error:  # what _attempt raises
-                        raise error.cause from error
+                    except ray.exceptions.RayTaskError as error:
+                        if isinstance(error.cause, StoreWriteError):
+                            raise error.cause from error
+                        summary, reason = None, reason_of(error.cause)
                     except Exception as error:  # the process died, and died again
                         summary, reason = None, reason_of(error)
                     done(run, summary, reason)

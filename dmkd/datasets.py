@@ -49,7 +49,7 @@ class _Dataset:
             **options,
         }
         self._loader: Loader | None = None
-        self.loader  # what is wrong with the options is told here, not in a worker  # noqa: B018
+        self.loader  # wrong options are refused here, not in a worker  # noqa: B018
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loader": None}

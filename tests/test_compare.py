@@ -24,7 +24,7 @@ from dmkd.cli.compare_plot import Layout, draw, layout_of
 from dmkd.cli.main import main
 from dmkd.compare import finished, make_runs
 from dmkd.runtime.progress import Silent
-from dmkd.stores import DmkdError, UsageError, create_store, parse_codec
+from dmkd.stores import DmkdError, StoreWriteError, UsageError, create_store, parse_codec
 from dmkd.training.conditions import Axes, facts_of, plan_runs, table, varying_axes
 from dmkd.training.execution import Execution
 
@@ -289,6 +289,25 @@ def test_ray_tasks_make_the_runs_and_a_failure_is_one_of_them(stores, tmp_path):
     assert "The loss became" in outcome.failed[runs[2].name]
     assert {line["run"] for line in lines(tmp_path)} == {run.name for run in runs[:2]}
     assert "DMKD_CPU_THREADS" not in os.environ
+
+
+@pytest.mark.slow
+def test_a_disk_that_fails_below_a_ray_task_ends_the_comparison(stores, tmp_path):
+    import ray
+
+    runs = plan(stores[:1], seeds=(0, 1))
+    (tmp_path / "runs" / runs[0].name / "summary.json").mkdir(parents=True)  # no file can be put in its place
+    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    environment = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
+    # fmt: off
+    ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False,
+             object_store_memory=100 * 2**20, runtime_env={"env_vars": environment})
+    # fmt: on
+    try:
+        with pytest.raises(StoreWriteError, match=r"^Could not write .*summary\.json: Is a directory"):
+            make(runs, tmp_path, stores[0], workers=1)
+    finally:
+        ray.shutdown()
 
 
 # Students -> table, plot

@@ -26,7 +26,7 @@ from ..training_options import execution_options, take_execution, training_optio
     help="Label sets to learn from; hard: no teacher. May be repeated. Default: each store's only one.",
 )
 @click.option("--student", "students", multiple=True, metavar="NAME", help="As for train-student. May be repeated.")
-@click.option("--images", metavar="LIST", help="Learn from the first so many images, such as 300,1000. Default: all.")
+@click.option("--images", metavar="LIST", help="Learn from the first 300, 1000, ... images: 300,1000. Default: all.")
 @click.option(
     "--vary", multiple=True, metavar="OPTION=A,B", help="Values of any training option below, such as lr=0.1,0.05. "
     "May be repeated."
@@ -88,8 +88,8 @@ def command(
 ) -> None:
     """Train a student for every combination of what is listed, with several seeds, and print mean and standard deviation.
 
-    Each run is one that train-student would make, in a folder of its own. Stopped at any moment, the same command goes on; with
-    more seeds or values it makes what is missing. A run that fails is named, the others go on.
+    Each run is one that train-student would make, in a folder of its own. Stopped at any moment, the same command resumes; with
+    more seeds or values it makes what is missing. A run that fails is named, and the others are made.
 
     \b
     Examples:

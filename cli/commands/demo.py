@@ -30,7 +30,7 @@ def command(out: str, images: int | None, seed: int, workers: int, device: str |
 
     A bundled diffusion model draws handwritten digits, a bundled teacher labels them, a student learns from that store
     alone, and another from the same images with nothing but the class asked for. Neither has seen a real digit; all
-    are tested on 360 that nothing was trained on. Stopped, the same command goes on.
+    are tested on 360 that nothing was trained on. Stopped, the same command resumes.
 
     \b
     Examples:

@@ -58,9 +58,9 @@ def command(
 ) -> None:
     """Train a student on a store's files alone: images, stored views and stored logits. No teacher runs.
 
-    What is not said is chosen to fit the store and printed. Stopped at any moment, the same command goes on.
+    Options that are left out are chosen to fit the store, and printed. Stopped at any moment, the same command resumes.
 
-    The folder holds student (the last epoch's), best (chosen on the --val images, so its accuracy on them flatters), the
+    The folder holds student (the last epoch's), best (chosen on the --val images, so its accuracy on them is optimistic), the
     curves and summary.json.
 
     \b

@@ -15,7 +15,7 @@ KEPT = 8  # free buffers of one size that are kept; what a burst needed beyond g
 class BufferPool:
     """Buffers that come back by themselves when nothing refers to them any more, so a batch that is kept stays as it is.
 
-    ``pinned``: in page-locked memory, which a GPU copies from while the program goes on.
+    ``pinned``: in page-locked memory, which a GPU copies from while the program runs on.
     """
 
     def __init__(self, pinned: bool = False) -> None:

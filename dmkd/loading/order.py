@@ -1,7 +1,7 @@
 """Which image when: the order of an epoch, a function of the store, the seed, the epoch and the rank alone.
 
 Two orders. **full**: all images are shuffled. **window**: blocks come in a random order, and images are shuffled within a
-window of so many blocks at a time, so that a block is read once an epoch and memory is bounded. Blocks are i.i.d. samples of
+window of a few blocks at a time, so that a block is read once an epoch and memory is bounded. Blocks are i.i.d. samples of
 the data set (the class order sees to that), so a window of a few thousand images shuffles well.
 
 What the machine is like (its memory, its threads, where images are kept) changes nothing.

@@ -35,7 +35,7 @@ class Axes:
     stores: tuple[str, ...]
     labels: tuple[str | None, ...] = (None,)  # label sets, as TrainingRecipe.labels has them, or HARD: no teacher
     students: tuple[str | None, ...] = (None,)
-    images: tuple[int | None, ...] = (None,)  # the first so many; None: all
+    images: tuple[int | None, ...] = (None,)  # learn from the first of this number; None: all
     vary: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
 
@@ -263,7 +263,7 @@ def _first_images(store: Store, images: int, select: str | None) -> str:
 def _of_updates(
     recipe: TrainingRecipe, default: TrainingRecipe, updates: int, batches: int, keep: bool
 ) -> TrainingRecipe:
-    """The recipe for about so many optimiser steps; its warm-up has the share that it has by default, unless it is to be kept."""
+    """The recipe for about this number of optimiser steps; its warm-up keeps its default share, or with ``keep`` its length."""
     epochs = max(1, round(updates / batches))
     warmup = recipe.warmup_epochs if keep else round(epochs * default.warmup_epochs / default.epochs)
     return dataclasses.replace(recipe, epochs=epochs, warmup_epochs=warmup)
@@ -272,8 +272,10 @@ def _of_updates(
 def _folder_name(condition: Mapping[str, Any], seed: int, description: Mapping[str, Any]) -> str:
     """Readable, and ending in what makes it the only one of its description."""
     plain = [str(condition[name]) for name in ("store", "labels", "student")]
-    told = [f"{name}{_short(value)}" for name, value in condition.items() if name not in ("store", "labels", "student")]
-    readable = re.sub(r"[^\w.+=-]+", "_", "-".join([*plain, *told]))[:LONGEST_NAME].strip("_")
+    others = [
+        f"{name}{_short(value)}" for name, value in condition.items() if name not in ("store", "labels", "student")
+    ]
+    readable = re.sub(r"[^\w.+=-]+", "_", "-".join([*plain, *others]))[:LONGEST_NAME].strip("_")
     return f"{readable}-seed{seed}-{fingerprint(description)[:8]}"
 
 

@@ -18,6 +18,7 @@ from dmkd.classifiers.evaluate import Evaluation, evaluate
 from dmkd.classifiers.evaluation_data import evaluation_batches
 from dmkd.classifiers.students import create_student, preprocessing_of, save_student
 from dmkd.loading import Batch, Loader
+from dmkd.loading.loader import MEMORY_BYTES
 from dmkd.loading.order import EpochOrder
 from dmkd.loading.usable import usable_images
 from dmkd.recipes.label_choice import parse_labels
@@ -73,7 +74,6 @@ def open_loader(
     recipe: TrainingRecipe, store: Store, device: str, rank: int = 0, world_size: int = 1, memory: float | None = None
 ) -> Loader:
     """The loader that a training recipe asks for, one rank's part of it. ``memory``: GiB a rank, None: the loader's default."""
-    limit = {} if memory is None else {"memory": int(memory * 2**30)}
     return Loader(
         store,
         labels=parse_labels(recipe.labels),
@@ -84,7 +84,7 @@ def open_loader(
         device=device,
         rank=rank,
         world_size=world_size,
-        **limit,
+        memory=MEMORY_BYTES if memory is None else int(memory * 2**30),
     )
 
 
