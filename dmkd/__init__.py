@@ -2,15 +2,17 @@
 
 The trip of one image, in reading order:
 
-1. ``dmkd.recipes.recipe``      image id -> class id and seed, fixed by the recipe
-2. ``dmkd.generators.sampling``    seed -> noise -> latents (``dmkd.generators.dit`` holds the weights)
-3. ``dmkd.generators.dit``   latents -> uint8 pixels: the only rounding; teacher and student see these
-4. ``dmkd.views``       image id -> crop boxes and flips, drawn once and stored
-5. ``dmkd.views.render``      pixels + view -> the square that teacher and student see
-6. ``dmkd.teachers``    view -> logits
-7. ``dmkd.making.blocks``      steps 1 to 6 for one block of consecutive ids, written by ``dmkd.stores``
-8. ``dmkd.loading``     store -> batches of images, views and logits
-9. ``dmkd.train``       batches -> views (step 5 again) -> student -> ``dmkd.training.losses`` -> step
+1. ``dmkd.recipes.recipe``              image id -> class id and seed, fixed by the recipe
+2. ``dmkd.generators.sampling``         seed -> noise -> latents, by one of ``dmkd.generators.samplers``
+3. ``dmkd.generators.dit``              latents -> uint8 pixels: the only rounding; teacher and student see these
+4. ``dmkd.views.draw``                  image id -> crop boxes and flips, drawn once and stored
+5. ``dmkd.views.render``                pixels + view -> the square that teacher and student see
+6. ``dmkd.classifiers.classifier``      view -> logits
+7. ``dmkd.making.blocks``               steps 1 to 6 for one block of consecutive ids
+8. ``dmkd.stores.store``                the block on disk, its logits as one of ``dmkd.stores.codecs`` writes them
+9. ``dmkd.loading.loader``              store -> batches of images, views and logits
+10. ``dmkd.training.objective``         batch -> views (step 5 again) -> student -> ``dmkd.training.losses`` -> a number
+11. ``dmkd.training.run``               step, evaluate, checkpoint
 
 Importing this package imports neither torch, diffusers, timm nor ray. For one's own code: ``dmkd.open_store(path)`` reads
 a store, ``dmkd.loader(store, labels=...)`` makes batches of one, :mod:`dmkd.datasets` wraps one for PyTorch's DataLoader.

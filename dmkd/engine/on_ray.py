@@ -29,8 +29,8 @@ POLL_SECONDS = 10.0  # between two looks at the cluster
 EXIT_SECONDS = 2.0  # for the driver to hear of a lost device before its process is gone
 
 
-class Hdf5Writer:
-    """The one process that writes an HDF5 store. Should it die, Ray starts it again and writes what was not written."""
+class StoreWriter:
+    """The one process that writes a store which has one writer. If it dies, Ray starts it again and writes what was not written."""
 
     def __init__(self, order: Order) -> None:
         self._write = order.new_writer()
@@ -158,7 +158,7 @@ class _Driver:
 
         here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-        return self.ray.remote(Hdf5Writer).options(**options).remote(self.order)
+        return self.ray.remote(StoreWriter).options(**options).remote(self.order)
 
     def _wait(self) -> None:
         """Wait until something is answered, or is due, and take it in."""

@@ -1,5 +1,7 @@
 """What a batch's arrays become, without a loader."""
 
+from copy import copy
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ def store(tmp_path_factory):
 
 
 def decoder(store, *components):
-    view_set = store.views["views"]
+    view_set = copy(store.views["views"])  # the store keeps its own
     if components:
         view_set.components = (*view_set.components, *components)
     decoders = {"teacher": LabelDecoder(store.labels["teacher"].coder)}
