@@ -30,7 +30,7 @@ EXIT_SECONDS = 2.0  # for the driver to hear of a lost device before its process
 
 
 class StoreWriter:
-    """The one process that writes a store which has one writer. If it dies, Ray starts it again and writes what was not written."""
+    """The one process that writes a store with one writer. If it dies, Ray starts it again and writes what was not written."""
 
     def __init__(self, order: Order) -> None:
         self._write = order.new_writer()
