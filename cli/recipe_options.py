@@ -133,7 +133,10 @@ _IMAGE_OPTIONS = (
         help="Run the models through torch.compile: minutes to start, then faster; part of the recipe. Default: no.",
     ),
     click.option(
-        "--block-size", type=int, metavar="N", help="Images a block, the unit of work. Default: chunks up to 16 MB."
+        "--block-size",
+        type=int,
+        metavar="N",
+        help="Images in a block, the unit of work. Default: 256, fewer if they are large (64 at 256x256).",
     ),
     image_codec_option,
     click.option(

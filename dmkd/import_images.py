@@ -98,7 +98,7 @@ def import_images(
                 num_images=len(files),
                 image_shape=shape,
                 class_names=found.class_names,
-                block_size=options.block_size or choose_block_size(len(files), shape),
+                block_size=options.block_size or choose_block_size(shape),
                 versions=library_versions(),
                 image_codec=codec,
             )

@@ -25,7 +25,7 @@ def create_store(
     source: str | None = None,
     image_codec: str = "raw",
 ) -> Store:
-    """Make an empty store for ``num_images`` images of one recipe. ``block_size`` None: chosen by image size and count.
+    """Make an empty store for ``num_images`` images of one recipe. ``block_size`` None: chosen by image size.
 
     ``source`` is where the generator was found: kept for later runs, no part of the identity. ``image_codec`` (raw, webp,
     jpeg:95) should be in the recipe too, as it may determine pixels.
@@ -34,7 +34,7 @@ def create_store(
     """
     if num_images < 1:
         raise UsageError(f"A store needs at least one image, not {num_images}.")
-    block_size = block_size or layout.choose_block_size(num_images, image_shape)
+    block_size = block_size or layout.choose_block_size(image_shape)
     image_codec = str(parse_image_codec(image_codec))
     store = Store(path)
     tree = store.chunks.tree

@@ -46,6 +46,7 @@ has Zstd or Blosc; images are raw; axes are not permuted within a chunk. A block
 As HDF5 can't delete a chunk, deleted blocks are named in the array's attribute ``deleted_blocks``.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -65,7 +66,7 @@ CARD = "card"
 QUALITY_COMPONENTS = ("top1", "p_class", "entropy")
 
 TARGET_CHUNK_BYTES = 16 * 2**20
-MIN_BLOCKS = 16
+MAX_BLOCK_SIZE = 256  # images, unless a user asks for more
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,11 @@ def label_specs(codec_arrays: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
     return {QUALITY: quality_spec(), CHECKS: checks_spec(), **codec_arrays}
 
 
-def choose_block_size(num_images: int, image_shape: tuple[int, int, int]) -> int:
-    """Ids a block: the largest power of two whose image chunk is at most 16 MB and that leaves at least 16 blocks.
+def choose_block_size(image_shape: tuple[int, int, int]) -> int:
+    """Ids a block: the largest power of two, at most 256, whose image chunk is at most 16 MB; 1 if an image is larger.
 
-    256 x 256 gives 64, 32 x 32 gives up to 4096; a small store gets smaller blocks, so that a crash costs little and
-    several workers have something to do.
+    256 x 256 gives 64, 128 x 128 and smaller 256: a block of small images is little work too, so that stopping takes
+    seconds and a crash costs little. The number of images has no say: a store that begins small may grow large.
     """
-    image_bytes = image_shape[0] * image_shape[1] * image_shape[2]
-    limit = max(1, min(TARGET_CHUNK_BYTES // image_bytes, num_images // MIN_BLOCKS))
+    limit = max(1, min(MAX_BLOCK_SIZE, TARGET_CHUNK_BYTES // math.prod(image_shape)))
     return 1 << (limit.bit_length() - 1)

@@ -281,3 +281,15 @@ def test_unfinished_stores_are_labelled_as_far_as_they_go(tiny_generator, tiny_t
     assert store.labels["tiny-resnet"].missing_blocks() == [1]
     generate(store.path, ImageOptions(), LabelOptions(), HERE, Silent())
     assert store.labels["tiny-resnet"].missing_blocks() == []
+
+
+def test_a_store_that_begins_small_grows_into_the_one_begun_large(tiny_generator, tiny_teacher, tmp_path):
+    """Neither block nor sub-batch size may depend on how many images were asked for first."""
+    small, large = tmp_path / "small.zarr", tmp_path / "large.zarr"
+    options = {"generator": str(tiny_generator), "sampler": "ddim", "steps": 2}
+    labels = LabelOptions((str(tiny_teacher),), "rrc:2")
+    for path, counts in ((small, (10, 400)), (large, (400,))):
+        for count in counts:
+            store, _ = generate(str(path), ImageOptions(images=count, **options), labels, HERE, Silent())
+    assert (store.block_size, store.num_blocks, store.recipe["sub_batch"]) == (256, 2, 64)
+    assert tree_bytes(small) == tree_bytes(large)

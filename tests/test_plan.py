@@ -207,7 +207,7 @@ def test_dry_run_and_plan_tell_the_same_and_write_nothing(tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
     screen = dmkd("plan", *options[:-1], "--gpus", 2, "--dollars-per-hour", 1)
     assert screen.exit_code == 0, screen.output
-    for text in ("images = 32", "16 of 2 images", "on 2 GPUs", "labels/tiny-resnet/logits", "assumed", "dollars"):
+    for text in ("images = 32", "1 of 256 images", "on 2 GPUs", "labels/tiny-resnet/logits", "assumed", "dollars"):
         assert text in screen.stdout, text
 
 

@@ -22,7 +22,10 @@ from ..options import device_option, find_store, image_codec_option, json_option
     "--classes", type=int, metavar="N", help="Number of classes. Default: the folders, or the largest id + 1."
 )
 @click.option(
-    "--block-size", type=int, metavar="N", help="Images a block, the unit of work. Default: chunks up to 16 MB."
+    "--block-size",
+    type=int,
+    metavar="N",
+    help="Images in a block, the unit of work. Default: 256, fewer if they are large (64 at 256x256).",
 )
 @image_codec_option
 @click.option("--workers", type=int, metavar="N", help="Threads that decode. Default: one a core.")

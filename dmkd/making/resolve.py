@@ -82,7 +82,7 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
         return WantedImages(store, source, info, defaults, recipe, num_images, store.block_size)
     num_images = images.images if images.images is not None else defaults["images"]
     _check_at_least_one(images)
-    block_size = images.block_size or choose_block_size(num_images, (info.image_size, info.image_size, 3))
+    block_size = images.block_size or choose_block_size((info.image_size, info.image_size, 3))
     recipe = _new_recipe(source.name or info.name, images, info, defaults, device, block_size)
     return WantedImages(None, source, info, defaults, recipe, num_images, block_size)
 
