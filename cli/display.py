@@ -217,12 +217,3 @@ def rate(per_second: float, unit: str) -> str:
 
 def percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f} %"
-
-
-def byte_size(count: float) -> str:
-    """``12.6 MB``, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:,.0f} B" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1000
-    raise AssertionError

@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from dmkd.runtime.space import byte_size
 from dmkd.stores import Store
 from dmkd.stores.codecs import codec_from_json
 from dmkd.stores.showing.facts import store_facts
 
-from .display import byte_size, duration, percent, print_facts, print_sentence, print_table
+from .display import duration, percent, print_facts, print_sentence, print_table
 
 __all__ = ["print_everything", "print_store", "store_facts"]
 

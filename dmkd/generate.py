@@ -12,8 +12,11 @@ from dmkd.making.blocks import WorkOrder
 from dmkd.making.fitting import fit_label_sets, pilot_blocks
 from dmkd.making.label_sets import LabelRequest, add_label_sets, check_request
 from dmkd.making.labelling import labelling_threads
+from dmkd.making.limits import check_limits
+from dmkd.making.planned_labels import asked_labels, stored_labels
 from dmkd.making.recipe_file import resolved_options, to_toml
-from dmkd.making.resolve import LabelOptions, resolve_images, resolve_labels, teachers_wanted
+from dmkd.making.resolve import LabelOptions, label_sets_of, resolve_images, resolve_labels, teachers_wanted
+from dmkd.making.sizes import StoreSize
 from dmkd.making.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
 from dmkd.recipes.class_names import classes_written_alike, first_synonym
 from dmkd.recipes.image_options import ImageOptions
@@ -50,6 +53,8 @@ def generate(
 
     if store is None:
         check_request(request, wanted.image_shape[:2], wanted.defaults["views"])
+    check_limits(path, wanted.size, label_sets_of(wanted, request, labels), workers, run.ray_address)
+    if store is None:
         _note_classes_written_alike(recipe, wanted.info.class_names, display)
         if images.sub_batch is None and device.startswith("cuda"):
             sources = tuple(teacher.source for teacher in request.teachers)
@@ -96,9 +101,10 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
     """Add a teacher's labels to images that are there, or finish labels that were begun -> the store, the label sets."""
     store = open_store(path)
     device = _device(run)
-    planned_workers(run, device)  # refuses before a label set is begun
+    workers = planned_workers(run, device)  # refuses before a label set is begun
     if labels.teachers is None and store.labels:
         names = list(store.labels)
+        check_limits(path, StoreSize.of(store), stored_labels(store), workers, run.ray_address)
     else:
         defaults = source_defaults(store.source)
         if store.recipe.get("prompts"):
@@ -112,6 +118,8 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
             raise UsageError("There is nothing to label with --teacher none.")
         teachers = [load_classifier(source) for source in sources]
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
+        size, seed = StoreSize.of(store), store.recipe.get("seed", 0)
+        check_limits(path, size, asked_labels(size, request, defaults["views"], seed), workers, run.ray_address)
         names = add_label_sets(store, request)
     _note_versions(store, display)
     if swept := store.sweep_partials():

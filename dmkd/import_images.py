@@ -26,8 +26,10 @@ from dmkd.cards.dataset_card import write_card
 from dmkd.formats.decode import RESIZE, BrokenImage, decode, fit, header_size, open_decoders
 from dmkd.formats.find import Classes, ImageFile, ImageSource, files_sha256, find_images, read_bytes
 from dmkd.generators.defaults import DM_KD_DEFAULTS
+from dmkd.making.limits import check_limits
+from dmkd.making.sizes import PlannedLabels, StoreSize
 from dmkd.recipes.class_names import read_class_names
-from dmkd.recipes.randomness import key64, mix64
+from dmkd.recipes.randomness import check_number_of_images, key64, mix64
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.runtime.progress import Display
 from dmkd.runtime.versions import library_versions
@@ -89,23 +91,24 @@ def import_images(
             files, size, skipped = _check_files(found, options, threads, display)
             codec = str(parse_image_codec(options.image_codec))
             recipe = _recipe(found, files, size, skipped, options.seed or 0, codec)
-            if labels is not None:
-                _check_labels(labels, found.class_names, size, path)
+            check_number_of_images(len(files))
             shape = (size, size, 3)
+            block_size = options.block_size or choose_block_size(shape)
+            planned = StoreSize(len(files), block_size, shape, codec, None)
+            _check_labels_and_limits(labels, found.class_names, planned, path, recipe["seed"])
             store = create_store(
                 path,
                 recipe=recipe,
                 num_images=len(files),
                 image_shape=shape,
                 class_names=found.class_names,
-                block_size=options.block_size or choose_block_size(shape),
+                block_size=block_size,
                 versions=library_versions(),
                 image_codec=codec,
             )
         else:
             files = _files_to_go_on(store, found, options)
-            if labels is not None:
-                _check_labels(labels, found.class_names, store.recipe["image_size"], path)
+            _check_labels_and_limits(labels, found.class_names, StoreSize.of(store), path, store.recipe["seed"])
             if swept := store.sweep_partials():
                 display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
         _import_blocks(store, files, found, threads, display)
@@ -239,17 +242,24 @@ def _common_size(sizes: Counter[tuple[int, int]], source: str) -> int:
     )
 
 
-def _check_labels(labels: "LabelOptions", class_names: list[str], size: int, path: str) -> None:
-    """Refuse teachers, views or a codec that would be refused after hours of import."""
-    from dmkd.classifiers.classifier import check_classes, load_classifier
-    from dmkd.making.label_sets import LabelRequest, check_request
-    from dmkd.stores import parse_codec
+def _check_labels_and_limits(
+    labels: "LabelOptions | None", class_names: list[str], size: StoreSize, path: str, seed: int
+) -> None:
+    """Refuse teachers, views or a codec that would be refused after hours of import, and what memory or disk can't hold."""
+    label_sets: Sequence[PlannedLabels] = ()
+    if labels is not None:
+        from dmkd.classifiers.classifier import check_classes, load_classifier
+        from dmkd.making.label_sets import LabelRequest, check_request
+        from dmkd.making.planned_labels import asked_labels
+        from dmkd.stores import parse_codec
 
-    teachers = [load_classifier(teacher) for teacher in labels.teachers or ()]
-    for teacher in teachers:
-        check_classes(teacher, class_names, path)
-    request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
-    check_request(request, (size, size), DM_KD_DEFAULTS["views"])
+        teachers = [load_classifier(teacher) for teacher in labels.teachers or ()]
+        for teacher in teachers:
+            check_classes(teacher, class_names, path)
+        request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
+        check_request(request, size.image_shape[:2], DM_KD_DEFAULTS["views"])
+        label_sets = asked_labels(size, request, DM_KD_DEFAULTS["views"], seed)
+    check_limits(path, size, label_sets, workers=1)
 
 
 def _import_blocks(

@@ -4,24 +4,21 @@ Weights are not read: the generator's and the teachers' configurations are enoug
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from dmkd.classifiers.classifier import configured_classifier
 from dmkd.generators.dit import GeneratorInfo
 from dmkd.generators.load import configured_generator
 from dmkd.making.flops import classifier_flops, decoder_flops, model_calls, transformer_flops
-from dmkd.making.label_sets import LabelRequest, check_request, label_set_name, new_view_set, view_set_for
+from dmkd.making.label_sets import check_request
+from dmkd.making.limits import obstacles
 from dmkd.making.recipe_file import resolved_options
-from dmkd.making.resolve import LabelOptions, WantedImages, resolve_images, resolve_labels
-from dmkd.making.sizes import PlannedLabels, disk_sizes
+from dmkd.making.resolve import LabelOptions, WantedImages, label_sets_of, resolve_images, resolve_labels
+from dmkd.making.sizes import PlannedLabels, StoreSize, disk_sizes
 from dmkd.recipes.image_options import ImageOptions
-from dmkd.stores import UsageError
-from dmkd.views.description import ViewDescription
-from dmkd.views.policy import parse_policy
+from dmkd.stores import LabelSet, UsageError
 
 # NVIDIA H100 SXM, data sheet, without sparsity: TFLOP/s of tensor cores in half precisions; of ordinary ones in float32, as
 # torch leaves TF32 off for matrix products.
@@ -47,7 +44,8 @@ def plan(
 
     ``recipe``: the options resolved; ``images``, ``blocks``, ``block_size``; ``arrays``: name -> bytes and whether these
     are exact; ``bytes`` and ``files`` of all, the bytes without metadata; ``flops_per_image`` by part; ``left``: what is
-    not there yet; ``flops``, ``gpu_hours``, ``hours``, ``dollars`` of that, and ``assumption``, the rate behind them in words.
+    not there yet; ``flops``, ``gpu_hours``, ``hours``, ``dollars`` of that, and ``assumption``, the rate behind them in words;
+    ``limits``: why this machine could not do it, in sentences.
     ``device`` None: a GPU, whatever there is here.
 
     Raises what ``generate`` would for options that can't be, and ``UsageError`` for a cost that can't be.
@@ -62,7 +60,9 @@ def plan(
 
     wanted = resolve_images(path, images, device or "cuda", describe)
     request = resolve_labels(labels, wanted, configured_classifier)
-    label_sets = _label_sets(request, wanted, labels)
+    if wanted.store is None:
+        check_request(request, wanted.image_shape[:2], wanted.defaults["views"], weights=False)
+    label_sets = label_sets_of(wanted, request, labels)
     _, transformer, vae, scheduler = configs
     info = wanted.info
     assert isinstance(info, GeneratorInfo)
@@ -71,15 +71,14 @@ def plan(
     per_image: dict[str, Any] = {
         "sampling": calls * transformer_flops(transformer, info),
         "decoding": decoder_flops(vae, info),
-        "labels": {one.name: one.views * classifier_flops(one.teacher, one.view_set.size) for one in label_sets},
+        "labels": {one.name: one.views * classifier_flops(one.find_teacher(), one.view_set.size) for one in label_sets},
     }
     made = per_image["sampling"] + per_image["decoding"]
     per_image["total"] = made + sum(per_image["labels"].values())
     recipe = resolved_options(wanted, request, labels)
     if wanted.store is None and images.sub_batch is None and (device or "cuda").startswith("cuda"):
         del recipe["sub-batch"]  # the GPU will tell
-    blocks = -(-wanted.num_images // wanted.block_size)
-    left = _left(wanted, label_sets)
+    left = _left(wanted.size, wanted.recipe.sub_batch, label_sets)
     label_flops = {name: count * per_image["labels"][name] for name, count in left["labels"].items()}
     sampled = left["sampled"]
     result = {
@@ -89,61 +88,47 @@ def plan(
         "images": wanted.num_images,
         "image_size": wanted.info.image_size,
         "classes": len(wanted.recipe.classes or range(wanted.recipe.num_classes)),
-        "blocks": blocks,
+        "blocks": wanted.size.num_blocks,
         "block_size": wanted.block_size,
-        **disk_sizes(wanted, label_sets),
+        **disk_sizes(wanted.size, label_sets),
         "model_calls_per_image": calls,
         "flops_per_image": per_image,
         "left": left,
+        "limits": obstacles(path, wanted.size, label_sets, workers=1),
         "flops": sampled * made + sum(label_flops.values()),
     }
     return result | _time(result, wanted, cost, sampled * made, label_flops)
 
 
-def _label_sets(request: LabelRequest, wanted: WantedImages, labels: LabelOptions) -> list[PlannedLabels]:
-    """Label sets that the run would work on: the store's and those asked for."""
-    found: dict[str, PlannedLabels] = {}
-    if wanted.store is not None and labels.teachers != ("none",):
-        for name, stored in wanted.store.labels.items():
-            seen = ViewDescription.of(wanted.store.views[stored.view_set])
-            found[name] = PlannedLabels(name, seen, stored.codec, configured_classifier(stored.source), stored)
-    if wanted.store is None:
-        check_request(request, wanted.image_shape[:2], wanted.defaults["views"], weights=False)
-    planned: ViewDescription | None = None  # the first teacher's: later ones look at the views as they are
-    for teacher in request.teachers:
-        if planned is None and wanted.store is not None:
-            planned = view_set_for(wanted.store, request, teacher)
-        elif planned is None:
-            policy = parse_policy(request.views or wanted.defaults["views"])
-            seed = wanted.recipe.seed if request.view_seed is None else request.view_seed
-            planned = new_view_set(policy, seed, True, teacher, wanted.image_shape[:2], wanted.block_size)
-        assert planned is not None
-        name = label_set_name(request, teacher, planned)
-        found.setdefault(name, PlannedLabels(name, planned, request.codec, teacher, None))
-    return list(found.values())
+def _left(size: StoreSize, sub_batch: int, label_sets: Sequence[PlannedLabels]) -> dict[str, Any]:
+    """What is to be done: ``images`` to make, ``sampled`` for them (sub-batches are filled up), label set -> images to label.
 
+    Counted from what is there, so that a plan of any size takes no memory."""
+    full, rest = divmod(size.num_images, size.block_size)
 
-def _left(wanted: WantedImages, label_sets: list[PlannedLabels]) -> dict[str, Any]:
-    """What is to be done: ``images`` to make, ``sampled`` for them (sub-batches are filled up), label set -> images to label."""
-    size, total = wanted.block_size, wanted.num_images
-    blocks = -(-total // size)
-    lengths = np.minimum(size, total - size * np.arange(blocks))
-    missing = _missing(wanted, wanted.store.missing_blocks() if wanted.store else list(range(blocks)), blocks)
+    def count(blocks: Collection[int], of: Callable[[int], int]) -> int:
+        """The sum over the store's blocks without these, of their lengths or what ``of`` makes of them."""
+        last = full in blocks
+        return (full - (len(blocks) - last)) * of(size.block_size) + (0 if last else of(rest))
+
+    there = _staying(size, None)
     to_label = {}
     for one in label_sets:
-        labelless = one.stored.missing_blocks() if one.stored else list(range(blocks))
         # A block that is made is labelled in the same pass, whatever labels are there.
-        to_label[one.name] = int(lengths[sorted(missing | _missing(wanted, labelless, blocks))].sum())
-    sub_batch = wanted.recipe.sub_batch
-    sampled = sum(-(-int(lengths[block]) // sub_batch) * sub_batch for block in missing)
-    return {"images": int(lengths[sorted(missing)].sum()), "sampled": sampled, "labels": to_label}
+        labelled = there & _staying(size, one.stored) if one.stored else set()
+        to_label[one.name] = count(labelled, int)
+    sampled = count(there, lambda length: -(-length // sub_batch) * sub_batch)
+    return {"images": count(there, int), "sampled": sampled, "labels": to_label}
 
 
-def _missing(wanted: WantedImages, blocks: list[int], num_blocks: int) -> set[int]:
-    """Blocks missing now, and those that growing adds; a last block that was only partly used is made again."""
-    if wanted.store is None or wanted.num_images == wanted.store.num_images:
-        return set(blocks)
-    return set(blocks) | set(range(wanted.store.num_images // wanted.block_size, num_blocks))
+def _staying(size: StoreSize, label_set: LabelSet | None) -> set[int]:
+    """Blocks that have images, or this set's labels; a last block that is only partly used is made again if the store grows."""
+    store = size.store
+    if store is None:
+        return set()
+    missing = (store if label_set is None else label_set).missing_blocks()
+    grows = size.num_images != store.num_images
+    return set(range(store.num_images // size.block_size if grows else store.num_blocks)) - set(missing)
 
 
 def _time(

@@ -88,8 +88,9 @@ def _only_store() -> str:
 
 def print_plan(plan: dict[str, Any]) -> None:
     from dmkd.making.recipe_file import to_toml
+    from dmkd.runtime.space import byte_size
 
-    from ..display import byte_size, print_facts, print_table
+    from ..display import print_facts, print_table
 
     click.echo(to_toml(plan["recipe"]) + "\n")
     rough = "" if plan["bytes_are"] == "exact" else f"{plan['bytes_are']} "
@@ -111,6 +112,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     sub_batch = plan["recipe"].get("sub-batch")  # None: the GPU will tell
     if sub_batch and plan["block_size"] % sub_batch:
         facts.append(("note", f"{left['sampled']:,} images are sampled: --sub-batch does not divide --block-size."))
+    facts += [("here", sentence) for sentence in plan["limits"]]
     print_facts(f"{plan['path']}, {'which is there' if plan['exists'] else 'a new store'}", facts)
     rows = []
     for name, array in plan["arrays"].items():

@@ -78,7 +78,9 @@ def command(
 
 def print_report(report: "Report") -> None:
     """What was read, what was compared, every finding, and what to do."""
-    from ..display import byte_size, duration, print_facts
+    from dmkd.runtime.space import byte_size
+
+    from ..display import duration, print_facts
 
     rate = report.bytes / max(report.seconds, 1e-9)
     facts = [

@@ -15,8 +15,9 @@ from typing import Any
 from dmkd.engine.in_process import run_here
 from dmkd.engine.monitor import Monitor
 from dmkd.engine.stages import Order
+from dmkd.runtime.devices import check_workers, cpu_cores
 from dmkd.runtime.progress import Display
-from dmkd.runtime.ray_session import ray_session
+from dmkd.runtime.ray_session import is_connected, ray_session
 from dmkd.runtime.versions import library_versions
 from dmkd.stores import Store, UsageError
 
@@ -41,6 +42,8 @@ class Engine:
     ) -> None:
         self.store, self.run_options, self.device, self.display = store, run, device, display
         self.workers = planned_workers(run, device)
+        if device == "cpu" and not run.ray_address and (self.workers or 0) > (cores := cpu_cores()):
+            display.notice(f"{self.workers} workers share {cores} cores: more than one a core is seldom faster.")
         facts = {"command": command, "options": dict(options), "versions": library_versions()}
         self._log = store.log_run(**facts, driver={"host": socket.gethostname(), "pid": os.getpid()})
         self._exits = ExitStack()
@@ -90,6 +93,8 @@ def planned_workers(run: RunOptions, device: str) -> int | None:
             raise UsageError(
                 "--workers 0 means this process and does not go with --ray-address: leave one of them out."
             )
+        if not run.ray_address and not is_connected():
+            check_workers(run.workers, device)
         return run.workers
     if run.ray_address:
         if device == "cpu":

@@ -1,6 +1,5 @@
 """What a batch is made of, array by array, and where each array is kept while an epoch runs."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -8,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from dmkd.runtime.space import available_memory
 from dmkd.stores import LabelSet, Store, UsageError, ViewSet, layout
 from dmkd.stores.mapped import MappedArray, can_be_mapped
 
@@ -171,7 +171,7 @@ def refuse_what_does_not_fit(columns: Sequence[Column], resident: str, device: s
             raise UsageError(f"resident='gpu' needs a GPU, and the device is {device}.")
         where, free = f"the memory of {device}", _free_gpu_memory(device)
     else:
-        where, free = "the machine's memory", _available_memory()
+        where, free = "the machine's memory", available_memory()
     if needed > free:
         raise UsageError(
             f"The store takes {needed / 2**30:.1f} GiB and {where} has {free / 2**30:.1f} GiB to spare: "
@@ -188,11 +188,3 @@ def _free_gpu_memory(device: str) -> int:
     import torch
 
     return torch.cuda.mem_get_info(device)[0]
-
-
-def _available_memory() -> int:
-    try:
-        with open("/proc/meminfo") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -12,11 +12,14 @@ from dmkd.classifiers.classifier import Classifier
 from dmkd.generators.defaults import DEFAULT_GENERATOR, GeneratorSource, parse_source
 from dmkd.generators.interface import GeneratorFacts
 from dmkd.making.label_sets import LabelRequest
+from dmkd.making.planned_labels import asked_labels, stored_labels
+from dmkd.making.sizes import PlannedLabels, StoreSize
 from dmkd.recipes.class_names import class_names_from, names_sha256, parse_classes
 from dmkd.recipes.dtypes import DTYPES
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.prompts import parse_templates
+from dmkd.recipes.randomness import check_number_of_images
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import Store, UsageError, open_store, parse_codec, store_exists
@@ -53,6 +56,10 @@ class WantedImages:
     def image_shape(self) -> tuple[int, int, int]:
         return self.info.image_size, self.info.image_size, 3
 
+    @property
+    def size(self) -> StoreSize:
+        return StoreSize(self.num_images, self.block_size, self.image_shape, self.recipe.image_codec, self.store)
+
 
 def resolve_images(path: str, images: ImageOptions, device: str, describe: Callable[..., Any]) -> WantedImages:
     """From what was asked for to the images wanted, on a new store or on the one at ``path``, which is left as it is.
@@ -60,6 +67,8 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     ``describe`` is ``describe_generator``, or does the same without weights. Raises ``UsageError`` for what can't be done,
     ``MismatchError`` for what differs from the store.
     """
+    if images.images is not None:
+        check_number_of_images(images.images)
     store = open_store(path) if store_exists(path) else None
     named = images.generator or (store.source if store else DEFAULT_GENERATOR)
     if not named or (store is not None and store.recipe.get("source") == "import"):
@@ -100,6 +109,17 @@ def resolve_labels(labels: LabelOptions, wanted: WantedImages, load: Callable[[s
     if labels.teachers is None and not teachers and wanted.store is not None:
         _refuse_labels_without_teacher(labels, wanted.store)
     return LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
+
+
+def label_sets_of(wanted: WantedImages, request: LabelRequest, labels: LabelOptions) -> list[PlannedLabels]:
+    """The label sets that the run works on: the store's, unless it is not to label, and those asked for."""
+    store = wanted.store
+    found = (
+        {one.name: one for one in stored_labels(store)} if store is not None and labels.teachers != ("none",) else {}
+    )
+    for one in asked_labels(wanted.size, request, wanted.defaults["views"], wanted.recipe.seed):
+        found.setdefault(one.name, one)
+    return list(found.values())
 
 
 def _refuse_labels_without_teacher(labels: LabelOptions, store: Store) -> None:

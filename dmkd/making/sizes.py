@@ -1,16 +1,14 @@
 """What a store's arrays take on disk, before there are any: bytes of each, how exactly they are known, and files."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from dmkd.classifiers.classifier import Classifier, no_linear_layer
-from dmkd.making.resolve import WantedImages
-from dmkd.stores import Codec, LabelSet
+from dmkd.stores import Codec, LabelSet, Store
 from dmkd.stores.codecs import Coder
 from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import (
@@ -30,8 +28,31 @@ from dmkd.stores.layout import (
 )
 from dmkd.views.description import ViewDescription
 
+if TYPE_CHECKING:
+    from dmkd.classifiers.classifier import Classifier
+
 CHECKSUM_BYTES = 4  # of each chunk
 RAW = Share("exact", 1.0)
+
+
+@dataclass(frozen=True)
+class StoreSize:
+    """How much a store holds or is to hold, labels apart."""
+
+    num_images: int
+    block_size: int
+    image_shape: tuple[int, int, int]
+    image_codec: str
+    store: Store | None  # None: there is none yet
+
+    @classmethod
+    def of(cls, store: Store) -> "StoreSize":
+        """That of a store as it is."""
+        return cls(store.num_images, store.block_size, store.image_shape, str(store.image_codec), store)
+
+    @property
+    def num_blocks(self) -> int:
+        return -(-self.num_images // self.block_size)
 
 
 @dataclass(frozen=True)
@@ -41,8 +62,12 @@ class PlannedLabels:
     name: str
     view_set: ViewDescription
     codec: Codec
-    teacher: Classifier  # on the meta device
+    find_teacher: "Callable[[], Classifier]"  # one without weights will do
     stored: LabelSet | None
+
+    @property
+    def num_classes(self) -> int:
+        return self.stored.num_classes if self.stored is not None else self.find_teacher().num_classes
 
     @property
     def views(self) -> int:
@@ -58,31 +83,36 @@ class PlannedLabels:
         """The label set's; before the codec is fitted, one with constants of the largest shapes that a fit can give."""
         if self.stored is not None and self.stored.fitted:
             return self.stored.coder
-        classes = self.teacher.num_classes
-        return self.codec.bind(classes, self.codec.largest_constants(classes, self._num_features()))
+        teacher = self.find_teacher()
+        constants = self.codec.largest_constants(teacher.num_classes, self._num_features(teacher))
+        return self.codec.bind(teacher.num_classes, constants)
 
-    def _num_features(self) -> int:
+    def _num_features(self, teacher: "Classifier") -> int:
         """Inputs of the teacher's last layer; where that is not linear, its classes bound what it can say."""
-        model: Any = self.teacher.model
+        import torch
+
+        from dmkd.classifiers.classifier import no_linear_layer
+
+        model: Any = teacher.model
         layer = model.get_classifier() if hasattr(model, "get_classifier") else None
         if isinstance(layer, torch.nn.Linear):
             return layer.in_features
         if "weight" in self.codec.needs:
-            raise no_linear_layer(self.teacher, self.codec.name)
-        return self.teacher.num_classes
+            raise no_linear_layer(teacher, self.codec.name)
+        return teacher.num_classes
 
 
-def disk_sizes(wanted: WantedImages, label_sets: Sequence[PlannedLabels]) -> dict[str, Any]:
+def disk_sizes(size: StoreSize, label_sets: Sequence[PlannedLabels]) -> dict[str, Any]:
     """``arrays``: node -> ``bytes``, ``bytes_are`` ("exact", "at most", "about") and ``files``, its metadata's file among them;
     the same of all together, the bytes without metadata."""
     specs: dict[str, tuple[ArraySpec, Share]] = {
-        IMAGES: (images_spec(wanted.image_shape), parse_image_codec(wanted.recipe.image_codec).expected_share),
+        IMAGES: (images_spec(size.image_shape), parse_image_codec(size.image_codec).expected_share),
         CLASS_IDS: (class_ids_spec(), RAW),
         CHECKS: (checks_spec(), RAW),
     }
     view_sets = {one.view_set.name: one.view_set for one in label_sets}
-    if wanted.store is not None:
-        view_sets |= {name: ViewDescription.of(view_set) for name, view_set in wanted.store.views.items()}
+    if size.store is not None:
+        view_sets |= {name: ViewDescription.of(view_set) for name, view_set in size.store.views.items()}
     for name, view_set in view_sets.items():
         specs[f"{VIEWS}/{name}"] = (views_spec(view_set.num_views, len(view_set.components)), RAW)
     constants: dict[str, dict[str, Any]] = {}
@@ -94,25 +124,40 @@ def disk_sizes(wanted: WantedImages, label_sets: Sequence[PlannedLabels]) -> dic
             specs[f"{node}/{part}"] = (spec, share)
         bytes_are = "at most" if "sample" in one.codec.needs and not one.fitted else "exact"
         for part, values in coder.constants.items():
-            size = values.nbytes + CHECKSUM_BYTES
-            constants[f"{node}/{CONSTANTS}/{part}"] = {"bytes": size, "bytes_are": bytes_are, "files": 2}
-    chunks = -(-wanted.num_images // wanted.block_size)
+            taken = values.nbytes + CHECKSUM_BYTES
+            constants[f"{node}/{CONSTANTS}/{part}"] = {"bytes": taken, "bytes_are": bytes_are, "files": 2}
     arrays: dict[str, dict[str, Any]] = {}
     for node, (spec, share) in specs.items():
-        rows = wanted.block_size * math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-        size = chunks * (math.ceil(rows * share.of_raw) + CHECKSUM_BYTES)
-        arrays[node] = {"bytes": size, "bytes_are": share.exactness, "files": chunks + 1}
+        rows = size.block_size * math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+        taken = size.num_blocks * (math.ceil(rows * share.of_raw) + CHECKSUM_BYTES)
+        arrays[node] = {"bytes": taken, "bytes_are": share.exactness, "files": size.num_blocks + 1}
     arrays |= constants
     found = {array["bytes_are"] for array in arrays.values()}
     return {
         "arrays": arrays,
         "bytes": sum(array["bytes"] for array in arrays.values()),
         "bytes_are": next(loosest for loosest in ("about", "at most", "exact") if loosest in found),
-        "files": sum(array["files"] for array in arrays.values()) + _groups(wanted, label_sets),
+        "files": sum(array["files"] for array in arrays.values()) + _groups(size, label_sets),
     }
 
 
-def _groups(wanted: WantedImages, label_sets: Sequence[PlannedLabels]) -> int:
+def _groups(size: StoreSize, label_sets: Sequence[PlannedLabels]) -> int:
     """Files of the groups' metadata: root, views, labels, each label set, and its constants."""
-    has_views = bool(label_sets) or bool(wanted.store and wanted.store.views)
+    has_views = bool(label_sets) or bool(size.store and size.store.views)
     return 1 + has_views + bool(label_sets) + sum(1 + bool(one.codec.constants) for one in label_sets)
+
+
+def missing_bytes(size: StoreSize, label_sets: Sequence[PlannedLabels]) -> Counter[str]:
+    """Bytes of :func:`disk_sizes` that are not in the store yet, by how exactly they are known."""
+    missing: Counter[str] = Counter()
+    for node, array in disk_sizes(size, label_sets)["arrays"].items():
+        chunks = array["files"] - 1
+        there = len(size.store.chunks.tree.present_blocks(node)) if size.store and _has(size.store, node) else 0
+        missing[array["bytes_are"]] += array["bytes"] * max(0, chunks - there) // chunks
+    return missing
+
+
+def _has(store: Store, node: str) -> bool:
+    """Whether a store has this array, with blocks or without."""
+    parent, _, name = node.rpartition("/")
+    return name in store.chunks.tree.children(parent)

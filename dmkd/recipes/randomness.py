@@ -6,7 +6,17 @@ distributions may change between releases, NEP 19). The hash is SplitMix64's fin
 
 import numpy as np
 
+from dmkd.stores.errors import UsageError
+
+MAX_IMAGES = 2**32  # ids of one recipe: each has a 32-bit seed of its own
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def check_number_of_images(num_images: int) -> None:
+    """Raise ``UsageError`` for more images than there are ids."""
+    if num_images > MAX_IMAGES:
+        raise UsageError(f"A store holds at most {MAX_IMAGES:,} images, and {num_images:,} were asked for.")
 
 
 def mix64(x: np.ndarray) -> np.ndarray:
@@ -41,7 +51,7 @@ def image_seeds(seed: int, ids: np.ndarray) -> np.ndarray:
     the recipe's seed (Luby & Rackoff 1988), a bijection on 32-bit numbers.
     """
     ids = np.asarray(ids, np.int64)
-    if ids.size and (ids.min() < 0 or ids.max() >= 2**32):
+    if ids.size and (ids.min() < 0 or ids.max() >= MAX_IMAGES):
         raise ValueError("image ids must lie in [0, 2^32)")
     left, right = ids.astype(np.uint64) >> np.uint64(16), ids.astype(np.uint64) & np.uint64(0xFFFF)
     for round_number in range(4):

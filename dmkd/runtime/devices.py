@@ -2,9 +2,15 @@
 
 import os
 
+from dmkd.runtime.space import available_memory, byte_size
 from dmkd.stores.errors import UsageError
 
 CPU_THREADS = "DMKD_CPU_THREADS"
+
+# What a worker's process takes on a CPU before its first block: torch, the libraries of models, and Ray's own part.
+WORKER_BYTES = 10**9
+# More than this share a core to no purpose: each has as many threads as the recipe says, by default one a core.
+WORKERS_PER_CORE = 4
 
 
 def choose_device(asked: str | None) -> str:
@@ -28,7 +34,30 @@ def default_cpu_threads() -> int:
         if not wanted.isdecimal() or int(wanted) < 1:
             raise UsageError(f"${CPU_THREADS} must be a number of threads, 1 or more, not {wanted!r}.")
         return int(wanted)
+    return cpu_cores()
+
+
+def cpu_cores() -> int:
+    """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_workers(workers: int, device: str) -> None:
+    """Raise ``UsageError`` for more worker processes than this machine can hold: one a GPU, or on a CPU what its cores and its
+    memory allow."""
+    import torch
+
+    if device.startswith("cuda"):
+        if workers > (gpus := torch.cuda.device_count()):
+            raise UsageError(f"--workers {workers}: each takes a GPU of its own, and this machine has {gpus}.")
+        return
+    cores, available = cpu_cores(), available_memory()
+    most = max(1, min(WORKERS_PER_CORE * cores, available // WORKER_BYTES))
+    if workers > most:
+        raise UsageError(
+            f"--workers {workers} is more than this machine can hold: with {cores} cores and {byte_size(available)} of memory "
+            f"available, at most {most}."
+        )
 
 
 def make_deterministic(device: str, cpu_threads: int | None) -> None:

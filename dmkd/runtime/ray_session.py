@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,6 +50,12 @@ def ray_session(workers: int, device: str, address: str | None) -> Iterator[None
         yield
     finally:
         ray.shutdown()
+
+
+def is_connected() -> bool:
+    """Whether this process is connected to a Ray already; does not import it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 def cluster_gpus(address: str) -> int:

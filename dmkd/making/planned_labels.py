@@ -1,0 +1,42 @@
+"""The label sets that a run works on, as :mod:`dmkd.making.sizes` counts them: a store's, and those asked for."""
+
+from functools import partial
+
+from dmkd.classifiers.classifier import Classifier, configured_classifier
+from dmkd.making.label_sets import LabelRequest, label_set_name, new_view_set, view_set_for
+from dmkd.making.sizes import PlannedLabels, StoreSize
+from dmkd.stores import Store
+from dmkd.views.description import ViewDescription
+from dmkd.views.policy import parse_policy
+
+
+def stored_labels(store: Store) -> list[PlannedLabels]:
+    """The label sets of a store."""
+    views = {name: ViewDescription.of(view_set) for name, view_set in store.views.items()}
+    return [
+        PlannedLabels(one.name, views[one.view_set], one.codec, partial(configured_classifier, one.source), one)
+        for one in store.labels.values()
+    ]
+
+
+def asked_labels(size: StoreSize, request: LabelRequest, default_views: str, default_seed: int) -> list[PlannedLabels]:
+    """The label sets that are asked for; defaults are for views of a new store.
+
+    Raises what :func:`dmkd.making.label_sets.add_label_sets` does for views that can't be."""
+    planned = []
+    views: ViewDescription | None = None  # the first teacher's: later ones look at the views as they are
+    for teacher in request.teachers:
+        if size.store is not None:
+            views = view_set_for(size.store, request, teacher)
+        elif views is None:
+            policy = parse_policy(request.views or default_views)
+            seed = default_seed if request.view_seed is None else request.view_seed
+            views = new_view_set(policy, seed, True, teacher, size.image_shape[:2], size.block_size)
+        name = label_set_name(request, teacher, views)
+        stored = size.store.labels.get(name) if size.store is not None else None
+        planned.append(PlannedLabels(name, views, request.codec, partial(_same, teacher), stored))
+    return planned
+
+
+def _same(teacher: Classifier) -> Classifier:
+    return teacher
