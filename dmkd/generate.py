@@ -102,9 +102,10 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
     store = open_store(path)
     device = _device(run)
     workers = planned_workers(run, device)  # refuses before a label set is begun
+    size = StoreSize.with_images(store)
     if labels.teachers is None and store.labels:
         names = list(store.labels)
-        check_limits(path, StoreSize.of(store), stored_labels(store), workers, run.ray_address)
+        check_limits(path, size, stored_labels(store), workers, run.ray_address)
     else:
         defaults = source_defaults(store.source)
         if store.recipe.get("prompts"):
@@ -118,8 +119,8 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
             raise UsageError("There is nothing to label with --teacher none.")
         teachers = [load_classifier(source) for source in sources]
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
-        size, seed = StoreSize.of(store), store.recipe.get("seed", 0)
-        check_limits(path, size, asked_labels(size, request, defaults["views"], seed), workers, run.ray_address)
+        asked = asked_labels(size, request, defaults["views"], store.recipe.get("seed", 0))
+        check_limits(path, size, asked, workers, run.ray_address)
         names = add_label_sets(store, request)
     _note_versions(store, display)
     if swept := store.sweep_partials():

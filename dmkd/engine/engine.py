@@ -43,7 +43,9 @@ class Engine:
         self.store, self.run_options, self.device, self.display = store, run, device, display
         self.workers = planned_workers(run, device)
         if device == "cpu" and not run.ray_address and (self.workers or 0) > (cores := cpu_cores()):
-            display.notice(f"{self.workers} workers share {cores} cores: more than one a core is seldom faster.")
+            display.notice(
+                f"More workers ({self.workers}) than cores ({cores}): they share them, and are seldom faster."
+            )
         facts = {"command": command, "options": dict(options), "versions": library_versions()}
         self._log = store.log_run(**facts, driver={"host": socket.gethostname(), "pid": os.getpid()})
         self._exits = ExitStack()

@@ -33,7 +33,7 @@ def obstacles(path: str, size: StoreSize, label_sets: Sequence[PlannedLabels], w
             by, or_fewer = (f" with {workers} workers", " or --workers") if workers > 1 else ("", "")
             sentences.append(
                 f"Blocks of {size.block_size:,} images need about {byte_size(needed)} of memory{by}, and "
-                f"{byte_size(available)} are available: choose a smaller --block-size, or fewer --views{or_fewer}."
+                f"{byte_size(available)} are available: choose a smaller --block-size or fewer --views{or_fewer}."
             )
     if free is not None and missing.total() - (1 - CERTAIN) * missing["about"] > free:
         roughly = "about " if missing["about"] else "up to " if missing["at most"] else ""

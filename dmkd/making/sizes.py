@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +49,12 @@ class StoreSize:
     def of(cls, store: Store) -> "StoreSize":
         """That of a store as it is."""
         return cls(store.num_images, store.block_size, store.image_shape, str(store.image_codec), store)
+
+    @classmethod
+    def with_images(cls, store: Store) -> "StoreSize":
+        """That of the blocks of a store that have images."""
+        made = (store.num_blocks - len(store.missing_blocks())) * store.block_size
+        return replace(cls.of(store), num_images=min(store.num_images, made))
 
     @property
     def num_blocks(self) -> int:
@@ -153,7 +159,7 @@ def missing_bytes(size: StoreSize, label_sets: Sequence[PlannedLabels]) -> Count
     for node, array in disk_sizes(size, label_sets)["arrays"].items():
         chunks = array["files"] - 1
         there = len(size.store.chunks.tree.present_blocks(node)) if size.store and _has(size.store, node) else 0
-        missing[array["bytes_are"]] += array["bytes"] * max(0, chunks - there) // chunks
+        missing[array["bytes_are"]] += array["bytes"] * max(0, chunks - there) // max(1, chunks)
     return missing
 
 
