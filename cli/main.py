@@ -60,7 +60,11 @@ class Commands(click.Group):
         except DmkdError as error:
             raise Told(str(error), error.exit_code) from error
         except KeyboardInterrupt as error:
-            raise Told("Interrupted. What is finished is kept; the same command goes on from there.", 130) from error
+            from dmkd.runtime.interrupts import Terminated
+
+            # 128 + the signal's number, as a shell has it.
+            code = 143 if isinstance(error, Terminated) else 130
+            raise Told("Interrupted. What is finished is kept; rerun the same command to resume.", code) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:

@@ -333,7 +333,7 @@ def test_an_export_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path
     cut = len(list((tmp_path / "out").glob("*.tar")))
     assert 3 <= cut < 30, "stopped in the middle"
     if number == signal.SIGINT:
-        assert process.returncode == 130 and "the same command goes on" in told and "Traceback" not in told
+        assert process.returncode == 130 and "rerun the same command to resume" in told and "Traceback" not in told
         assert not list((tmp_path / "out").glob(".*")), "nothing half-written is left"
     export(store, tmp_path / "out", "webdataset", shard_images=8)
     export(store, tmp_path / "whole", "webdataset", shard_images=8)

@@ -66,17 +66,18 @@ def test_killed_at_any_moment_and_started_again_the_store_is_the_same(
     assert not list(path.rglob("*.partial"))
 
 
-def test_interrupted_by_the_user_it_finishes_what_is_in_hand_and_says_how_to_go_on(
-    uninterrupted, tiny_generator, tiny_teacher, tmp_path
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_by_the_user_it_finishes_what_is_in_hand_and_says_how_to_resume(
+    uninterrupted, tiny_generator, tiny_teacher, tmp_path, number, code
 ):
     path = tmp_path / "s.zarr"
     process = generate(path, tiny_generator, tiny_teacher)
     wait_for_chunks(path, 6, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=100)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert "in hand; press Ctrl-C again to stop at once" in errors
-    assert "the same command goes on from there" in errors and "Traceback" not in errors
+    assert "rerun the same command to resume" in errors and "Traceback" not in errors
     store = open_store(path)
     assert 0 < len(store.missing_blocks()) < store.num_blocks
     assert store.labels["tiny-resnet"].missing_blocks() == store.missing_blocks()

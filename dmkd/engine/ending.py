@@ -11,11 +11,14 @@ from dmkd.stores import DmkdError
 
 
 @contextmanager
-def finishing_on_interrupt(scheduler: Scheduler, monitor: Monitor) -> Iterator[Interrupts]:
-    """Inside, the first Ctrl-C or SIGTERM lets the scheduler hand out nothing more, and says so."""
+def finishing_on_interrupt(scheduler: Scheduler, monitor: Monitor, *, at_once: bool) -> Iterator[Interrupts]:
+    """Inside, the first Ctrl-C or SIGTERM lets the scheduler hand out nothing more, and says so. With ``at_once`` it abandons
+    what is in hand."""
 
     def finish() -> bool:
         scheduler.stop()
+        if at_once:
+            return False
         if count := scheduler.working:
             text = f"Finishing {count} block{'s' if count > 1 else ''} in hand; press Ctrl-C again to stop at once."
             # On a thread: the one that was interrupted may be in the middle of printing.
@@ -43,5 +46,4 @@ def end_of_run(store_path: str, scheduler: Scheduler, interrupts: Interrupts) ->
             f"{more}), block {first.block} because of {first.reason.rstrip('.')}. "
             "The others are done; run the same command again to retry these."
         )
-    if interrupts.interrupted:
-        raise KeyboardInterrupt
+    interrupts.raise_if_interrupted()

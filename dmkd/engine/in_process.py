@@ -19,7 +19,7 @@ def run_here(order: Order, blocks: Sequence[int], monitor: Monitor) -> None:
     given: deque[tuple[int, Future[Any]]] = deque()
     writing: dict[Future[BlockDone], int] = {}
     scheduler.tick(time.monotonic())  # the worker of number 0 is this process
-    with BlockStages(order) as stages, finishing_on_interrupt(scheduler, monitor) as interrupts:
+    with BlockStages(order) as stages, finishing_on_interrupt(scheduler, monitor, at_once=order.reads) as interrupts:
         monitor.worker_ready(0, stages.start())
         scheduler.worker_ready(0)
         while not scheduler.finished:

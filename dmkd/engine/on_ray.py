@@ -129,7 +129,7 @@ class _Driver:
 
     def run(self) -> None:
         scheduler, stopped = self.scheduler, False
-        with finishing_on_interrupt(scheduler, self.monitor) as interrupts:
+        with finishing_on_interrupt(scheduler, self.monitor, at_once=self.order.reads) as interrupts:
             while not scheduler.finished:
                 if interrupts.interrupted and not stopped:
                     stopped = True

@@ -50,7 +50,8 @@ class Order(Protocol):
 
     @property
     def reads(self) -> bool:
-        """Whether blocks are made from what the store holds, so that reading ahead pays."""
+        """Whether blocks are made from what the store holds, so that reading ahead pays, and an interruption need not wait for
+        a block in hand: little is lost."""
 
     def for_actor(self) -> "Order":
         """The same order in a process that sees one GPU only, as its first."""

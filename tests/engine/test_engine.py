@@ -12,6 +12,7 @@ from fake_orders import FakeOrder, FakeWorker, fake_store
 import dmkd.engine.scheduler
 from dmkd.engine.engine import Engine, RunOptions
 from dmkd.runtime.failures import DeviceLostError, is_device_lost, reason_of
+from dmkd.runtime.interrupts import Terminated
 from dmkd.stores import DmkdError, StoreWriteError, open_store
 
 
@@ -176,13 +177,24 @@ def interrupting(worker_class, block, times, monkeypatch, number=signal.SIGINT):
 def test_the_first_interrupt_finishes_the_block_in_hand(tmp_path, workers, monkeypatch, number):
     interrupting(FakeWorker, 5, 1, monkeypatch, number)
     told, before = Told(), signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, told, reads=True)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        run(tmp_path, told)
+    assert raised.type is (Terminated if number == signal.SIGTERM else KeyboardInterrupt), "exit codes differ"
     store = open_store(tmp_path / "s.zarr")
-    assert store.missing_blocks() == list(range(6, 16)), "block 5 was in hand, those read ahead were not"
+    assert store.missing_blocks() == list(range(6, 16)), "block 5 was in hand, the next was given and not begun"
     assert told.notices == ["Finishing 1 block in hand; press Ctrl-C again to stop at once."]
     assert store.runs()[0]["outcome"] == "interrupted"
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_made_from_stored_images_is_abandoned_at_once(tmp_path, workers, monkeypatch, number):
+    interrupting(FakeWorker, 5, 1, monkeypatch, number)
+    told = Told()
+    with pytest.raises(KeyboardInterrupt) as raised:
+        run(tmp_path, told, reads=True)
+    assert raised.type is (Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+    assert set(range(5, 16)) <= set(open_store(tmp_path / "s.zarr").missing_blocks()) and told.notices == []
 
 
 def test_the_second_interrupt_stops_at_once(tmp_path, workers, monkeypatch):
