@@ -48,6 +48,8 @@ def generate(
     device = _device(run)
     wanted = resolve_images(path, images, device, describe_generator)
     store, recipe = wanted.store, wanted.recipe
+    if store is not None:
+        store.require_writable()
     request = resolve_labels(labels, wanted, load_classifier)
     workers = planned_workers(run, device)
 
@@ -102,6 +104,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
     store = open_store(path)
     device = _device(run)
     workers = planned_workers(run, device)  # refuses before a label set is begun
+    store.require_writable()
     size = StoreSize.with_images(store)
     if labels.teachers is None and store.labels:
         names = list(store.labels)

@@ -80,6 +80,8 @@ def import_images(
     store = open_store(path) if store_exists(path) else None
     if store is not None and store.recipe.get("source") != "import":
         raise UsageError(f"{path} was not made by an import, so none can go on there: give another --store.")
+    if store is not None:
+        store.require_writable()
     names = None if options.class_names is None else read_class_names(options.class_names)
     found = find_images(source, Classes(names, options.classes), display)
     for note in found.notes:

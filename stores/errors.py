@@ -71,8 +71,8 @@ class StoreUnreachableError(StoreError):
 _DISK_REASONS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "there is no permission to write",
+    errno.EROFS: "the file system is read-only; make it writable",
+    errno.EACCES: "you have no permission to write there; change that",
     errno.EFBIG: "the file would be larger than allowed here",
 }
 

@@ -8,10 +8,10 @@ import numpy as np
 from . import layout
 from .chunks import Ids
 from .codecs import Codec
-from .errors import StoreWriteError, UsageError
+from .errors import StoreWriteError, UsageError, write_error
 from .identity import fingerprint, refuse_mismatch
 from .reader import Reader
-from .run_log import RunLog, utc_now
+from .run_log import RUNS, RunLog, utc_now
 from .sets import LabelSet
 from .writing import new_block, write
 
@@ -203,6 +203,15 @@ class Store(Reader):
             self.chunks.tree.set_attributes({"readme": readme, "licence": licence}, layout.CARD)
         except OSError as error:
             raise StoreWriteError(f"Could not write the card of {self.path}: {error.strerror or error}.") from error
+
+    def require_writable(self) -> None:
+        """Write something that changes nothing. Raises ``StoreWriteError`` if the disk refuses: better now than after the first
+        block has been computed."""
+        try:
+            self.chunks.tree.create_group(RUNS)
+            self.chunks.tree.set_attributes({}, RUNS)
+        except OSError as error:
+            raise write_error(self.path, error) from error
 
     def log_run(self, **facts: Any) -> RunLog:
         """A log of what this process is about to do; ``facts`` are JSON-able. Use it as a context."""
