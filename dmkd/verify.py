@@ -38,6 +38,11 @@ class Report:
         return not self.counts[ERROR]
 
     @property
+    def complete(self) -> bool:
+        """Whether all images and all labels that were begun are there. What is damaged is there."""
+        return not any(finding.incomplete for finding in self.findings)
+
+    @property
     def repaired(self) -> bool:
         """Whether every error that was found is gone: what was broken is deleted and counts as not made yet."""
         errors = [finding for finding in self.findings if finding.severity == ERROR]
@@ -47,6 +52,7 @@ class Report:
         return {
             "path": self.path,
             "sound": self.sound,
+            "complete": self.complete,
             "repaired": self.repaired,
             "errors": self.counts[ERROR],
             "warnings": self.counts[WARNING],

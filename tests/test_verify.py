@@ -217,11 +217,11 @@ def test_damage_everywhere_comes_back_to_the_bit(path):
     assert tree_bytes(path) == before
 
 
-def test_unfinished_stores_are_sound(path, tiny_generator, other_teacher, tmp_path):
+def test_unfinished_stores_are_sound_and_incomplete(path, tiny_generator, other_teacher, tmp_path):
     (path / CHUNKS["images"]).unlink()
     next((path / LABELS / "features").glob("c.2.*")).unlink()
     report = check(path, rerun_teacher=1.0, device="cpu")
-    assert report.sound
+    assert report.sound and not report.complete
     assert "images: 1 of 3 blocks have no images yet" in sentences(report, "note")
     assert "1 blocks with images have no labels yet" in sentences(report, "note")
     assert "1 blocks have labels and no images" in sentences(report, "note")
@@ -375,7 +375,11 @@ def test_growing_that_was_interrupted_is_a_note(path, monkeypatch):
         open_store(path).grow(56)
     monkeypatch.undo()
     report = check(path)
-    assert report.sound and "growing it was interrupted; run `dmkd generate --images 56`" in sentences(report, "note")
+    assert (
+        report.sound
+        and not report.complete
+        and "growing it was interrupted; run `dmkd generate --images 56`" in sentences(report, "note")
+    )
 
 
 def test_chunks_beyond_the_last_block_are_errors_and_go(path):
@@ -397,10 +401,10 @@ def test_exit_codes_and_json(path):
     done = dmkd(path, "--json")
     assert done.exit_code == 0, done.output
     facts = json.loads(done.stdout)
-    assert facts["sound"] is True and facts["errors"] == facts["warnings"] == facts["notes"] == 0
+    assert facts["sound"] is facts["complete"] is True and facts["errors"] == facts["warnings"] == facts["notes"] == 0
     assert facts["findings"] == [] and facts["rerun_teacher"] is None and facts["regenerate"] is None
     done = dmkd("--store", path)
-    assert done.exit_code == 0 and "sound" in done.stdout and "0 errors" in done.stdout
+    assert done.exit_code == 0 and "sound and complete" in done.stdout and "0 errors" in done.stdout
     assert "3 blocks" in done.stdout and "verify: 3/3 blocks" in done.stderr
     flip_byte(path / CHUNKS["images"])
     done = dmkd(path, "--json", "--regenerate", "0.5", "--rerun-teacher", "0.5", "--device", "cpu")
@@ -409,11 +413,25 @@ def test_exit_codes_and_json(path):
     assert facts["findings"][0]["where"] == "images, block 1" and facts["findings"][0]["severity"] == "error"
     assert 1 not in facts["regenerate"]["blocks"] and 1 not in facts["rerun_teacher"]["tiny-resnet"]["blocks"]
     done = dmkd(path)
-    assert done.exit_code == 1 and "NOT SOUND" in done.stdout and "images, block 1: The chunk is damaged" in done.stdout
+    assert done.exit_code == 1 and "DAMAGED" in done.stdout and "images, block 1: The chunk is damaged" in done.stdout
     assert "--repair" in done.stdout
     done = dmkd(path, "--repair")
     assert done.exit_code == 0 and f"Now run `dmkd generate --store {path}`" in done.stdout
-    assert dmkd(path).exit_code == 0
+    assert dmkd(path).exit_code == 1, "what was deleted is missing"
+
+
+@pytest.mark.parametrize("node", [CHUNKS["images"], CHUNKS[f"{LABELS}/features"]])
+def test_half_a_store_is_not_passed_as_a_whole_one(path, node):
+    (path / node).unlink()
+    done = dmkd(path)
+    assert done.exit_code == 1 and "DAMAGED" not in done.stdout
+    done = dmkd(path, "--json")
+    facts = json.loads(done.stdout)
+    assert done.exit_code == 1 and (facts["sound"], facts["complete"]) == (True, False)
+    done = dmkd(path, "--allow-incomplete")
+    assert done.exit_code == 0 and "sound, but INCOMPLETE" in done.stdout
+    flip_byte(path / CHUNKS["class_ids"])
+    assert dmkd(path, "--allow-incomplete").exit_code == 1, "damage is never allowed"
 
 
 def test_the_exit_code_of_a_repair_says_whether_errors_are_left(path, tmp_path):

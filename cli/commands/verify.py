@@ -19,7 +19,8 @@ COLOURS = {"error": "red", "warning": "yellow", "note": None}
 @click.command("verify", short_help="Check that a store is sound.")
 @click.argument("path", shell_complete=files, required=False, metavar="[STORE]")
 @store_option
-@click.option("--repair", is_flag=True, help="Delete what is broken, so that the next run makes it again.")
+@click.option("--allow-incomplete", is_flag=True, help="Exit with 0 even if images or labels have not been made yet.")
+@click.option("--repair", is_flag=True, help="Delete what is damaged, so that the next run makes it again.")
 @click.option(
     "--rerun-teacher",
     type=float,
@@ -36,21 +37,25 @@ def command(
     context: click.Context,
     path: str | None,
     store: str | None,
+    allow_incomplete: bool,
     repair: bool,
     rerun_teacher: float | None,
     regenerate: float | None,
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Read all of a store and say what is wrong with it: damaged chunks, values out of range, what does not fit together.
+    """Read all of a store and report what is wrong with it: damaged chunks, values out of range, parts that do not belong
+    together, and what is missing.
 
-    Exit code 0: sound, warnings or not; with --repair also if everything that was wrong is deleted now. 1: errors were
-    found and are still there. Unfinished stores are sound. Nothing is changed without --repair, and that deletes only
-    what dmkd can make again. Don't repair while a run is going on.
+    Exit code 0: sound and complete, with or without warnings. 1: damaged, or incomplete: images or labels that were begun are
+    missing. --allow-incomplete accepts a store that is unfinished but sound. Nothing is changed without --repair, which
+    deletes only what dmkd can make again and exits with 0 once no damage is left; the next run then fills the gaps. Do not
+    repair a store while another command is writing to it.
 
     \b
     Examples:
       dmkd verify imnet.zarr
+      dmkd verify imnet.zarr --allow-incomplete
       dmkd verify imnet.zarr --repair
       dmkd verify imnet.zarr --rerun-teacher 0.01 --regenerate 0.001
       dmkd verify --store imnet.zarr --json
@@ -72,7 +77,7 @@ def command(
         click.echo(json.dumps(report.to_json()))
     else:
         print_report(report)
-    if not (report.sound or report.repaired):
+    if not (report.repaired or (report.sound and (report.complete or allow_incomplete))):
         context.exit(1)
 
 
@@ -106,7 +111,7 @@ def print_report(report: "Report") -> None:
                 f"{numbers['max_difference']} grey levels at most",
             )
         )
-    print_facts(f"{report.path}: {'sound' if report.sound else 'NOT SOUND'}", facts)
+    print_facts(f"{report.path}: {_verdict(report)}", facts)
     for kind in COLOURS:
         findings = [finding for finding in report.findings if finding.severity == kind]
         for finding in findings[:FINDINGS_SHOWN]:
@@ -116,11 +121,17 @@ def print_report(report: "Report") -> None:
     _print_repair(report)
 
 
+def _verdict(report: "Report") -> str:
+    if not report.sound:
+        return "DAMAGED" if report.complete else "DAMAGED, and incomplete"
+    return "sound and complete" if report.complete else "sound, but INCOMPLETE"
+
+
 def _print_repair(report: "Report") -> None:
     done = report.repair
     if done is None:
         if any(finding.repairable for finding in report.findings):
-            click.echo(f"`dmkd verify {report.path} --repair` deletes what is broken, so that it can be made again.")
+            click.echo(f"`dmkd verify {report.path} --repair` deletes what is damaged, so that it can be made again.")
         return
     click.echo(f"Deleted {len(done.deleted):,} chunks, swept {done.swept:,} half-written files.")
     for name in done.refitted:

@@ -15,12 +15,14 @@ IDS_SHOWN = 5
 class Finding:
     """One thing that was found. ``block`` None: it concerns the whole ``node`` (an array or a group, "" the store)."""
 
-    severity: str  # ERROR: the store is not sound; WARNING: odd, but readable; NOTE: not done yet
+    severity: str  # ERROR: the store is damaged; WARNING: odd, but readable; NOTE: not done yet
     node: str
     sentence: str
     block: int | None = None
     # Whether deleting chunks lets the next run make sound ones: so it is with wrong bytes, not with wrong attributes.
     repairable: bool = False
+    # Whether it says that images or labels are not there yet: the store is incomplete.
+    incomplete: bool = False
 
     @property
     def where(self) -> str:

@@ -113,7 +113,7 @@ class Verifier:
         if view_set is None or label_set.num_views != view_set.num_views or label_set.num_classes != num_classes:
             return  # every block would be found wrong for it
         if not label_set.fitted:
-            yield Finding(NOTE, node, "It was begun and has no labels yet.")
+            yield Finding(NOTE, node, "It was begun and has no labels yet.", incomplete=True)
             return
         self.label_sets.append(label_set)
         # Without the constants the arrays can still be read, though not decoded: all but these are arrays of blocks.
@@ -166,6 +166,7 @@ class Verifier:
                 node,
                 f"It has room for {shape[0]:,} images and the store for {self.store.num_images:,}: "
                 f"growing it was interrupted; run `dmkd generate --images {shape[0]}` again.",
+                incomplete=True,
             )
         elif shape[0] < self.store.num_images:
             yield Finding(ERROR, node, f"It has room for {shape[0]:,} of {self.store.num_images:,} images.")
@@ -368,13 +369,15 @@ class Verifier:
         yield from self._odd_images.findings()
         with_images = {block for block in range(self.num_blocks) if self.has(layout.IMAGES, block)}
         if missing := self.num_blocks - len(with_images):
-            yield Finding(NOTE, layout.IMAGES, f"{missing:,} of {self.num_blocks:,} blocks have no images yet.")
+            what = f"{missing:,} of {self.num_blocks:,} blocks have no images yet."
+            yield Finding(NOTE, layout.IMAGES, what, incomplete=True)
         for label_set in self.label_sets:
             if label_set.name not in self.coders:
                 continue
             labelled = {block for block in range(self.num_blocks) if self._labelled(label_set, block)}
             if missing := len(with_images - labelled):
-                yield Finding(NOTE, label_set.node, f"{missing:,} blocks with images have no labels yet.")
+                what = f"{missing:,} blocks with images have no labels yet."
+                yield Finding(NOTE, label_set.node, what, incomplete=True)
             if early := sorted(labelled - with_images):
                 yield Finding(
                     NOTE,
