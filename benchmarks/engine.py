@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from dmkd.engine.engine import Engine, RunOptions
+from dmkd.engine.sharing import Todo
 from dmkd.engine.stages import Order
 from dmkd.runtime.progress import Silent
 from dmkd.stores import Store, create_store, open_store
@@ -88,7 +89,7 @@ def run(store: Store, order: Order, blocks: range, workers: int = 0) -> float:
     """Seconds that the engine takes for these blocks, whatever the store holds."""
     start = time.perf_counter()
     with Engine(store, RunOptions(workers=workers), "cpu", Silent(), "benchmark", {}) as engine:
-        engine.run(order, blocks, "benchmark")
+        engine.run(order, Todo(lambda: blocks), "benchmark")
     return time.perf_counter() - start
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from dmkd.cards.dataset_card import write_card
 from dmkd.classifiers.classifier import load_classifier
 from dmkd.engine.engine import Engine, RunOptions, planned_workers
+from dmkd.engine.sharing import Todo
 from dmkd.generators.defaults import source_defaults, teacher_of
 from dmkd.making.blocks import WorkOrder
 from dmkd.making.fitting import fit_label_sets, pilot_blocks
@@ -26,6 +27,7 @@ from dmkd.runtime.progress import Display
 from dmkd.runtime.ray_session import cluster_gpus
 from dmkd.runtime.versions import library_versions
 from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec
+from dmkd.stores.at_work import RunsAtWork
 
 __all__ = ["ImageOptions", "LabelOptions", "RunOptions", "generate", "label"]
 
@@ -86,13 +88,13 @@ def generate(
     label_sets = () if labels.teachers == ("none",) else tuple(store.labels)
     order = WorkOrder(store.path, label_sets, device, recipe.cpu_threads, wanted.source.weights)
     # A codec that is fitted on logits needs some images before its first label: those get their labels at the end.
-    missing = set(store.missing_blocks())
-    pilots = [block for block in pilot_blocks(store, label_sets) if block in missing]
+    pilots = set(pilot_blocks(store, label_sets))
+    others = set(range(store.num_blocks)) - pilots
     with Engine(store, run, device, display, "generate", _log_options(images, labels, run)) as engine:
-        engine.run(dataclasses.replace(order, label_sets=()), pilots, "generate")
+        engine.run(dataclasses.replace(order, label_sets=()), Todo(store.missing_blocks, lambda: others), "generate")
         fit_label_sets(store, label_sets, _driver_device(run, device), recipe.cpu_threads, display)
-        engine.run(order, store.missing_blocks(), "generate")
-        _label_blocks(engine, label_sets)
+        engine.run(order, Todo(store.missing_blocks), "generate")
+        _label_blocks(engine, label_sets, expected=lambda: False)
     store.sweep_partials()  # of workers that were killed while they wrote
     store.touch(library_versions())
     write_card(store)
@@ -128,25 +130,37 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
     _note_versions(store, display)
     if swept := store.sweep_partials():
         display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
-    if missing := store.missing_blocks():
-        display.notice(f"{len(missing)} of {store.num_blocks} blocks have no images yet; the others are labelled.")
+    at_work = RunsAtWork(store.chunks.tree)
+
+    def expected() -> bool:
+        """Whether another process is making images."""
+        return any(run.command in ("generate", "import") for run in at_work.besides(""))
+
+    if store.missing_blocks() and expected():
+        display.notice("Images are still being made; they are labelled as they come.")
     with Engine(store, run, device, display, "label", _log_options(labels, run)) as engine:
-        _label_blocks(engine, tuple(names))
+        _label_blocks(engine, tuple(names), expected)
+    if missing := sum(len(store.block_ids(block)) for block in store.missing_blocks()):
+        make = "import" if store.recipe.get("source") == "import" else "generate"
+        display.notice(
+            f"{missing:,} of {store.num_images:,} images are not there yet, so they have no labels: run `dmkd {make}`, then "
+            "`dmkd label` again."
+        )
     store.sweep_partials()  # of workers that were killed while they wrote
     store.touch(library_versions())
     write_card(store)
     return store, names
 
 
-def _label_blocks(engine: Engine, names: Sequence[str]) -> None:
-    """Label what has images and no labels, one label set after the other."""
+def _label_blocks(engine: Engine, names: Sequence[str], expected: Callable[[], bool]) -> None:
+    """Label what has images and no labels, one label set after the other; and what gets images meanwhile, while more are
+    ``expected``."""
     store, device = engine.store, engine.device
-    without_images = set(store.missing_blocks())
     threads = labelling_threads(store, device)
     fit_label_sets(store, names, _driver_device(engine.run_options, device), threads, engine.display)
     for name in names:
-        blocks = [block for block in store.labels[name].missing_blocks() if block not in without_images]
-        engine.run(WorkOrder(store.path, (name,), device, threads, generator=None), blocks, f"label {name}")
+        todo = Todo(store.labels[name].missing_blocks, store.missing_blocks, expected)
+        engine.run(WorkOrder(store.path, (name,), device, threads, generator=None), todo, f"label {name}")
 
 
 def _find_sub_batch(trial: Trial, device: str, workers: int | None, run: RunOptions, display: Display) -> int:

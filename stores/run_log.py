@@ -39,8 +39,12 @@ class RunLog:
         self._rows: list[list[Any]] = []  # of the part that is being filled
         self._part = 0
         self._node = ""
-        self._workers_saved = -1
         self._saved_at = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        """Of its group below ``runs/``; empty before anything was written."""
+        return self._node.removeprefix(f"{RUNS}/")
 
     def __enter__(self) -> "RunLog":
         return self
@@ -51,7 +55,6 @@ class RunLog:
         if not self._workers and not self._rows:
             return
         self._facts |= {"ended": utc_now(), "outcome": _outcome(error)}
-        self._workers_saved = -1
         if error is None:
             self.save()
         else:
@@ -88,9 +91,8 @@ class RunLog:
             self._node = f"{RUNS}/{_free_name(self._tree)}"
             self._tree.create_group(RUNS)
             self._tree.create_group(self._node)
-        if self._workers_saved != len(self._workers):
-            self._tree.set_attributes({**self._facts, "workers": self._workers}, self._node)
-            self._workers_saved = len(self._workers)
+        # Also where nothing but the time has changed: it is how another machine sees that this run is alive.
+        self._tree.set_attributes({**self._facts, "workers": self._workers, "saved": utc_now()}, self._node)
         if self._rows:
             self._tree.create_group(f"{self._node}/part-{self._part}")
             self._tree.set_attributes({"blocks": self._rows}, f"{self._node}/part-{self._part}")

@@ -126,13 +126,14 @@ def main(path: str, folder: str, workers: str, ray_address: str = "", images: st
     """Make or finish a store, a fifth of a second for each block of four; for tests that kill processes."""
     from dmkd.cli.display import PlainDisplay
     from dmkd.engine.engine import Engine, RunOptions
+    from dmkd.engine.sharing import Todo
     from dmkd.stores import store_exists
 
     store = open_store(path) if store_exists(path) else fake_store(Path(path), num_images=int(images))
     try:
         run = RunOptions(workers=int(workers), ray_address=ray_address or None)
         with Engine(store, run, "cpu", PlainDisplay(), "test", {}) as engine:
-            engine.run(FakeOrder(path, folder, seconds=(0.0, 0.2, 0.01)), store.missing_blocks(), "test")
+            engine.run(FakeOrder(path, folder, seconds=(0.0, 0.2, 0.01)), Todo(store.missing_blocks), "test")
     except KeyboardInterrupt:
         sys.exit(130)
 

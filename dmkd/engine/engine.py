@@ -6,7 +6,7 @@ Both ask the same :class:`dmkd.engine.scheduler.Scheduler` what to do next and r
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Any
 
 from dmkd.engine.in_process import run_here
 from dmkd.engine.monitor import Monitor
+from dmkd.engine.sharing import Others, Share, Todo
 from dmkd.engine.stages import Order
 from dmkd.runtime.devices import check_workers, cpu_cores
 from dmkd.runtime.progress import Display
@@ -48,6 +49,7 @@ class Engine:
             )
         facts = {"command": command, "options": dict(options), "versions": library_versions()}
         self._log = store.log_run(**facts, driver={"host": socket.gethostname(), "pid": os.getpid()})
+        self._others = Others(store, self._log, display)
         self._exits = ExitStack()
         self._on_ray = False
 
@@ -60,19 +62,19 @@ class Engine:
     ) -> None:
         self._exits.__exit__(kind, error, traceback)
 
-    def run(self, order: Order, blocks: Sequence[int], what: str) -> None:
-        """Make blocks of the store; progress is shown as ``what`` and counts ids.
+    def run(self, order: Order, todo: Todo, what: str) -> None:
+        """Make blocks of the store; progress is shown as ``what`` and counts ids. Other processes may be at the same blocks.
 
         A block that fails three times is set aside and named in the ``DmkdError`` at the end. A full disk or a wrong
         request ends the run at once; Ctrl-C ends it with ``KeyboardInterrupt`` when what is in hand is finished.
         """
-        if not blocks:
+        share = Share(self.store, todo, self._others)
+        if share.empty:
             return
-        todo = sum(len(self.store.block_ids(block)) for block in blocks)
-        with self.display.task(what, self.store.num_images, self.store.num_images - todo) as advance:
+        with self.display.task(what, share.total, share.done) as advance:
             monitor = Monitor(self.display, advance, self._log)
             if self.workers == 0:
-                run_here(order, blocks, monitor)
+                run_here(order, share, monitor)
             else:
                 from dmkd.engine.on_ray import run_on_ray
 
@@ -80,7 +82,7 @@ class Engine:
                     address = self.run_options.ray_address
                     self._exits.enter_context(ray_session(self.workers or 1, self.device, address))
                     self._on_ray = True
-                run_on_ray(order, blocks, monitor, workers=self.workers)
+                run_on_ray(order, share, monitor, workers=self.workers)
 
 
 def planned_workers(run: RunOptions, device: str) -> int | None:

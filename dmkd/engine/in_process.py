@@ -2,27 +2,30 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
 from dmkd.engine.ending import end_of_run, finishing_on_interrupt, give_up_if_hopeless
 from dmkd.engine.monitor import Monitor
 from dmkd.engine.scheduler import GiveBlock, Scheduler
+from dmkd.engine.sharing import Share
 from dmkd.engine.stages import BlockDone, BlockStages, Order, blocks_ahead
 from dmkd.runtime.failures import FATAL, DeviceLostError, is_device_lost, reason_of
 
 
-def run_here(order: Order, blocks: Sequence[int], monitor: Monitor) -> None:
+def run_here(order: Order, share: Share, monitor: Monitor) -> None:
     """Make blocks. At most two are in memory that are not written. Raises as :meth:`dmkd.engine.engine.Engine.run` does."""
-    scheduler = Scheduler(blocks, ahead=blocks_ahead(order))
+    scheduler = Scheduler(ahead=blocks_ahead(order))
+    share.look(scheduler, monitor)
     given: deque[tuple[int, Future[Any]]] = deque()
     writing: dict[Future[BlockDone], int] = {}
     scheduler.tick(time.monotonic())  # the worker of number 0 is this process
     with BlockStages(order) as stages, finishing_on_interrupt(scheduler, monitor, at_once=order.reads) as interrupts:
         monitor.worker_ready(0, stages.start())
         scheduler.worker_ready(0)
+        share.hurry()
         while not scheduler.finished:
+            share.look(scheduler, monitor)
             for action in scheduler.tick(time.monotonic()):
                 assert isinstance(action, GiveBlock)
                 given.append((action.block, stages.read(action.block)))

@@ -43,6 +43,10 @@ class Monitor:
         self._log.add_block(block, self._names[worker], done.seconds_made, done.seconds_written)
         self._advance(done.count, detail=self.detail())
 
+    def made_elsewhere(self, count: int) -> None:
+        """Another process has made blocks of ``count`` ids."""
+        self._advance(count, detail=self.detail())
+
     def block_failed(self, worker: int, failure: Failure) -> None:
         self._failures += 1
         end = "; it is left out." if failure.set_aside else "."

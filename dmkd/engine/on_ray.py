@@ -11,7 +11,6 @@ to an autoscaler it is the demand for a machine. One that dies is replaced by an
 import os
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -20,6 +19,7 @@ from typing import Any
 from dmkd.engine.ending import end_of_run, finishing_on_interrupt, give_up_if_hopeless
 from dmkd.engine.monitor import Monitor
 from dmkd.engine.scheduler import Scheduler, StartWorker
+from dmkd.engine.sharing import Share
 from dmkd.engine.stages import BlockDone, BlockStages, Order, blocks_ahead
 from dmkd.runtime.failures import FATAL, DeviceLostError, WorkerStartError, is_device_lost, reason_of
 from dmkd.stores import DmkdError, UsageError
@@ -94,10 +94,10 @@ def _write_by(writer: Any, made: Any) -> int:
         raise error.cause from None
 
 
-def run_on_ray(order: Order, blocks: Sequence[int], monitor: Monitor, *, workers: int | None) -> None:
+def run_on_ray(order: Order, share: Share, monitor: Monitor, *, workers: int | None) -> None:
     """Make blocks on ``workers`` actors of the Ray that is connected; None: one for each GPU that the cluster has, also for
     those that it gets later. Raises as :meth:`dmkd.engine.engine.Engine.run` does."""
-    driver = _Driver(order, blocks, monitor, workers)
+    driver = _Driver(order, share, monitor, workers)
     try:
         driver.run()
     finally:
@@ -107,10 +107,10 @@ def run_on_ray(order: Order, blocks: Sequence[int], monitor: Monitor, *, workers
 class _Driver:
     """Carries out what the scheduler says, and reports back to it. Holds nothing that grows but the queue."""
 
-    def __init__(self, order: Order, blocks: Sequence[int], monitor: Monitor, workers: int | None) -> None:
+    def __init__(self, order: Order, share: Share, monitor: Monitor, workers: int | None) -> None:
         import ray
 
-        self.ray, self.monitor = ray, monitor
+        self.ray, self.share, self.monitor = ray, share, monitor
         on_gpu = order.device.startswith("cuda")
         # Each actor sees one GPU only, as its first. A CPU actor asks for no more than one core of Ray's: it sets its
         # number of threads itself, to the one in the recipe, since the number of threads changes pixel values.
@@ -122,7 +122,8 @@ class _Driver:
         self.follow_cluster = workers is None
         self.node = ray.get_runtime_context().get_node_id()
         self.polled_at = time.monotonic()
-        self.scheduler = Scheduler(blocks, workers=self._gpus() if workers is None else workers, ahead=ahead)
+        self.scheduler = Scheduler(workers=self._gpus() if workers is None else workers, ahead=ahead)
+        share.look(self.scheduler, monitor)
         self.actors: dict[int, Any] = {}
         self.writer = self._start_writer() if open_tree(order.store_path).one_writer else None
         self.calls: dict[Any, tuple[int, int | None]] = {}  # future -> (worker, block; None: its start)
@@ -136,6 +137,7 @@ class _Driver:
                     for actor in self.actors.values():
                         actor.stop.remote()
                 self._poll()
+                self.share.look(scheduler, self.monitor)
                 for action in scheduler.tick(time.monotonic()):
                     if isinstance(action, StartWorker):
                         self._start(action.worker)
@@ -190,6 +192,7 @@ class _Driver:
             if block is None:
                 self.scheduler.worker_ready(worker)
                 self.monitor.worker_ready(worker, answer)
+                self.share.hurry()
             elif answer is None:
                 self.scheduler.block_returned(worker, block)
             else:

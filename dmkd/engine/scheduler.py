@@ -71,13 +71,15 @@ class _Slot:
 class Scheduler:
     """Hands ``blocks`` to ``workers`` workers, up to ``ahead`` to each. Times are seconds of any clock that only grows."""
 
-    def __init__(self, blocks: Iterable[int], *, workers: int = 1, ahead: int = 2) -> None:
+    def __init__(self, blocks: Iterable[int] = (), *, workers: int = 1, ahead: int = 2) -> None:
         self.ahead = ahead
         self.stopping = False
         self.done = 0
         self.set_aside: list[Failure] = []
+        self.given: set[int] = set()  # each block that was ever given to a worker
         self._fresh = array("I", blocks)
         self._next_fresh = 0
+        self._more = False
         self._again: deque[int] = deque()
         self._alone: deque[int] = deque()
         self._later: list[tuple[float, int]] = []  # heap of (due, block)
@@ -94,6 +96,13 @@ class Scheduler:
     def want_workers(self, count: int) -> None:
         """There is room for ``count`` workers now. Room that is gone again does no harm: a worker waits for it."""
         self._slots += [_Slot() for _ in range(count - len(self._slots))]
+
+    def renew(self, blocks: Iterable[int], *, more: bool = False) -> None:
+        """These are the blocks to be made now, in this order; those that were given before are not given anew. ``more``: others
+        may be added later, so it pays to wait."""
+        self._fresh = array("I", (block for block in blocks if block not in self.given))
+        self._next_fresh = 0
+        self._more = more
 
     def worker_ready(self, worker: int) -> None:
         self._workers[worker].ready = True
@@ -156,7 +165,7 @@ class Scheduler:
     @property
     def finished(self) -> bool:
         """Nothing is in hand, and nothing is left to give (or to be given any more)."""
-        return not self.working and (self.stopping or not self._anything_left())
+        return not self.working and (self.stopping or not (self._more or self._anything_left()))
 
     @property
     def hopeless(self) -> str | None:
@@ -217,8 +226,10 @@ class Scheduler:
         if self._again:
             return self._again.popleft()
         if self._next_fresh < len(self._fresh):
+            block = self._fresh[self._next_fresh]
             self._next_fresh += 1
-            return self._fresh[self._next_fresh - 1]
+            self.given.add(block)
+            return block
         return None
 
     def _anything_left(self) -> bool:

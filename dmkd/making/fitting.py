@@ -35,6 +35,9 @@ def fit_label_sets(store: Store, names: Sequence[str], device: str, cpu_threads:
         head = linear_head(teacher, label_set.codec.name) if "weight" in label_set.codec.needs else teacher.head()
         weight, bias = head if head is not None else (None, None)
         sample = sample_logits(store, label_set, teacher, device) if _needs_sample(label_set) else None
+        store.refresh()
+        if store.labels[name].fitted:  # by another process meanwhile, on the same images
+            continue
         store.fit_label_set(name, label_set.codec.fit(label_set.num_classes, sample=sample, weight=weight, bias=bias))
         for sentence in store.labels[name].coder.notices(name):
             display.notice(sentence)

@@ -11,6 +11,7 @@ from fake_orders import FakeOrder, FakeWorker, fake_store
 
 import dmkd.engine.scheduler
 from dmkd.engine.engine import Engine, RunOptions
+from dmkd.engine.sharing import Todo
 from dmkd.runtime.failures import DeviceLostError, is_device_lost, reason_of
 from dmkd.runtime.interrupts import Terminated
 from dmkd.stores import DmkdError, StoreWriteError, open_store
@@ -56,7 +57,7 @@ def workers(monkeypatch):
 def run(tmp_path, display=None, num_images=64, **order):
     store = fake_store(tmp_path / "s.zarr", num_images)
     with Engine(store, RunOptions(workers=0), "cpu", display or Told(), "test", {"an": "option"}) as engine:
-        engine.run(FakeOrder(store.path, str(tmp_path), **order), store.missing_blocks(), "test")
+        engine.run(FakeOrder(store.path, str(tmp_path), **order), Todo(store.missing_blocks), "test")
     return store
 
 
@@ -116,7 +117,7 @@ def test_a_write_that_fails_is_told_of_the_right_block_and_ends_the_run(tmp_path
         Engine(store, RunOptions(workers=0), "cpu", Told(), "test", {}) as engine,
         pytest.raises(StoreWriteError, match=r"c\.5\.0\.0\.0"),
     ):
-        engine.run(order, list(range(store.num_blocks)), "test")
+        engine.run(order, Todo(lambda: list(range(store.num_blocks))), "test")
     assert set(range(5)).isdisjoint(open_store(store.path).missing_blocks())
 
 
@@ -219,5 +220,5 @@ def test_the_run_log_tells_who_made_what_when(tmp_path, workers):
 def test_a_run_that_finds_all_done_leaves_no_log(tmp_path, workers):
     store = run(tmp_path)
     with Engine(store, RunOptions(workers=0), "cpu", Told(), "test", {}) as engine:
-        engine.run(FakeOrder(store.path, str(tmp_path)), store.missing_blocks(), "test")
+        engine.run(FakeOrder(store.path, str(tmp_path)), Todo(store.missing_blocks), "test")
     assert len(store.runs()) == 1

@@ -10,6 +10,7 @@ from conftest import TESTS, make_teacher, tree_bytes
 from fake_orders import FakeOrder, fake_store
 
 import dmkd.engine.scheduler
+from dmkd.engine.sharing import Todo
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.runtime.progress import Silent
 from dmkd.stores import DmkdError, MismatchError, open_store
@@ -152,7 +153,7 @@ def run_fakes(tmp_path, workers=2, num_images=64, name="s.zarr", **order):
 
     store, told = fake_store(tmp_path / name, num_images), Notices()
     with Engine(store, RunOptions(workers=workers), "cpu", told, "test", {}) as engine:
-        engine.run(FakeOrder(store.path, str(tmp_path), **order), store.missing_blocks(), "test")
+        engine.run(FakeOrder(store.path, str(tmp_path), **order), Todo(store.missing_blocks), "test")
     return store, told.texts
 
 
