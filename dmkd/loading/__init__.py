@@ -1,4 +1,4 @@
-"""From a store to batches: images, one stored view of each, and the teachers' labels of that very view.
+"""From a store to batches: images, one view of each, stored or drawn, and the teachers' labels of that very view.
 
 ``usable`` which images there are · ``order`` which image when · ``columns`` what a batch is made of and where that is kept ·
 ``sources`` rows out of memory, mapped files, a window of blocks or the GPU · ``buffers`` host memory that is used again ·

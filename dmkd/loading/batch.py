@@ -1,4 +1,4 @@
-"""A batch: n images, one stored view of each, and the teachers' labels of that very view."""
+"""A batch: n images, one view of each, and the teachers' labels of that very view."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

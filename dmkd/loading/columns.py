@@ -10,6 +10,8 @@ import numpy as np
 from dmkd.runtime.space import available_memory
 from dmkd.stores import LabelSet, Store, UsageError, ViewSet, layout
 from dmkd.stores.mapped import MappedArray, can_be_mapped
+from dmkd.stores.rows import Rows
+from dmkd.views.shown import DrawnViews
 
 IMAGES, CLASS_IDS, VIEWS = "images", "class_ids", "views"
 
@@ -64,15 +66,16 @@ class Column:
         return int(np.prod(self.taken_shape)) * self.dtype.itemsize
 
 
-def columns_of(store: Store, view_set: ViewSet, label_sets: Mapping[str, LabelSet]) -> list[Column]:
-    """Everything that batches of these views and labels are made of."""
+def columns_of(store: Store, view_set: ViewSet | DrawnViews, label_sets: Mapping[str, LabelSet]) -> list[Column]:
+    """Everything that is read to make batches of these views and labels."""
+    plain: list[tuple[str, str, Rows]] = [
+        (IMAGES, layout.IMAGES, store.images),
+        (CLASS_IDS, layout.CLASS_IDS, store.class_ids),
+    ]
+    if isinstance(view_set, ViewSet):
+        plain.append((VIEWS, view_set.node, view_set.rows))
     columns = [
-        _column(store, None, part, node, rows.block, rows.shape, rows.prove)
-        for part, node, rows in (
-            (IMAGES, layout.IMAGES, store.images),
-            (CLASS_IDS, layout.CLASS_IDS, store.class_ids),
-            (VIEWS, view_set.node, view_set.rows),
-        )
+        _column(store, None, part, node, rows.block, rows.shape, rows.prove) for part, node, rows in plain
     ]
     for name, label_set in label_sets.items():
         # The arrays of a label set are read, and verified, together: asked for one after the other they are read once.

@@ -10,6 +10,7 @@ import torch
 from dmkd.loading.torch_codecs import LabelDecoder
 from dmkd.stores import UsageError, ViewSet
 from dmkd.views.render import render
+from dmkd.views.shown import DrawnViews
 
 LabelArrays = Mapping[str, Mapping[str, torch.Tensor]]  # label set -> the codec's arrays, (n, ...)
 
@@ -18,7 +19,7 @@ LabelArrays = Mapping[str, Mapping[str, torch.Tensor]]  # label set -> the codec
 class BatchDecoder:
     """Views and labels of one loader, for arrays on its device."""
 
-    view_set: ViewSet
+    view_set: ViewSet | DrawnViews
     decoders: Mapping[str, LabelDecoder]  # by label set
     weights: Mapping[str, float]  # of the label sets, 1 in all
     device: str

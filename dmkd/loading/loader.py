@@ -28,6 +28,7 @@ from dmkd.loading.transfer import Transfer
 from dmkd.loading.usable import usable_images
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import Store, UsageError, ViewSet
+from dmkd.views.shown import DrawnViews
 
 MEMORY_BYTES = 4 * 2**30
 RESIDENT = ("auto", "ram", "gpu")
@@ -40,8 +41,8 @@ class Loader:
     """Batches of a store, an epoch at a time: ``for batch in loader`` is the next epoch, :meth:`epoch` any.
 
     ``labels`` maps label sets, all on one view set, to their weights; without any, ``view_set`` says which views to hand
-    out. Which images are used, ``select`` and all, is :func:`dmkd.loading.usable.usable_images`'s to say; ``num_images``
-    counts them.
+    out, of the store or drawn by ``seed`` as they are needed. Which images are used, ``select`` and all, is
+    :func:`dmkd.loading.usable.usable_images`'s to say; ``num_images`` counts them.
 
     Order (see :class:`dmkd.loading.order.EpochOrder`): ``batch_size`` is the largest batch of one rank; batches differ
     by one image at most and none is dropped. ``rank`` of ``world_size`` sees a part of its own. The same store, ``seed``,
@@ -80,7 +81,7 @@ class Loader:
         self.threads = threads or min(MOST_THREADS, default_cpu_threads())
         self.depth = self.threads + 1 if depth is None else depth
         weights = labels or {}
-        usable = usable_images(store, weights, view_set, select)
+        usable = usable_images(store, weights, view_set, select, view_seed=seed)
         self.label_sets = usable.label_sets
         self.decoder = BatchDecoder(
             usable.view_set,
@@ -102,7 +103,7 @@ class Loader:
         self._gatherer = Gatherer(store, self.columns, self.places, window, usable.blocks, device, self.threads)
 
     @property
-    def view_set(self) -> ViewSet:
+    def view_set(self) -> ViewSet | DrawnViews:
         """The views that the batches show."""
         return self.decoder.view_set
 
@@ -143,8 +144,9 @@ class Loader:
         return self.order_of.ids(epoch)
 
     def views_of_epoch(self, ids: np.ndarray, epoch: int) -> np.ndarray:
-        """Which stored view of each image an epoch uses, int64 (n,): over V epochs each view once."""
-        return self.order_of.views(ids, epoch, self.view_set.num_views)
+        """Which view of each image an epoch uses, int64 (n,): over V epochs each of V once, or in each epoch a new one."""
+        num_views = self.view_set.num_views
+        return np.full(len(ids), epoch) if num_views is None else self.order_of.views(ids, epoch, num_views)
 
     def epoch(self, epoch: int, first_batch: int = 0, every: int = 1) -> Generator[Batch, None, None]:
         """The batches of an epoch, from ``first_batch`` on, every ``every``-th from there: the very batches of the whole epoch;
@@ -224,6 +226,8 @@ class Loader:
                 taken[column.part] = reading.take(column, ids, view)
             elif with_labels:
                 labels.setdefault(column.label_set, {})[column.part] = reading.take(column, ids, view)
-        # Copies: a few kilobytes, so that numpy's slices of them are safe too.
-        views = taken[VIEWS].numpy().copy()
+        if isinstance(self.view_set, DrawnViews):
+            views = self.view_set.draw(ids, view)
+        else:  # copies: a few kilobytes, so that numpy's slices of them are safe too
+            views = taken[VIEWS].numpy().copy()
         return Batch(self.decoder, ids, taken[IMAGES], taken[CLASS_IDS].long(), views, labels)

@@ -1,12 +1,15 @@
-"""Which images of a store there are to learn from: finished, labelled and selected."""
+"""Which images of a store there are to learn from: finished, labelled if labels are wanted, and selected."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from dmkd.generators.defaults import source_defaults
 from dmkd.recipes.selection import columns_of, parse_selection
 from dmkd.stores import LabelSet, MissingBlockError, Store, UsageError, ViewSet
+from dmkd.views.policy import parse_policy
+from dmkd.views.shown import DrawnViews, drawn_instead, new_each_epoch, shown_views
 
 
 @dataclass(frozen=True)
@@ -14,8 +17,8 @@ class Usable:
     """What a choice of labels, views and images leaves of a store."""
 
     label_sets: dict[str, LabelSet]  # by name, all of one view set
-    view_set: ViewSet
-    blocks: np.ndarray  # int64 (number of blocks,), ascending: those that are finished and labelled
+    view_set: ViewSet | DrawnViews
+    blocks: np.ndarray  # int64 (number of blocks,), ascending: those that are finished and have the labels
     selected: np.ndarray  # bool (N,): the images of these blocks that the selection keeps
 
     @property
@@ -24,13 +27,25 @@ class Usable:
         return np.flatnonzero(self.selected)
 
 
+def default_views(store: Store) -> str:
+    """The views that are shown of a store without labels and views: those that it would be labelled with by default, one
+    an epoch."""
+    return new_each_epoch(parse_policy(source_defaults(store.source)["views"]))
+
+
 def usable_images(
-    store: Store, labels: Iterable[str] = (), view_set: str | None = None, select: str | None = None
+    store: Store,
+    labels: Iterable[str] = (),
+    view_set: str | None = None,
+    select: str | None = None,
+    view_seed: int = 0,
 ) -> Usable:
     """The images that can be learnt from; nothing but the store's listings, and the quality that ``select`` asks for, is read.
 
-    ``labels``: label sets, all of one view set; without any, ``view_set`` says which views are wanted. Only blocks that are
-    finished, and labelled by all of these, count. ``select`` picks images by the quality that the first label set's teacher saw
+    ``labels``: label sets, all of one view set; without any, ``view_set`` says which views are wanted, by a name that
+    :func:`dmkd.views.shown.shown_views` takes (None: :func:`default_views`), drawn with ``view_seed`` if no store holds
+    them. Only blocks that are finished, and labelled by all of these, count; views that are not stored yet are drawn.
+    ``select`` picks images by the quality that the first label set's teacher saw
     (see :mod:`dmkd.recipes.selection`); None: all.
 
     Raises ``UsageError`` for labels of different views, for a selection that needs a teacher and has none, and for one that
@@ -38,7 +53,7 @@ def usable_images(
     """
     label_sets = {name: store.labels[name] for name in labels}
     first = next(iter(label_sets.values()), None)
-    views = store.views[first.view_set if first else str(view_set)]
+    views = store.views[first.view_set] if first else shown_views(store, view_set or default_views(store), view_seed)
     for name, label_set in label_sets.items():
         if label_set.view_set != views.name:
             raise UsageError(
@@ -46,7 +61,13 @@ def usable_images(
                 f"views ({views.name}, {label_set.view_set}): only those of the same views can be mixed."
             )
         label_set.coder  # refuses a label set that was begun and has no labels yet  # noqa: B018
-    blocks = _finished_blocks(store, list(label_sets.values()) or [views])
+    needed: list[LabelSet | ViewSet] = list(label_sets.values())
+    if isinstance(views, ViewSet) and not first and not set(views.missing_blocks()) <= set(store.missing_blocks()):
+        if drawn := drawn_instead(store, views):
+            views = drawn
+        else:
+            needed = [views]
+    blocks = _finished_blocks(store, needed)
     return Usable(label_sets, views, blocks, _selected(store, blocks, first, select))
 
 
@@ -54,7 +75,7 @@ def _finished_blocks(store: Store, needed: Iterable[LabelSet | ViewSet]) -> np.n
     missing = set(store.missing_blocks()).union(*(one.missing_blocks() for one in needed))
     blocks = np.array([block for block in range(store.num_blocks) if block not in missing])
     if not len(blocks):
-        raise MissingBlockError(f"{store.path} has no finished block with the labels asked for yet.")
+        raise MissingBlockError(f"{store.path} has no finished block{' with the labels asked for' if needed else ''} yet.")
     return blocks
 
 

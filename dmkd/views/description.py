@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dmkd.stores import ViewSet
-from dmkd.views.draw import draw_views
+from dmkd.views.draw import draw_chosen_views, draw_views
 from dmkd.views.policy import Box, ViewPolicy
 
 
@@ -70,4 +70,20 @@ class ViewDescription:
             output_size=self.size,
             block_size=self.block_size,
             num_in_block=len(ids),
+        )
+
+    def draw_chosen(self, ids: np.ndarray, which: np.ndarray, num_images: int) -> np.ndarray:
+        """View ``which`` int64 (n,) of each of any ids int64 (n,) of a store of ``num_images``: float32 (n, P)."""
+        first_of_block = ids // self.block_size * self.block_size
+        return draw_chosen_views(
+            self.policy,
+            self.seed,
+            ids,
+            which,
+            canonical=self.canonical,
+            first=self.first,
+            image_size=self.image_size,
+            output_size=self.size,
+            block_size=self.block_size,
+            num_in_block=np.minimum(self.block_size, num_images - first_of_block),
         )

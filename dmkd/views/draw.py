@@ -25,54 +25,90 @@ def draw_views(
     block_size: int,
     num_in_block: int,
 ) -> np.ndarray:
-    """The views of n images, float32 (n, V, P), P components as in ``policy.components``.
+    """All V views of n images, float32 (n, V, P), P components as in ``policy.components``.
 
     ``ids`` int64 (n,), of blocks of ``block_size`` ids of which ``num_in_block`` exist (fewer in a store's last block).
-    View 0 of the ``first`` view set is the ``canonical`` box, neither mirrored nor mixed; then come the random ones.
+    See :func:`draw_chosen_views`, which draws them.
+    """
+    num_views = policy.num_views(first)
+    views = draw_chosen_views(
+        policy,
+        seed,
+        np.repeat(np.asarray(ids, np.int64), num_views),
+        np.tile(np.arange(num_views), len(ids)),
+        canonical=canonical,
+        first=first,
+        image_size=image_size,
+        output_size=output_size,
+        block_size=block_size,
+        num_in_block=np.full(len(ids) * num_views, num_in_block),
+    )
+    return views.reshape(len(ids), num_views, len(policy.components))
+
+
+def draw_chosen_views(
+    policy: ViewPolicy,
+    seed: int,
+    ids: np.ndarray,
+    which: np.ndarray,
+    *,
+    canonical: Box,
+    first: bool,
+    image_size: tuple[int, int],
+    output_size: int,
+    block_size: int,
+    num_in_block: np.ndarray,
+) -> np.ndarray:
+    """View ``which`` int64 (n,) of each of ``ids`` int64 (n,): float32 (n, P), P components as in ``policy.components``.
+
+    ``num_in_block`` int64 (n,): how many images each id's block holds, of ``block_size`` at most.
+    View 0 of the ``first`` view set is the ``canonical`` box, neither mirrored nor mixed; then come the random ones, of
+    which there is no end: the policy's number says how many of them belong to a view set.
     A random view depends on (seed, image id, its number among the random views) alone, so more can be added later; its
     partner also depends on ``num_in_block``. The only image of a block is its own partner, unmixed.
     Random boxes follow torchvision's ``RandomResizedCrop.get_params``; pasted rectangles follow Yun et al. 2019,
     equation 2, and torchvision's ``v2.CutMix``: clipped at the edges, so less is pasted than the share drawn.
     """
-    ids = np.asarray(ids, np.int64)
-    num_views, num_canonical = policy.num_views(first), policy.num_views(first) - policy.num_random
+    num_canonical = policy.num_views(first) - policy.num_random
     rows = ids % block_size
-    if len(rows) and not 0 <= rows.max() < num_in_block <= min(block_size, 2**24):
-        raise UsageError(f"Image {ids[rows.argmax()]} lies outside its block of {num_in_block} images.")
-    views = np.zeros((len(ids), num_views, len(policy.components)), np.float32)
-    component = {name: views[:, :, place] for place, name in enumerate(policy.components)}
+    if (outside := (rows >= num_in_block) | (num_in_block > min(block_size, 2**24))).any():
+        wrong = int(outside.argmax())
+        raise UsageError(f"Image {ids[wrong]} lies outside its block of {num_in_block[wrong]} images.")
+    views = np.zeros((len(ids), len(policy.components)), np.float32)
+    component = {name: views[:, place] for place, name in enumerate(policy.components)}
 
-    plain = views[:, :num_canonical]
-    plain[..., :4] = canonical
+    views[:, :4] = canonical
     if policy.mix:
-        component["partner"][:] = rows[:, None]
+        component["partner"][:] = rows
     if policy.mix == "mixup":
         component["weight"][:] = 1
-    if not policy.num_random or not len(ids):
+    random = np.flatnonzero(which >= num_canonical)
+    if not policy.num_random or not len(random):
         return views
 
     key = key64(seed, "views")
-    who = np.repeat(ids, policy.num_random)
-    which = np.tile(np.arange(policy.num_random), len(ids))
-
-    def put(name: str, values: np.ndarray) -> None:
-        component[name][:, num_canonical:] = values.reshape(len(ids), policy.num_random)
+    who, number = ids[random], which[random] - num_canonical
 
     def draw(purpose: int) -> np.ndarray:
-        return uniforms(key, who, which, np.array([purpose]))
+        return uniforms(key, who, number, np.array([purpose]))
 
     height, width = image_size
-    top, left, box_height, box_width = _random_boxes(policy, key, who, which, image_size)
-    put("top", top / height)
-    put("left", left / width)
-    put("height", box_height / height)
-    put("width", box_width / width)
-    put("flip", draw(_FLIP) < policy.flip)
-    if policy.mix and policy.alpha and num_in_block > 1:
-        row = np.repeat(rows, policy.num_random)
+    top, left, box_height, box_width = _random_boxes(policy, key, who, number, image_size)
+    component["top"][random] = top / height
+    component["left"][random] = left / width
+    component["height"][random] = box_height / height
+    component["width"][random] = box_width / width
+    component["flip"][random] = draw(_FLIP) < policy.flip
+    row, others = rows[random], num_in_block[random] - 1
+    mixed = others > 0
+
+    def put(name: str, values: np.ndarray) -> None:
+        component[name][random[mixed]] = values[mixed]
+
+    if policy.mix and mixed.any():
         # Any other row of the block: 1 to num_in_block - 1 places further on, around its end.
-        put("partner", (row + 1 + _integers(draw(_PARTNER), num_in_block - 1)) % num_in_block)
-        share = _beta(draw(_SHARE), policy.alpha)
+        put("partner", (row + 1 + _integers(draw(_PARTNER), others)) % (others + 1))
+        share = _beta(draw(_SHARE), policy.alpha or 0.0)
         if policy.mix == "mixup":
             put("weight", np.rint(share * MIXUP_LEVELS) / MIXUP_LEVELS)
         else:
