@@ -34,6 +34,13 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help=f"Where defaults come from: {' or '.join(PRESETS)}. Default: dm-kd, as suits the store's image size.",
             ),
             click.option(
+                "--size",
+                type=int,
+                metavar="PIXELS",
+                help="Height and width at which the student sees the views. Default: as the teacher saw them, or the images' "
+                "own size if that is less than half.",
+            ),
+            click.option(
                 "--select", metavar="RULE", help='Images to use, such as "entropy<2.5 and agree". Default: all.'
             ),
             click.option(

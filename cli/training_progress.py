@@ -9,6 +9,7 @@ from dmkd.runtime.progress import Advance, Display
 from dmkd.stores import Store, UsageError
 from dmkd.training.loss_table import HARD, LOSSES
 from dmkd.training.training_recipe import TrainingRecipe
+from dmkd.views.shown import shown_views
 
 from .display import percent, print_facts
 
@@ -92,7 +93,8 @@ def _train_here(
         return train(recipe, store, out, device=device, evaluate_on=val, execution=execution)
     num_images = count_images(recipe, store)
     if left_out := store.num_images - num_images:
-        why = "not selected, not made or not labelled yet" if recipe.select else "not made or not labelled yet"
+        why = "not made or not labelled yet" if recipe.labels else "not made yet"
+        why = f"not selected, {why}" if recipe.select else why
         display.notice(f"{left_out:,} of {store.num_images:,} images are {why} and are left out.")
     seen, last_top1 = 0, ""
     advance: Advance
@@ -126,9 +128,13 @@ def _train_here(
 
 
 def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -> None:
-    labels = (
-        f"{recipe.labels}, views {recipe.view_set}" if recipe.labels else f"class ids only, views {recipe.view_set}"
-    )
+    views = shown_views(store, recipe.view_set)
+    size = recipe.size or views.attributes["size"]
+    shown = f"{recipe.view_set} at {size} x {size} pixels"
+    if recipe.size:
+        shown += f" ({'stored for' if recipe.view_set in store.views else 'drawn for'} {views.attributes['size']})"
+    if views.num_views is None:
+        shown += ", a new one of each image in each epoch"
     entry = LOSSES[recipe.loss]
     loss = entry.words
     if entry.from_labels:
@@ -145,7 +151,8 @@ def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -
     print_facts(
         f"Training {recipe.student} on {store.path} (preset {preset})",
         [
-            ("labels", labels),
+            ("labels", recipe.labels or "class ids only"),
+            ("views", shown),
             ("loss", loss),
             ("optimiser", f"{recipe.optimizer}, lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}{extras}"),
             ("schedule", f"{recipe.schedule}, {recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}"),

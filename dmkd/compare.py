@@ -25,6 +25,7 @@ from dmkd.training.execution import Execution
 from dmkd.training.optimisation import create_optimizer
 from dmkd.training.run import evaluate_folder
 from dmkd.training.run_folder import STUDENT, SUMMARY, make_folder
+from dmkd.training.training_recipe import views_of_student
 
 RESULTS = "results.jsonl"
 RUNS = "runs"
@@ -141,19 +142,17 @@ def refuse_untrainable(
     listed: set[tuple[str, ...]] = set()
     for run in runs:
         store, recipe = stores[run.store], run.recipe
-        view_set, classes = store.views[recipe.view_set].attributes, tuple(store.class_names)
+        views, classes = views_of_student(recipe, store), tuple(store.class_names)
         execution.precision(device)
-        key = (recipe.student, str(recipe.student_args), recipe.pretrained, recipe.optimizer, classes, view_set["size"])
+        key = (recipe.student, str(recipe.student_args), recipe.pretrained, recipe.optimizer, classes, views["size"])
         if key in built:
             continue
         built.add(key)
-        model = create_student(
-            recipe.student, store.num_classes, view_set["size"], recipe.pretrained, recipe.student_args
-        )
+        model = create_student(recipe.student, store.num_classes, views["size"], recipe.pretrained, recipe.student_args)
         create_optimizer(recipe, model)
         if classes not in listed:
             listed.add(classes)
-            student = as_classifier(model, recipe.student, store.class_names, preprocessing_of(view_set))
+            student = as_classifier(model, recipe.student, store.class_names, preprocessing_of(views))
             evaluation_batches(val, student, store.class_names)
 
 

@@ -19,6 +19,13 @@ from ..training_options import execution_options, take_execution, training_optio
     help="timm architecture, or wrn_16_2, cifar_resnet20, ... Default: resnet18, or a small one for small images.",
 )
 @click.option("--labels", metavar="NAMES", help="Label sets to learn from, a or a,b or a=2,b=1. Default: the only one.")
+@click.option(
+    "--views",
+    "view_set",
+    metavar="NAME",
+    help="Without labels: a view set of the store, rrc (a new random crop of each image in each epoch; "
+    "rrc,scale=0.5:1,flip=0), or whole. Default: the store's first, else rrc.",
+)
 @training_options
 @click.option("--seed", type=int, metavar="N", help="Of the first weights and of the order of images. Default: 0.")
 @click.option(
@@ -73,6 +80,7 @@ def command(
       dmkd train-student --student wrn_16_2 --loss dkd --dkd-beta 8 --temperature 4
       dmkd train-student --student vit_small_patch16_224 --student-arg drop_path_rate=0.1 --ema 0.9999 --clip-grad 1
       dmkd train-student --loss hard                                  the same images, without a teacher
+      dmkd train-student --loss hard --views rrc,scale=0.5:1 --size 64
     """
     from dmkd.recipes.label_choice import parse_labels
     from dmkd.runtime.devices import choose_device

@@ -74,9 +74,7 @@ def columns_of(store: Store, view_set: ViewSet | DrawnViews, label_sets: Mapping
     ]
     if isinstance(view_set, ViewSet):
         plain.append((VIEWS, view_set.node, view_set.rows))
-    columns = [
-        _column(store, None, part, node, rows.block, rows.shape, rows.prove) for part, node, rows in plain
-    ]
+    columns = [_column(store, None, part, node, rows.block, rows.shape, rows.prove) for part, node, rows in plain]
     for name, label_set in label_sets.items():
         # The arrays of a label set are read, and verified, together: asked for one after the other they are read once.
         read = lru_cache(KEPT_LABEL_BLOCKS)(_reader_of_labels(store, label_set))

@@ -75,7 +75,9 @@ def _finished_blocks(store: Store, needed: Iterable[LabelSet | ViewSet]) -> np.n
     missing = set(store.missing_blocks()).union(*(one.missing_blocks() for one in needed))
     blocks = np.array([block for block in range(store.num_blocks) if block not in missing])
     if not len(blocks):
-        raise MissingBlockError(f"{store.path} has no finished block{' with the labels asked for' if needed else ''} yet.")
+        raise MissingBlockError(
+            f"{store.path} has no finished block{' with the labels asked for' if needed else ''} yet."
+        )
     return blocks
 
 

@@ -1,14 +1,14 @@
 """What is to be labelled: which teachers, which views, under which names. Metadata only; no block is touched."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dmkd.classifiers.classifier import Classifier, check_classes, linear_head
 from dmkd.generators.defaults import source_defaults
 from dmkd.stores import Codec, Store, UsageError
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.views.description import ViewDescription
-from dmkd.views.policy import ViewPolicy, parse_policy
+from dmkd.views.policy import ViewsWanted, canonical_box, parse_views
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class LabelRequest:
 
     teachers: Sequence[Classifier]
     codec: Codec
-    views: str | None = None  # view policy, such as "rrc:8"
+    views: str | None = None  # view policy, such as "rrc:8" or "rrc:8,size=32"
     view_seed: int | None = None
     name: str | None = None  # of the label set, if there is one teacher
 
@@ -55,10 +55,10 @@ def check_request(request: LabelRequest, image_size: tuple[int, int], default_vi
     """Refuse, before a store is made, what :func:`add_label_sets` would refuse on the new store.
 
     ``weights`` False: the teachers have none, so whether logits are linear in their features is not tried."""
-    parse_policy(request.views or default_views)
+    size = parse_views(request.views or default_views).size
     for teacher in request.teachers:
         teacher.canonical_box(image_size)
-        _check_size(teacher, request.teachers[0].input_size)
+        _check_size(teacher, size or request.teachers[0].input_size)
         if weights or "weight" not in request.codec.needs:
             _check_codec(request.codec, teacher)
     if request.name and len(request.teachers) > 1:
@@ -69,7 +69,7 @@ def _check_size(teacher: Classifier, size: int) -> None:
     if teacher.fixed_input_size and teacher.input_size != size:
         raise UsageError(
             f"Teacher {teacher.source} takes {teacher.input_size}x{teacher.input_size} images only, and the views are "
-            f"{size}x{size}, as the first teacher takes them: label with {teacher.source} first, or choose other --views."
+            f"{size}x{size}: give views of its size, as in --views rrc:8,size={teacher.input_size}, or label with it first."
         )
 
 
@@ -84,42 +84,48 @@ def _check_codec(codec: Codec, teacher: Classifier) -> None:
 def view_set_for(store: Store, request: LabelRequest, teacher: Classifier) -> ViewDescription:
     """The view set that a request asks for: the stored one of that name, or one that is still to be made.
 
-    Without a wish it is the store's first one. A new set takes its size, interpolation and canonical view from the
-    teacher. Teachers that come later look at the views as they are: only then do all teachers and the student see the
-    same pixels.
+    Without a wish it is the store's first one. A new set takes its interpolation and canonical view from the teacher, and
+    its size if none was asked for: a teacher is right at about the size that it was trained at, however small the images
+    are, and labels are made once. (A student may see the same views at another size.) Teachers that come later look
+    at the views as they are: only then do all teachers and the student see the same pixels. The same views at two sizes
+    are two sets; the later one has its size in its name.
     """
     stored = store.views
     first = next((view_set for view_set in stored.values() if view_set.attributes["first"]), None)
     if request.views is None and first is not None:
         return ViewDescription.of(first)
-    policy = parse_policy(request.views or source_defaults(store.source)["views"])
+    wanted = parse_views(request.views or source_defaults(store.source)["views"])
     seed = store.recipe.get("seed", 0) if request.view_seed is None else request.view_seed
-    if policy.name in stored:
-        found = ViewDescription.of(stored[policy.name])
-        refuse_mismatch(
-            f"View set {policy.name!r} of {store.path}",
-            {"policy": found.policy.to_json(), "seed": found.seed},
-            {"policy": policy.to_json(), "seed": seed},
-            "Leave --views out to use the store's views, or ask for another number of views.",
-        )
-        return found
-    return new_view_set(policy, seed, first is None, teacher, store.image_shape[:2], store.block_size)
+    planned = new_view_set(wanted, seed, first is None, teacher, store.image_shape[:2], store.block_size)
+    if planned.name in stored and wanted.size not in (None, stored[planned.name].attributes["size"]):
+        planned = replace(planned, name=f"{planned.name}-{wanted.size}px")
+    if planned.name not in stored:
+        return planned
+    found = ViewDescription.of(stored[planned.name])
+    refuse_mismatch(
+        f"View set {found.name!r} of {store.path}",
+        {"policy": found.policy.to_json(), "seed": found.seed},
+        {"policy": planned.policy.to_json(), "seed": seed},
+        "Leave --views out to use the store's views, or ask for another number of views.",
+    )
+    return found
 
 
 def new_view_set(
-    policy: ViewPolicy, seed: int, first: bool, teacher: Classifier, image_size: tuple[int, int], block_size: int
+    wanted: ViewsWanted, seed: int, first: bool, teacher: Classifier, image_size: tuple[int, int], block_size: int
 ) -> ViewDescription:
-    """A view set as this teacher wants it; ``first``: of a store that has none yet."""
+    """A view set as this teacher wants it, of the size asked for; ``first``: of a store that has none yet."""
+    size = wanted.size or teacher.input_size
     return ViewDescription(
-        policy.name,
-        policy,
+        wanted.policy.name,
+        wanted.policy,
         seed,
         first,
-        size=teacher.input_size,
+        size=size,
         interpolation=teacher.interpolation,
         crop_pct=teacher.crop_pct,
         crop_mode=teacher.crop_mode,
-        canonical=teacher.canonical_box(image_size),
+        canonical=canonical_box(image_size, size, teacher.crop_pct, teacher.crop_mode),
         image_size=image_size,
         block_size=block_size,
     )

@@ -7,7 +7,7 @@ from dmkd.making.label_sets import LabelRequest, label_set_name, new_view_set, v
 from dmkd.making.sizes import PlannedLabels, StoreSize
 from dmkd.stores import Store
 from dmkd.views.description import ViewDescription
-from dmkd.views.policy import parse_policy
+from dmkd.views.policy import parse_views
 
 
 def stored_labels(store: Store) -> list[PlannedLabels]:
@@ -26,12 +26,12 @@ def asked_labels(size: StoreSize, request: LabelRequest, default_views: str, def
     planned = []
     views: ViewDescription | None = None  # the first teacher's: later ones look at the views as they are
     for teacher in request.teachers:
-        if size.store is not None:
+        if views is None and size.store is not None:
             views = view_set_for(size.store, request, teacher)
         elif views is None:
-            policy = parse_policy(request.views or default_views)
+            wanted = parse_views(request.views or default_views)
             seed = default_seed if request.view_seed is None else request.view_seed
-            views = new_view_set(policy, seed, True, teacher, size.image_shape[:2], size.block_size)
+            views = new_view_set(wanted, seed, True, teacher, size.image_shape[:2], size.block_size)
         name = label_set_name(request, teacher, views)
         stored = size.store.labels.get(name) if size.store is not None else None
         planned.append(PlannedLabels(name, views, request.codec, partial(_same, teacher), stored))

@@ -5,13 +5,14 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmkd.recipes.id_ranges import id_ranges
 from dmkd.recipes.recipe import Recipe
 from dmkd.stores import LabelSet, Store, UsageError, ViewSet, open_store
-from dmkd.views.policy import ViewPolicy, parse_policy
+from dmkd.views.policy import ViewPolicy, ViewsWanted, parse_views
 
 if TYPE_CHECKING:
     from dmkd.making.label_sets import LabelRequest
@@ -106,7 +107,8 @@ def recipe_of(store: Store) -> dict[str, Any]:
         alike = [one for one in label_sets if one.view_set == views.name and one.codec == codec]
         alike.sort(key=lambda label_set: not _made_views(label_set, views))
         options["teacher"] = [label_set.source for label_set in alike]
-        options["views"] = str(ViewPolicy.from_json(views.attributes["policy"]))
+        policy = ViewPolicy.from_json(views.attributes["policy"])
+        options["views"] = str(ViewsWanted(policy, views.attributes["size"]))
         if views.attributes["seed"] != recipe["seed"]:
             options["view-seed"] = views.attributes["seed"]
         options["codec"] = str(codec)
@@ -142,7 +144,8 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
         if key not in options and (value := recipe.get(key.replace("-", "_"))) is not None:
             options[key] = value
     if request.teachers:
-        options["views"] = str(parse_policy(labels.views or wanted.defaults["views"]))
+        views = parse_views(labels.views or wanted.defaults["views"])
+        options["views"] = str(replace(views, size=views.size or request.teachers[0].input_size))
         options |= {"view-seed": labels.view_seed, "codec": str(request.codec)}
     return in_order(options | written_ranges(recipe) | _text_options(recipe, wanted.info.class_names))
 

@@ -26,7 +26,7 @@ from dmkd.stores import Store, UsageError, open_store, parse_codec, store_exists
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import choose_block_size
-from dmkd.views.policy import ViewPolicy, parse_policy
+from dmkd.views.policy import ViewPolicy, parse_views
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,17 @@ def label_sets_of(wanted: WantedImages, request: LabelRequest, labels: LabelOpti
 
 def _refuse_labels_without_teacher(labels: LabelOptions, store: Store) -> None:
     """Without a teacher nothing new is labelled on a store that is there: what is said of labels must be so of some it has."""
-    policy = labels.views and parse_policy(labels.views)
+    asked = parse_views(labels.views) if labels.views else None
+    policy, size = (asked.policy, asked.size) if asked else (None, None)
     codec = labels.codec and parse_codec(labels.codec).to_json()
     wishes = {"--views": labels.views, "--view-seed": labels.view_seed, "--codec": labels.codec, "--name": labels.name}
     given = " ".join(f"{option} {value}" for option, value in wishes.items() if value is not None)
     for label_set in store.labels.values():
         views = store.views[label_set.view_set].attributes
-        found = (ViewPolicy.from_json(views["policy"]), views["seed"], label_set.codec.to_json(), label_set.name)
-        if all(w is None or w == f for w, f in zip((policy, labels.view_seed, codec, labels.name), found, strict=True)):
+        drawn = (ViewPolicy.from_json(views["policy"]), views["size"], views["seed"])
+        found = (*drawn, label_set.codec.to_json(), label_set.name)
+        wanted = (policy, size, labels.view_seed, codec, labels.name)
+        if all(w is None or w == f for w, f in zip(wanted, found, strict=True)):
             return
     if given:
         raise UsageError(

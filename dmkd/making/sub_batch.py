@@ -135,7 +135,7 @@ def _sample_and_label(trial: Trial, generator: Any, teachers: Sequence[Any], cou
     from dmkd.making.blocks import make_images
     from dmkd.making.label_sets import new_view_set
     from dmkd.making.labelling import VIEWS_AT_ONCE, label_views
-    from dmkd.views.policy import ViewPolicy
+    from dmkd.views.policy import ViewPolicy, ViewsWanted
 
     recipe = replace(trial.recipe, steps=2, guidance_interval=None, sub_batch=count)
     images, _ = make_images(generator, recipe, np.arange(min(count, trial.block_size)))
@@ -143,4 +143,5 @@ def _sample_and_label(trial: Trial, generator: Any, teachers: Sequence[Any], cou
     whole_image = np.tile(np.array([0, 0, 1, 1, 0], np.float32), (len(images), num_views, 1))
     for teacher in teachers:
         size = (images.shape[1], images.shape[2])
-        label_views(teacher, images, whole_image, new_view_set(ViewPolicy(), 0, True, teacher, size, trial.block_size))
+        seen = new_view_set(ViewsWanted(ViewPolicy()), 0, True, teacher, size, trial.block_size)
+        label_views(teacher, images, whole_image, seen)

@@ -33,7 +33,7 @@ from dmkd.training.objective import Objective
 from dmkd.training.optimisation import Optimisation
 from dmkd.training.run_folder import BEST, STUDENT, SUMMARY, make_folder
 from dmkd.training.team import Team
-from dmkd.training.training_recipe import TrainingRecipe
+from dmkd.training.training_recipe import TrainingRecipe, views_of_student
 
 REPORT_SECONDS = 0.5  # between two reports: each waits for the device
 
@@ -131,10 +131,10 @@ class TrainingRun:
         if torch.device(team.device).type == "cuda":  # nothing is promised to the bit there; choosing kernels is faster
             torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
 
-        size = self.loader.view_set.attributes["size"]
+        views = views_of_student(recipe, store)
         torch.manual_seed(recipe.seed)
-        model = create_student(recipe.student, store.num_classes, size, recipe.pretrained, recipe.student_args)
-        self.preprocessing = preprocessing_of(self.loader.view_set.attributes, model, recipe.pretrained)
+        model = create_student(recipe.student, store.num_classes, views["size"], recipe.pretrained, recipe.student_args)
+        self.preprocessing = preprocessing_of(views, model, recipe.pretrained)
         if recipe.sync_bn:
             model = team.synchronise_batch_norm(model)
         layout = execution.layout(team.device)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmkd import digits
+from dmkd.loading.usable import default_views
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.recipes.selection import parse_selection
 from dmkd.stores import Store, UsageError
 from dmkd.training.loss_table import LOSSES, LossOption, loss_options
 from dmkd.training.presets import DM_KD, DM_KD_SMALL, OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE
+from dmkd.views.shown import shown_views
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class TrainingRecipe:
     student_args: dict[str, Any]  # for timm's create_model, beside the name, such as drop_path_rate
     pretrained: bool  # begin with timm's pretrained weights
     labels: str | None  # label sets, "resnet34" or "resnet34=2,resnet18=1"; None: class ids alone
-    view_set: str  # views that the student sees, those of the labels
+    view_set: str  # views that the student sees, those of the labels; or rrc or whole, which are drawn
+    size: int | None  # pixels, height and width, that they are rendered to; None: as the views say
     select: str | None  # which images, by their ids or the first teacher's opinion of them; None: all
     loss: str  # a name in LOSSES
     temperature: float
@@ -47,7 +50,10 @@ class TrainingRecipe:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
+        """JSON-able. Without ``size`` where that is the views', as recipes were written before students had a size."""
         values = {**dataclasses.asdict(self), "milestones": list(self.milestones)}
+        if self.size is None:
+            del values["size"]
         return {**values.pop("loss_options"), **values}
 
     @property
@@ -83,14 +89,22 @@ def resolve_training(store: Store, given: dict[str, Any], preset: str | None = N
         decay = given.get("weight_decay")
         values |= {"lr": lr, "weight_decay": weight_decay if decay is None else decay}
     values["labels"], values["view_set"] = _choose_labels(store, values)
+    views = shown_views(store, values["view_set"])
+    values["size"] = _choose_size(store, views.attributes["size"], values.get("size"))
     if values["feature_weight"]:
         _refuse_labels_without_features(store, values["labels"])
-    if "partner" in store.views[values["view_set"]].components and not LOSSES[values["loss"]].takes_mixed:
+    if "partner" in views.components and not LOSSES[values["loss"]].takes_mixed:
         raise UsageError(
             f"--loss {values['loss']} needs one class an image, and the views of these labels mix two: use --loss kl."
         )
     values |= {"milestones": tuple(values["milestones"]), "loss_options": {key: values[key] for key in options}}
     return name, TrainingRecipe(**{key: value for key, value in values.items() if key not in loss_options()})
+
+
+def views_of_student(recipe: TrainingRecipe, store: Store) -> dict[str, Any]:
+    """The attributes of the views that a student sees, ``size`` and ``interpolation`` among them, at the student's size."""
+    attributes = shown_views(store, recipe.view_set, recipe.seed).attributes
+    return {**attributes, "size": recipe.size or attributes["size"]}
 
 
 def parse_student_args(pairs: Sequence[str]) -> dict[str, Any]:
@@ -114,8 +128,8 @@ def _check(values: dict[str, Any], options: dict[str, LossOption]) -> None:
     for key, known in (("loss", tuple(LOSSES)), ("schedule", SCHEDULES)):
         if values[key] not in known:
             raise UsageError(f"--{key} must be one of {', '.join(known)}, not {values[key]!r}.")
-    for key in ("temperature", "temperature_end", "lr", "epochs", "batch_size", "accumulate", "clip_grad"):
-        if values[key] is not None and not 0 < values[key] < float("inf"):
+    for key in ("temperature", "temperature_end", "lr", "epochs", "batch_size", "accumulate", "clip_grad", "size"):
+        if values.get(key) is not None and not 0 < values[key] < float("inf"):
             raise UsageError(f"--{key.replace('_', '-')} must be greater than 0, not {values[key]}.")
     for key in ("feature_weight", *options, "weight_decay", "warmup_epochs"):
         if not 0 <= values[key] < float("inf"):
@@ -137,11 +151,9 @@ def _choose_labels(store: Store, values: dict[str, Any]) -> tuple[str | None, st
     wanted = values.get("labels")
     select = values["select"]
     opinion = select is not None and parse_selection(select).needs_teacher
+    view_set = values.get("view_set")
     if not LOSSES[values["loss"]].from_labels and wanted is None and not opinion:
-        view_set = values.get("view_set") or next(iter(views), None)
-        if view_set not in views:
-            raise UsageError(f"{store.path} has no view set {view_set!r}; it has {', '.join(views) or 'none'}.")
-        return None, view_set
+        return None, shown_views(store, view_set or next(iter(views), None) or default_views(store)).name
     if not label_sets:
         raise UsageError(f"{store.path} has no labels yet: run `dmkd label --teacher NAME`, or train with --loss hard.")
     if wanted is None and len(label_sets) == 1:
@@ -152,7 +164,26 @@ def _choose_labels(store: Store, values: dict[str, Any]) -> tuple[str | None, st
     for name in names:
         if name not in label_sets:
             raise UsageError(f"{store.path} has no label set {name!r}; it has {', '.join(label_sets)}.")
-    return wanted, label_sets[names[0]].view_set
+    labelled = label_sets[names[0]].view_set
+    if view_set not in (None, labelled):
+        raise UsageError(
+            f"--views {view_set}: labels {wanted} are of the views {labelled}, so students that learn from them see these. "
+            "Leave --views out, or train with --loss hard and no --labels."
+        )
+    return wanted, labelled
+
+
+def _choose_size(store: Store, of_views: int, asked: int | None) -> int | None:
+    """The size that the student sees the views at, None: that of the views, as the teacher saw them.
+
+    A teacher is right at the size that it was trained at, so views of small images are often far larger than these. That is
+    the labels' business alone: where images are less than half as large as their views, nothing but time is gained by
+    training on pixels made up between theirs, so the student then sees views of the images' size.
+    """
+    if asked is None:
+        images = max(store.image_shape[:2])
+        asked = images if 2 * images < of_views else of_views
+    return None if asked == of_views else asked
 
 
 def _refuse_labels_without_features(store: Store, labels: str | None) -> None:

@@ -11,7 +11,8 @@ its own view of the same index (its own crop and flip), so neither labelling nor
     cutmix    partner, mix_top, mix_left, mix_height, mix_width    pasted rectangle, as fractions of the S x S view
     mixup     partner, weight                                      the image's own share, a multiple of 1/256
 
-Random boxes and pasted rectangles are whole pixels: ``round(fraction * size)`` gives the pixels back exactly.
+Random boxes and pasted rectangles are whole pixels: ``round(fraction * size)`` gives the pixels back exactly. Where views
+are rendered to another size than the view set's, the edges of pasted rectangles are rounded to that size's pixels.
 """
 
 import math
@@ -124,6 +125,31 @@ class ViewPolicy:
         return cls(**values)
 
 
+@dataclass(frozen=True)
+class ViewsWanted:
+    """What ``--views`` says: how views are drawn, and the size that they are rendered to."""
+
+    policy: ViewPolicy
+    size: int | None = None  # pixels, height and width; None: as the first teacher takes them
+
+    def __str__(self) -> str:
+        """The text that :func:`parse_views` reads, without what is default."""
+        return str(self.policy) + (f",size={self.size}" if self.size else "")
+
+
+def parse_views(text: str) -> ViewsWanted:
+    """Read a policy and, among its options, a size: ``rrc:8``, ``rrc:8,size=32``, ``center,size=64``. Raises ``UsageError``."""
+    head, *options = text.split(",")
+    sizes = [option for option in options if re.match(r"\s*size\s*=", option)]
+    policy = parse_policy(",".join([head, *(option for option in options if option not in sizes)]))
+    if not sizes:
+        return ViewsWanted(policy)
+    number = sizes[0].partition("=")[2].strip()
+    if len(sizes) > 1 or not re.fullmatch(r"[0-9]{1,4}", number) or int(number) < 1:
+        _refuse(f"Views {text!r}: size takes one number of pixels, 1 to 9999, given once")
+    return ViewsWanted(policy, int(number))
+
+
 def parse_policy(text: str) -> ViewPolicy:
     """Read ``center``, ``rrc:8``, ``rrc:8,scale=0.6:1,ratio=3/4:4/3,flip=0``, ``rrc:8+mixup,alpha=0.2``.
 
@@ -141,7 +167,7 @@ def parse_policy(text: str) -> ViewPolicy:
         name, equals, value = (part.strip() for part in option.partition("="))
         if name not in _OPTIONS or not equals or name in values:
             _refuse(
-                f"Views {text!r}: {option.strip()!r} is not one of scale=, ratio=, flip= and alpha=, each given once"
+                f"Views {text!r}: {option.strip()!r} is not one of scale=, ratio=, flip=, alpha= and size=, each given once"
             )
         numbers = [_parse_number(part) for part in value.split(":")]
         wanted, shown = (2, "two numbers, low:high") if name in ("scale", "ratio") else (1, "one number")
