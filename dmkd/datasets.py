@@ -18,6 +18,11 @@ from dmkd.views.render import normalise
 Sample = dict[str, Any]
 
 
+def pixels_and_class(sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
+    """A ``transform`` for trainers that take (input, target) and no dict, as timm's script does: pixels and class id."""
+    return sample["pixels"], sample["class_id"]
+
+
 class _Dataset:
     """What both have in common: a loader on the CPU, opened when it is first needed in each process."""
 
@@ -55,7 +60,7 @@ class _Dataset:
         return {**self.__dict__, "_loader": None}
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the stored views, and the order, of an epoch. Call it before each; workers that persist between epochs
+        """Choose the views, and the order, of an epoch. Call it before each; workers that persist between epochs
         (``persistent_workers``) do not hear of it."""
         self.epoch_number = epoch
 
@@ -81,10 +86,10 @@ class _Dataset:
 class StoreDataset(_Dataset, torch.utils.data.Dataset[Any]):
     """Map-style: index -> the sample of the n-th finished, labelled and selected image, as a dict:
 
-    ``id`` int64, ``pixels`` the view that the teacher saw in this epoch, uint8 (3, S, S), or float32 if ``mean`` and ``std`` are
-    given, ``class_id`` int64, and, if there are labels, ``logits`` float32 (C,), for softmax(logits / ``temperature``).
-    ``transform`` turns the dict into whatever the trainer takes. Of views that mix images (CutMix, Mixup), ``class_id`` is that
-    of the first image.
+    ``id`` int64, ``pixels`` the view of this epoch, the one that the labels are of, uint8 (3, S, S), or float32 if ``mean``
+    and ``std`` are given, ``class_id`` int64, and, if there are labels, ``logits`` float32 (C,), for
+    softmax(logits / ``temperature``). ``transform`` turns the dict into whatever the trainer takes: :func:`pixels_and_class`
+    into (pixels, class id). Of views that mix images (CutMix, Mixup), ``class_id`` is that of the first image.
 
     ``size`` S None: the view set's. ``options`` are those of ``dmkd.loader``: ``select``, ``memory``, ``threads``. Shuffling,
     batches and ranks are the DataLoader's: a ``RandomSampler`` or a ``DistributedSampler``. Where chunks are compressed or

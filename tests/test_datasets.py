@@ -9,17 +9,13 @@ from conftest import filled_store
 from torch.utils.data import DataLoader
 
 import dmkd
-from dmkd.datasets import StoreDataset, StoreIterableDataset
+from dmkd.datasets import StoreDataset, StoreIterableDataset, pixels_and_class
 from dmkd.stores import UsageError
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return filled_store(tmp_path_factory.mktemp("datasets") / "s.zarr", num_views=3)
-
-
-def pixels_and_class(sample):
-    return sample["pixels"], sample["class_id"]
 
 
 def test_a_sample_is_what_the_loader_gives(store):

@@ -226,8 +226,7 @@ class Loader:
                 taken[column.part] = reading.take(column, ids, view)
             elif with_labels:
                 labels.setdefault(column.label_set, {})[column.part] = reading.take(column, ids, view)
-        if isinstance(self.view_set, DrawnViews):
-            views = self.view_set.draw(ids, view)
-        else:  # copies: a few kilobytes, so that numpy's slices of them are safe too
-            views = taken[VIEWS].numpy().copy()
+        # Copies: a few kilobytes, so that numpy's slices of them are safe too.
+        shown = self.view_set
+        views = shown.draw(ids, view) if isinstance(shown, DrawnViews) else taken[VIEWS].numpy().copy()
         return Batch(self.decoder, ids, taken[IMAGES], taken[CLASS_IDS].long(), views, labels)

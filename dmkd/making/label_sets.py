@@ -37,7 +37,6 @@ def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
         views = view_set_for(store, request, teacher)
         if views.name not in store.views:
             store.add_view_set(views.name, views.num_views, views.components, views.to_attributes())
-        _check_size(teacher, views.size)
         name = label_set_name(request, teacher, views)
         store.add_label_set(
             name,
@@ -89,7 +88,15 @@ def view_set_for(store: Store, request: LabelRequest, teacher: Classifier) -> Vi
     are, and labels are made once. (A student may see the same views at another size.) Teachers that come later look
     at the views as they are: only then do all teachers and the student see the same pixels. The same views at two sizes
     are two sets; the later one has its size in its name.
+
+    Raises ``UsageError`` if the teacher can't look at views of that size, ``MismatchError`` if the set is there and differs.
     """
+    views = _view_set_wanted(store, request, teacher)
+    _check_size(teacher, views.size)
+    return views
+
+
+def _view_set_wanted(store: Store, request: LabelRequest, teacher: Classifier) -> ViewDescription:
     stored = store.views
     first = next((view_set for view_set in stored.values() if view_set.attributes["first"]), None)
     if request.views is None and first is not None:

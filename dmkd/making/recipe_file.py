@@ -129,7 +129,7 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
         new = [teacher.source for teacher in request.teachers if teacher.source not in options["teacher"]]
         if new:
             options["teacher"] = [name for name in options["teacher"] if name != "none"] + new
-            first = {"views": wanted.defaults["views"], "codec": str(request.codec)}
+            first = {"views": _views_of(wanted.defaults["views"], request), "codec": str(request.codec)}
             asked = {"views": labels.views, "view-seed": labels.view_seed, "codec": labels.codec}
             options = first | options | {key: value for key, value in asked.items() if value is not None}
         return in_order(options)
@@ -144,10 +144,15 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
         if key not in options and (value := recipe.get(key.replace("-", "_"))) is not None:
             options[key] = value
     if request.teachers:
-        views = parse_views(labels.views or wanted.defaults["views"])
-        options["views"] = str(replace(views, size=views.size or request.teachers[0].input_size))
+        options["views"] = _views_of(labels.views or wanted.defaults["views"], request)
         options |= {"view-seed": labels.view_seed, "codec": str(request.codec)}
     return in_order(options | written_ranges(recipe) | _text_options(recipe, wanted.info.class_names))
+
+
+def _views_of(text: str, request: "LabelRequest") -> str:
+    """What ``--views`` says with the size that it comes to on a store without views."""
+    views = parse_views(text)
+    return str(replace(views, size=views.size or request.teachers[0].input_size))
 
 
 def _text_options(recipe: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
