@@ -73,12 +73,12 @@ def add_teachers(store: Store, teachers: tuple[str, ...], display: Display) -> S
 
 def study(name: str, axes: Axes, options: argparse.Namespace, out: Path, display: Display) -> list[dict[str, Any]]:
     """Make all runs of one comparison, print its table, write it as ``dmkd compare --csv`` does, draw it -> its rows."""
-    runs = plan_runs(axes, {}, updates=options.updates)
+    runs = plan_runs(axes, {"updates": options.updates})
     outcome = make_runs(runs, out, val="digits", device="cpu", workers=options.workers, display=display)
     if outcome.failed:
         raise SystemExit(f"{len(outcome.failed)} runs failed: {outcome.failed}")
     rows, varying = table(runs, outcome.summaries), varying_axes(runs)
-    title = f"{name}: students after about {options.updates} steps, on 360 held-out digits"
+    title = f"{name}: students after {options.updates} steps, on 360 held-out digits"
     if not options.json:
         print_comparison(rows, varying, title)
     write_csv(rows, out / f"{name}.csv")
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("fidelity-study"), help="folder of stores and results")
     parser.add_argument("--seeds", type=int, default=5, help="students a condition")
-    parser.add_argument("--updates", type=int, default=240, help="optimiser steps of each, rounded to whole epochs")
+    parser.add_argument("--updates", type=int, default=240, help="optimiser steps of each")
     parser.add_argument("--workers", type=int, default=0, help="Ray tasks, one thread each; 0: this process")
     parser.add_argument("--stores-only", action="store_true", help="make the stores and stop")
     parser.add_argument(

@@ -28,6 +28,7 @@ from dmkd.training.losses import kd_loss
 from dmkd.training.objective import Objective
 from dmkd.training.optimisation import Optimisation
 from dmkd.training.run import open_loader
+from dmkd.training.run_length import run_length
 from dmkd.training.team import Team
 from dmkd.training.training_recipe import resolve_training
 from dmkd.views.render import normalise
@@ -96,7 +97,8 @@ class Steps:
         if isinstance(objective, OnlineObjective):
             teacher = create_student(options.teacher, CLASSES, options.size).to(team.device).to(memory_format=layout)
             objective.set_teacher(teacher)
-        self.optimisation = Optimisation(recipe, objective, team, execution.precision(team.device), len(loader))
+        length = run_length(recipe, loader.num_images)
+        self.optimisation = Optimisation(recipe, objective, team, execution.precision(team.device), length)
         self.batches, self.number, self.seconds = endless(loader), 0, []
         objective.train()
 

@@ -90,7 +90,14 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--epochs",
                 type=int,
                 metavar="N",
-                help="Times each image is seen. Default: 100; 240 for images below 96 pixels; cutmix-t20: 300.",
+                help="How often each image is seen. Default: 100; 240 for images below 96 pixels; cutmix-t20: 300. With more "
+                "epochs than before, a run is trained on.",
+            ),
+            click.option(
+                "--updates",
+                type=int,
+                metavar="N",
+                help="Optimiser steps of a run, exactly, instead of --epochs: the same for any number of images.",
             ),
             click.option(
                 "--batch-size",
@@ -125,7 +132,11 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "cosine.",
             ),
             click.option(
-                "--warmup-epochs", type=int, metavar="N", help="Epochs in which the learning rate rises. Default: 0."
+                "--warmup-epochs",
+                type=int,
+                metavar="N",
+                help="Epochs in which the learning rate rises. Default: 0; "
+                "digits: 2 of 22, and the same share of a shorter run.",
             ),
             click.option(
                 "--ema",

@@ -88,6 +88,7 @@ def _train_here(
 ) -> dict[str, Any]:
     from dmkd.train import Progress, train
     from dmkd.training.run import count_images
+    from dmkd.training.run_length import run_length
 
     if not leads():
         return train(recipe, store, out, device=device, evaluate_on=val, execution=execution)
@@ -103,7 +104,9 @@ def _train_here(
         def begin(images: int) -> None:
             nonlocal seen, advance
             seen = images
-            task = display.task(f"{name} {recipe.student}", recipe.epochs * num_images, seen)
+            length = run_length(recipe, num_images)
+            total = length.images_seen(length.updates, num_images)
+            task = display.task(f"{name} {recipe.student}", total, seen)
             advance = until_done.enter_context(task)
 
         def report(progress: Progress) -> None:
@@ -146,6 +149,9 @@ def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -
         loss += f", {recipe.hard_weight:.0%} {LOSSES[HARD].words}"
     if recipe.feature_weight:
         loss += f", features' squared error x {recipe.feature_weight:g}"
+    length = f"{recipe.updates:,} updates" if recipe.updates else f"{recipe.epochs} epochs"
+    if warmup := recipe.warmup_updates or recipe.warmup_epochs:
+        length += f" ({warmup:,}{' epochs' if recipe.updates and recipe.warmup_epochs else ''} of warm-up)"
     extras = f", gradient norm at most {recipe.clip_grad:g}" if recipe.clip_grad else ""
     extras += f", weights averaged with decay {recipe.ema:g}" if recipe.ema else ""
     print_facts(
@@ -155,7 +161,7 @@ def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -
             ("views", shown),
             ("loss", loss),
             ("optimiser", f"{recipe.optimizer}, lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}{extras}"),
-            ("schedule", f"{recipe.schedule}, {recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}"),
+            ("schedule", f"{recipe.schedule}, {length}, batch {recipe.batch_size}, seed {recipe.seed}"),
             ("out", str(out)),
         ],
     )
@@ -163,7 +169,7 @@ def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -
 
 def print_result(summary: dict[str, Any]) -> None:
     lines = [
-        ("student", f"{summary['student']} ({summary['parameters']:,} parameters)"),
+        ("student", f"{summary['student']} ({summary['parameters']:,} parameters, {summary['updates']:,} updates)"),
         ("loss", f"{summary['loss']:.4f}"),
         ("agreement", f"{percent(summary['agreement'])} with its labels, on the training views"),
         (

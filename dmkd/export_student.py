@@ -65,9 +65,7 @@ def _read_summary(run: Path) -> dict[str, Any]:
         return json.loads((run / SUMMARY).read_text())
     except FileNotFoundError as error:
         if (run / CHECKPOINT).exists():
-            raise UsageError(
-                f"{run} is not finished: start the same `dmkd train-student` again, it goes on."
-            ) from error
+            raise UsageError(f"{run} is not finished: rerun the same `dmkd train-student` to resume it.") from error
         raise UsageError(f"{run} is no folder that `dmkd train-student` wrote (no {SUMMARY}).") from error
     except (OSError, ValueError) as error:
         raise UsageError(

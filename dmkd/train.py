@@ -27,12 +27,16 @@ def train(
 ) -> dict[str, Any]:
     """Train a student on a store's files alone and write ``out``: the student, curves and ``summary.json`` (returned).
 
-    Stopped at any moment and called again with the same arguments, it resumes from the last checkpoint; on a CPU the
-    weights are then the same to the bit as those of an uninterrupted run. ``evaluate_on``: labelled images on which
-    the student is measured (a folder, WebDataset tars, a store or ``digits``). ``student`` is the one of the last epoch,
-    and nothing is chosen by those images; ``best`` is the one that did best on them. ``begin`` is given the number of images
-    that earlier calls have seen, in all epochs, before the first ``report``. In a process that torchrun started, this trains
-    together with the others; only rank 0 writes, reports and returns a summary, the others {}. Raises ``MismatchError`` if
+    If interrupted, call it again with the same arguments to resume from the last checkpoint; on a CPU the weights are then the
+    same to the bit as those of an uninterrupted run. With a recipe of more ``epochs`` (or ``updates``) and nothing else
+    different, a shorter run in ``out`` is continued on the longer schedule, and the summary's ``continued_from`` lists the
+    shorter ones.
+
+    ``evaluate_on``: labelled images on which the student is measured (a folder, WebDataset tars, a store or ``digits``).
+    ``student`` is the one of the last epoch, and nothing is chosen by those images; ``best`` is the one that did best on them.
+    ``begin`` is given the number of images that earlier calls have seen, in all epochs, before the first ``report``. In a
+    process that torchrun started, this trains together with the others; only rank 0 writes, reports and returns a summary, the
+    others {}. Raises ``MismatchError`` if
     ``out`` holds a run of another recipe or store, ``StoreWriteError`` if the disk refuses a file.
     """
     team = Team(device)

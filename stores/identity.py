@@ -34,11 +34,14 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str
     return found
 
 
-def refuse_mismatch(what: str, stored: Mapping[str, Any], asked: Mapping[str, Any], way_out: str) -> None:
-    """Raise ``MismatchError`` naming every field that differs, both values, and the way out; return if none does."""
+def refuse_mismatch(
+    what: str, stored: Mapping[str, Any], asked: Mapping[str, Any], way_out: str, holder: str = "the store"
+) -> None:
+    """Raise ``MismatchError`` naming every field that differs, both values, and the way out; return if none does. ``holder``:
+    what has the stored values, in the sentence."""
     found = differences(stored, asked)
     if found:
-        fields = "; ".join(f"{field}: the store has {_show(a)}, you asked for {_show(b)}" for field, a, b in found)
+        fields = "; ".join(f"{field}: {holder} has {_show(a)}, you asked for {_show(b)}" for field, a, b in found)
         raise MismatchError(f"{what} differs from what was asked for ({fields}). {way_out}")
 
 

@@ -77,9 +77,9 @@ def stores(tmp_path_factory):
     return [make_store(folder / f"g{g:g}.zarr", g, seed).path for seed, g in enumerate((1.5, 4.0))]
 
 
-def plan(stores, options=None, updates=None, **axes):
+def plan(stores, options=None, **axes):
     return plan_runs(Axes(**{"stores": tuple(stores), "labels": ("teacher",), "students": STUDENT, **axes}),
-                     {**FAST, **(options or {})}, updates=updates)  # fmt: skip
+                     {**FAST, **(options or {})})  # fmt: skip
 
 
 def make(runs, out, val, workers=0):
@@ -117,15 +117,15 @@ def test_hard_labels_see_the_views_that_the_others_see_and_need_no_teacher_for_t
     assert hard.facts["teacher_agreement"] is None and hard.facts["guidance"] == 1.5
 
 
-@pytest.mark.parametrize(("images", "epochs", "warmup"), [(16, 44, 4), (33, 22, 2), (64, 22, 2)])
-def test_updates_give_all_runs_as_many_steps_and_the_warm_up_its_share(tmp_path, images, epochs, warmup):
+@pytest.mark.parametrize("images", [16, 33, 64])
+def test_updates_give_all_runs_exactly_as_many_steps_and_the_warm_up_its_share(tmp_path, images):
     store = make_store(tmp_path / "s.zarr", generator="digits").path  # by default 2 of 22 epochs are warm-up
-    (run,) = plan([store], {"epochs": None}, updates=44, images=(images,))
-    assert (run.updates, run.recipe.epochs, run.recipe.warmup_epochs) == (44, epochs, warmup)
-    (run,) = plan([store], {"epochs": None, "warmup_epochs": 7}, updates=44, images=(images,))
+    (run,) = plan([store], {"epochs": None, "updates": 45}, images=(images,))
+    assert (run.updates, run.recipe.updates, run.recipe.warmup_updates) == (45, 45, 4)
+    (run,) = plan([store], {"epochs": None, "updates": 45, "warmup_epochs": 7}, images=(images,))
     assert run.recipe.warmup_epochs == 7
-    (run,) = plan([store], {"epochs": None}, updates=1)
-    assert (run.updates, run.recipe.epochs) == (2, 1)  # never less than one epoch
+    (run,) = plan([store], {"epochs": None, "updates": 1})
+    assert run.updates == 1
 
 
 def test_the_same_condition_is_the_same_folder_whatever_else_is_compared(stores):
@@ -147,8 +147,9 @@ def test_the_same_condition_is_the_same_folder_whatever_else_is_compared(stores)
         ({"vary": {"lr": (1.0, 2.0)}}, {}, "can't both say"),
         ({"vary": {"temperature": (1.0, -1.0)}}, {}, "--temperature must be greater than 0"),
         ({"seeds": ()}, {}, "no seeds are given"),
-        ({"updates": 5}, {}, "can't both say how long"),
-        ({"updates": 0}, {"epochs": None}, "--updates must be at least 1"),
+        ({}, {"updates": 5}, "can't both say how long"),
+        ({"vary": {"updates": (5, 6)}}, {}, "can't both say how long"),
+        ({}, {"epochs": None, "updates": 0}, "--updates must be greater than 0"),
     ],
 )
 def test_what_can_not_be_compared_is_refused_before_any_training(stores, axes, options, message):

@@ -69,7 +69,7 @@ def test_the_card_says_how_the_student_was_made(run, tmp_path):
         assert fact in card, fact
     export.export_student(run, tmp_path / "best", which="best")
     card = (tmp_path / "best/README.md").read_text()
-    assert f"student of epoch {summary['best']['epoch']} of 3, **chosen by these very images**" in card
+    assert f"student of epoch {summary['best']['epoch']}, **chosen by these very images**" in card
 
 
 def test_what_can_not_be_exported_is_refused_and_nothing_is_left(run, tmp_path, monkeypatch):

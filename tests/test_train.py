@@ -21,6 +21,7 @@ from dmkd.stores import DmkdError, MismatchError, UsageError
 from dmkd.train import train
 from dmkd.training.execution import Execution
 from dmkd.training.optimisation import create_optimizer, create_scheduler
+from dmkd.training.run_length import run_length
 from dmkd.training.training_recipe import defaults_for, parse_student_args, resolve_training
 
 
@@ -187,7 +188,7 @@ def test_memory_bounds_what_the_loader_holds(tmp_path):
 
 def test_a_run_of_another_recipe_is_refused(store, tmp_path):
     run(store, tmp_path)
-    with pytest.raises(MismatchError, match=r"training\.lr: the store has 0\.01, you asked for 0\.02.*--out"):
+    with pytest.raises(MismatchError, match=r"training\.lr: the run has 0\.01, you asked for 0\.02.*--out"):
         run(store, tmp_path, lr=0.02)
 
 
@@ -342,7 +343,7 @@ def test_the_learning_rate_in_the_middle_of_each_epoch(store, schedule, rates):
     milestones = {"milestones": (0.25, 0.5, 0.75)} if schedule == "step" else {}
     _, recipe = resolve_training(store, fast(schedule=schedule, epochs=4, **milestones))
     optimizer = create_optimizer(recipe, torch.nn.Linear(1, 1))
-    scheduler = create_scheduler(recipe, optimizer, updates_per_epoch=10)
+    scheduler = create_scheduler(recipe, optimizer, run_length(recipe, 10 * recipe.batch_size))
     for epoch, rate in enumerate(rates):
         scheduler.step_update(10 * epoch + 5)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * rate)

@@ -33,10 +33,6 @@ from ..training_options import execution_options, take_execution, training_optio
 )  # fmt: skip
 @click.option("--seeds", default="3", show_default=True, metavar="N", help="How many seeds, or a list such as 3,4.")
 @click.option(
-    "--updates", type=int, metavar="N", help="Optimiser steps of each run, in whole epochs, instead of --epochs: the "
-    "same for any number of images."
-)  # fmt: skip
-@click.option(
     "--val",
     shell_complete=files,
     metavar="DATA",
@@ -74,7 +70,6 @@ def command(
     images: str | None,
     vary: tuple[str, ...],
     seeds: str,
-    updates: int | None,
     val: str | None,
     out: str,
     workers: int | None,
@@ -88,8 +83,8 @@ def command(
 ) -> None:
     """Train a student for every combination of what is listed, with several seeds, and print mean and standard deviation.
 
-    Each run is one that train-student would make, in a folder of its own. Stopped at any moment, the same command resumes; with
-    more seeds or values it makes what is missing. A run that fails is named, and the others are made.
+    Each run is one that train-student would make, in a folder of its own. If interrupted, rerun the same command to resume;
+    with more seeds or values it makes what is missing. A run that fails is named, and the others are made.
 
     \b
     Examples:
@@ -120,16 +115,15 @@ def command(
         parse_vary(vary),
         parse_seeds(seeds),
     )
-    runs = plan_runs(axes, options, preset, updates)
+    display = make_display()
+    runs = plan_runs(axes, options, preset, display.notice)
     if val is None:
         if any(open_store(store).recipe.get("generator") != "digits" for store in stores):
-            raise UsageError("Say with --val on which images the students are to be compared.")
+            raise UsageError("Which images should the students be measured on? Give them with --val.")
         val = "digits"
     chosen = choose_device(device)
     count = planned_workers(RunOptions(workers, chosen), chosen) or 0
-    outcome = make_runs(
-        runs, Path(out), val=val, device=chosen, workers=count, display=make_display(), execution=execution
-    )
+    outcome = make_runs(runs, Path(out), val=val, device=chosen, workers=count, display=display, execution=execution)
 
     rows, varying = table(runs, outcome.summaries), varying_axes(runs)
     if rows and plot is not None:

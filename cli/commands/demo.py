@@ -11,7 +11,7 @@ from ..completion import folders
 from ..options import device_option, json_option
 
 
-@click.command("demo", short_help="All of it on a laptop: images, labels, student, test.")
+@click.command("demo", short_help="Everything on a laptop: images, labels, student, test.")
 @click.option(
     "--out",
     shell_complete=folders,
@@ -26,11 +26,11 @@ from ..options import device_option, json_option
 @device_option
 @json_option
 def command(out: str, images: int | None, seed: int, workers: int, device: str | None, as_json: bool) -> None:
-    """The whole of it on a laptop: images of digits, a teacher's labels, a student, and a test on real digits.
+    """Everything on a laptop: images of digits, a teacher's labels, a student, and a test on real digits.
 
     A bundled diffusion model draws handwritten digits, a bundled teacher labels them, a student learns from that store
     alone, and another from the same images with nothing but the class asked for. Neither has seen a real digit; all
-    are tested on 360 that nothing was trained on. Stopped, the same command resumes.
+    are tested on 360 that nothing was trained on. If interrupted, rerun the same command to resume.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ from ..training_options import execution_options, take_execution, training_optio
 @click.option(
     "--student",
     metavar="NAME",
-    help="timm architecture, or wrn_16_2, cifar_resnet20, ... Default: resnet18, or a small one for small images.",
+    help="timm architecture, or wrn_16_2, cifar_resnet20, ... Default: resnet18; digits: a small one.",
 )
 @click.option("--labels", metavar="NAMES", help="Label sets to learn from, a or a,b or a=2,b=1. Default: the only one.")
 @click.option(
@@ -27,7 +27,9 @@ from ..training_options import execution_options, take_execution, training_optio
     "rrc,scale=0.5:1,flip=0), or whole. Default: the store's first, else rrc.",
 )
 @training_options
-@click.option("--seed", type=int, metavar="N", help="Of the first weights and of the order of images. Default: 0.")
+@click.option(
+    "--seed", type=int, metavar="N", help="Seed of the initial weights and of the order of images. Default: 0."
+)
 @click.option(
     "--val",
     shell_complete=files,
@@ -65,7 +67,8 @@ def command(
 ) -> None:
     """Train a student on a store's files alone: images, stored views and stored logits. No teacher runs.
 
-    Options that are left out are chosen to fit the store, and printed. Stopped at any moment, the same command resumes.
+    Options that are left out are chosen to fit the store, and printed. If interrupted, rerun the same command to resume. A run
+    is trained on with the same command and more --epochs (or --updates).
 
     The folder holds student (the last epoch's), best (chosen on the --val images, so its accuracy on them is optimistic), the
     curves and summary.json.
@@ -85,7 +88,7 @@ def command(
     from dmkd.recipes.label_choice import parse_labels
     from dmkd.runtime.devices import choose_device
     from dmkd.stores import open_store
-    from dmkd.training.training_recipe import parse_student_args, resolve_training
+    from dmkd.training.training_recipe import parse_student_args, preset_notice, refuse_unused, resolve_training
 
     from ..display import make_display
     from ..training_progress import check_workers, leads, print_recipe, print_result, train_with_progress
@@ -95,13 +98,16 @@ def command(
     check_workers(workers, chosen)
     opened = open_store(find_store(store))
     options["student_args"] = parse_student_args(student_args) or None
-    preset, recipe = resolve_training(opened, options, preset)
+    name, recipe = resolve_training(opened, options, preset)
+    refuse_unused(options, [recipe])
     stem = Path(opened.path.rstrip("/")).stem
     labels = recipe.loss if recipe.labels is None else "+".join(parse_labels(recipe.labels))
     folder = Path(out or f"students/{stem}-{recipe.student}-{labels}")
     display = make_display()
     if not as_json and leads():
-        print_recipe(preset, recipe, opened, folder)
+        print_recipe(name, recipe, opened, folder)
+    if leads() and (sentence := preset_notice(preset, opened, recipe)):
+        display.notice(sentence)
     if val is None and opened.recipe.get("generator") == "digits":
         val = "digits"
     summary = train_with_progress(recipe, opened, folder, chosen, val, display, execution=execution, workers=workers)

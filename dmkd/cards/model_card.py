@@ -68,8 +68,8 @@ def _accuracy(summary: dict[str, Any], which: str) -> str:
     text = f"Top-1 {measured['top1']:.2%}, top-5 {measured['top5']:.2%} on `{summary['evaluated_on']}`. "
     if which == "best":
         text += (
-            f"This is the student of epoch {measured['epoch']} of {summary['training']['epochs']}, **chosen by these very "
-            f"images**, so its accuracy on them flatters; the last epoch's student reached {summary['top1']:.2%}. "
+            f"This is the student of epoch {measured['epoch']}, **chosen by these very "
+            f"images**, so its accuracy on them is optimistic; the last epoch's student reached {summary['top1']:.2%}. "
         )
     else:
         text += "It is the student of the last epoch: nothing was chosen by these images. "

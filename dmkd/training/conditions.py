@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,8 @@ from dmkd.stores import Store, UsageError, open_store
 from dmkd.stores.identity import fingerprint
 from dmkd.stores.opinions import average_opinion
 from dmkd.training.loss_table import HARD, LOSSES, loss_options
-from dmkd.training.training_recipe import TrainingRecipe, resolve_training
+from dmkd.training.run_length import run_length
+from dmkd.training.training_recipe import TrainingRecipe, preset_notice, refuse_unused, resolve_training
 
 OWN_AXES = ("labels", "student", "images", "seed")  # what can't be varied as an option, having an axis of its own
 LONGEST_NAME = 120
@@ -56,23 +57,30 @@ class Run:
 
 
 def plan_runs(
-    axes: Axes, options: Mapping[str, Any], preset: str | None = None, updates: int | None = None
+    axes: Axes,
+    options: Mapping[str, Any],
+    preset: str | None = None,
+    notice: Callable[[str], None] = lambda sentence: None,
 ) -> list[Run]:
     """Every run of a comparison, one seed of all conditions after the other, so that a part of it compares all of them.
 
-    ``options``: those of :func:`dmkd.training.training_recipe.resolve_training`, for all runs. ``updates``: optimiser steps
-    of every run, rounded to whole epochs, so that different numbers of images are compared at the same cost; the
-    warm-up's share of the run stays what it was. Raises ``UsageError`` for what can't be trained.
+    ``options``: those of :func:`dmkd.training.training_recipe.resolve_training`, for all runs. With ``updates`` different
+    numbers of images are compared at the same cost. ``notice`` is given what runs lack of their preset, once each. Raises
+    ``UsageError`` for what can't be trained, and for an option that no run uses.
     """
-    _check_axes(axes, options, updates)
-    planner = _Planner(axes, options, preset, updates)
+    _check_axes(axes, options)
+    planner = _Planner(axes, options, preset)
     variations = [dict(zip(axes.vary, values, strict=True)) for values in itertools.product(*axes.vary.values())]
-    return [
+    runs = [
         planner.run(store, labels, student, images, varied, seed)
         for seed, store, labels, student, images, varied in itertools.product(
             axes.seeds, axes.stores, axes.labels, axes.students, axes.images, variations
         )
     ]
+    refuse_unused({**options, **{name: values[0] for name, values in axes.vary.items()}}, [run.recipe for run in runs])
+    for sentence in planner.notices:
+        notice(sentence)
+    return runs
 
 
 def varying_axes(runs: Sequence[Run]) -> list[str]:
@@ -85,7 +93,11 @@ def result_line(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of a finished run, flat and JSON-able."""
     measured = {key: summary[key] for key in ("top1", "top5", "loss", "agreement", "images_per_second", "evaluated_on")}
     measured["training_agreement"] = measured.pop("agreement")  # with its labels, on the training views
-    size = {"images_used": run.images, "epochs": run.recipe.epochs, "updates": run.updates}
+    size = {
+        "images_used": run.images,
+        "epochs": run.recipe.epochs,
+        "updates": run.updates,
+    }  # epochs: None if in updates
     return {"run": run.name, **run.condition, "seed": run.seed, **measured, **size}
 
 
@@ -148,8 +160,9 @@ def facts_of(store: Store, labels: str | None, ids: np.ndarray) -> dict[str, Any
 class _Planner:
     """Opens each store once, and looks through each choice of its images once."""
 
-    def __init__(self, axes: Axes, options: Mapping[str, Any], preset: str | None, updates: int | None) -> None:
-        self.axes, self.options, self.preset, self.updates = axes, options, preset, updates
+    def __init__(self, axes: Axes, options: Mapping[str, Any], preset: str | None) -> None:
+        self.axes, self.options, self.preset = axes, options, preset
+        self.notices: dict[str, None] = {}  # a set that keeps its order
         self.names = short_names(axes.stores)
         self.stores = {path: open_store(path) for path in axes.stores}
         self.used = cache(self._used)
@@ -169,7 +182,9 @@ class _Planner:
         options |= {"student": student, "seed": seed, "labels": labels}
         if labels == HARD:
             options |= {"labels": None, "loss": HARD, "view_set": self._views_of_the_others(store)}
-            if "feature_weight" not in varied:  # it is for the runs that have labels
+            if "feature_weight" not in varied and set(self.axes.labels) != {
+                HARD
+            }:  # it is for the runs that have labels
                 options["feature_weight"] = 0.0
         if images is not None:
             options["select"] = _first_images(store, images, options.get("select"))
@@ -179,10 +194,8 @@ class _Planner:
             raise UsageError(
                 f"{path}: {count:,} of the first {images:,} images are made and labelled; finish the store, or take fewer."
             )
-        batches = -(-count // recipe.batch_size)
-        if self.updates:
-            _, default = resolve_training(store, {**options, "epochs": None, "warmup_epochs": None}, preset)
-            recipe = _of_updates(recipe, default, self.updates, batches, keep=options.get("warmup_epochs") is not None)
+        if sentence := preset_notice(preset, store, recipe):
+            self.notices[f"{path}: {sentence}"] = None
         described = recipe.to_json()
         condition = {
             "store": self.names[path],
@@ -204,7 +217,7 @@ class _Planner:
             path,
             recipe,
             count,
-            recipe.epochs * batches,
+            run_length(recipe, count).updates,
             description,
             facts,
         )
@@ -229,7 +242,7 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
     return {path: stem if names.count(stem) == 1 else path for path, stem in stems.items()}
 
 
-def _check_axes(axes: Axes, options: Mapping[str, Any], updates: int | None) -> None:
+def _check_axes(axes: Axes, options: Mapping[str, Any]) -> None:
     listed = {"stores": axes.stores, "labels": axes.labels, "student": axes.students, "images": axes.images}
     listed |= {"seeds": axes.seeds, **{f"vary {name}": values for name, values in axes.vary.items()}}
     for name, values in listed.items():
@@ -237,8 +250,11 @@ def _check_axes(axes: Axes, options: Mapping[str, Any], updates: int | None) -> 
             raise UsageError(f"There is nothing to compare: no {name} are given.")
         if len({str(value) for value in values}) < len(values):
             raise UsageError(f"--{name}: {', '.join(map(str, values))} names something twice.")
-    known = {f.name for f in dataclasses.fields(TrainingRecipe)} - {*OWN_AXES, "view_set", "milestones", "loss_options"}
-    known |= {*loss_options(), "preset"}
+    fields = {f.name for f in dataclasses.fields(TrainingRecipe)}
+    known = fields - {*OWN_AXES, "view_set", "milestones", "loss_options", "warmup_updates"} | {
+        *loss_options(),
+        "preset",
+    }
     for name in axes.vary:
         if name in OWN_AXES:
             option = {"seed": "seeds"}.get(name, name)
@@ -247,26 +263,12 @@ def _check_axes(axes: Axes, options: Mapping[str, Any], updates: int | None) -> 
             raise UsageError(f"--vary {name}: there is no such training option; there are {', '.join(sorted(known))}.")
         if options.get(name) is not None:
             raise UsageError(f"--vary {name} and --{name.replace('_', '-')} can't both say what it is.")
-    if updates is not None:
-        if updates < 1:
-            raise UsageError(f"--updates must be at least 1, not {updates}.")
-        if options.get("epochs") is not None or "epochs" in axes.vary:
-            raise UsageError("--updates and the number of epochs can't both say how long to train.")
 
 
 def _first_images(store: Store, images: int, select: str | None) -> str:
     if not 1 <= images <= store.num_images:
         raise UsageError(f"--images {images}: {store.path} has {store.num_images:,} images.")
     return f"({select}) and image_id < {images}" if select else f"image_id < {images}"
-
-
-def _of_updates(
-    recipe: TrainingRecipe, default: TrainingRecipe, updates: int, batches: int, keep: bool
-) -> TrainingRecipe:
-    """The recipe for about this number of optimiser steps; its warm-up keeps its default share, or with ``keep`` its length."""
-    epochs = max(1, round(updates / batches))
-    warmup = recipe.warmup_epochs if keep else round(epochs * default.warmup_epochs / default.epochs)
-    return dataclasses.replace(recipe, epochs=epochs, warmup_epochs=warmup)
 
 
 def _folder_name(condition: Mapping[str, Any], seed: int, description: Mapping[str, Any]) -> str:

@@ -61,6 +61,15 @@ def loss_options(loss: str | None = None) -> dict[str, LossOption]:
     }
 
 
+def options_of_some() -> dict[str, list[str]]:
+    """Each training option that only some losses use, and the names of these losses."""
+    from_labels = [name for name, entry in LOSSES.items() if entry.from_labels]
+    return {
+        **dict.fromkeys(("temperature", "temperature_end", "hard_weight"), from_labels),
+        **{f"{name}_{word}": [name] for name, entry in LOSSES.items() for word in entry.options},
+    }
+
+
 def _kl(batch: "Batch", logits: "torch.Tensor", setting: Setting) -> "tuple[torch.Tensor, torch.Tensor]":
     from dmkd.training.losses import kd_loss, sparse_kd_loss
 

@@ -11,6 +11,7 @@ from dmkd.recipes.randomness import key64
 from dmkd.stores.errors import UsageError
 from dmkd.training.objective import Objective
 from dmkd.training.presets import SGD_LIKE
+from dmkd.training.run_length import RunLength
 from dmkd.training.team import Team, keep_gradients_here
 from dmkd.training.training_recipe import TrainingRecipe
 
@@ -24,9 +25,9 @@ class Optimisation:
     """Optimiser, learning rate, gradient scaling, clipping and the moving average of the weights."""
 
     def __init__(
-        self, recipe: TrainingRecipe, objective: Objective, team: Team, precision: str, updates_per_epoch: int
+        self, recipe: TrainingRecipe, objective: Objective, team: Team, precision: str, length: RunLength
     ) -> None:
-        self.recipe, self.team, self.updates_per_epoch = recipe, team, updates_per_epoch
+        self.recipe, self.team, self.length = recipe, team, length
         self.objective, self.shared = objective, team.share(objective)
         device_type = torch.device(team.device).type
         self.autocast: dict[str, Any] = {
@@ -36,7 +37,7 @@ class Optimisation:
         }
         self.scaler = torch.amp.GradScaler(device_type, enabled=precision == "float16")
         self.optimizer = create_optimizer(recipe, objective)
-        self.scheduler = create_scheduler(recipe, self.optimizer, updates_per_epoch)
+        self.scheduler = create_scheduler(recipe, self.optimizer, length)
         self.average: Any = None
         if recipe.ema is not None:
             from timm.utils import ModelEmaV3
@@ -68,7 +69,7 @@ class Optimisation:
         torch.manual_seed(int(key64(self.recipe.seed, f"step {step} of rank {self.team.rank}")))
         self.scheduler.step_update(step)
         self.optimizer.zero_grad(set_to_none=True)
-        progress = step / (self.recipe.epochs * self.updates_per_epoch)
+        progress = step / self.length.updates
         parts = self.team.world_size * self.recipe.accumulate
         sums, images = self.no_sums(), 0
         for batch, last in batches:
@@ -136,20 +137,21 @@ def create_optimizer(recipe: TrainingRecipe, objective: torch.nn.Module) -> torc
         raise UsageError(f"--optimizer {name} can't be used here: {error or type(error).__name__}") from error
 
 
-def create_scheduler(recipe: TrainingRecipe, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Any:
+def create_scheduler(recipe: TrainingRecipe, optimizer: torch.optim.Optimizer, length: RunLength) -> Any:
     """timm's schedule; the learning rate is a function of the step alone (``step_update``), so it has no state to save."""
     from timm.scheduler import create_scheduler_v2
 
-    milestones = [round(share * recipe.epochs) for share in recipe.milestones] if recipe.schedule == "step" else []
+    # timm compares a milestone with the number of the step to come, which would be one step early.
+    milestones = [1 + round(share * length.updates) for share in recipe.milestones] if recipe.schedule == "step" else []
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=TIMM_SCHEDULES[recipe.schedule],
-        num_epochs=recipe.epochs,
+        num_epochs=length.updates,
         decay_milestones=milestones,
         decay_rate=POLY_POWER.get(recipe.schedule, 0.1),
-        warmup_epochs=recipe.warmup_epochs,
+        warmup_epochs=length.warmup,
         warmup_lr=recipe.lr / 100,
         step_on_epochs=False,
-        updates_per_epoch=updates_per_epoch,
+        updates_per_epoch=1,  # all of these are in optimiser steps
     )
     return scheduler

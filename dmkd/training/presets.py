@@ -1,5 +1,6 @@
 """Training options by name: schedules, optimisers, and whole recipes that are in print. Imports nothing heavy."""
 
+from dataclasses import dataclass
 from typing import Any
 
 SCHEDULES = ("step", "cosine", "linear", "poly", "constant")
@@ -48,7 +49,16 @@ CUTMIX_T20: dict[str, Any] = {
     "epochs": 300,
 }
 
-PRESETS = {"dm-kd": DM_KD, "cutmix-t20": CUTMIX_T20}
+
+@dataclass(frozen=True)
+class Preset:
+    """``mixed_views``: views that mix two images, as ``dmkd label --views`` makes them, where its results need such views."""
+
+    values: dict[str, Any]
+    mixed_views: str | None = None
+
+
+PRESETS = {"dm-kd": Preset(DM_KD), "cutmix-t20": Preset(CUTMIX_T20, mixed_views="rrc:50+cutmix")}
 
 # Images of CIFAR's size: DM-KD's argparse defaults for CIFAR-100 (240 epochs, lr down at 150, 180 and 210).
 DM_KD_SMALL = {

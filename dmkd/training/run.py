@@ -32,6 +32,7 @@ from dmkd.training.execution import Execution
 from dmkd.training.objective import Objective
 from dmkd.training.optimisation import Optimisation
 from dmkd.training.run_folder import BEST, STUDENT, SUMMARY, make_folder
+from dmkd.training.run_length import run_length
 from dmkd.training.team import Team
 from dmkd.training.training_recipe import TrainingRecipe, views_of_student
 
@@ -103,9 +104,9 @@ class TrainingRun:
         self.recipe, self.store, self.out, self.execution, self.team = recipe, store, out, execution, team
         precision = execution.precision(team.device)
         self.loader = open_loader(recipe, store, team.device, team.rank, team.world_size, execution.memory)
-        self.updates = -(-self.loader.num_images // recipe.batch_size)
+        self.length = run_length(recipe, self.loader.num_images)
         # Batches of the loader that make one optimiser step: as even as can be.
-        self.parts = [len(part) for part in np.array_split(np.arange(len(self.loader)), self.updates)]
+        self.parts = [len(part) for part in np.array_split(np.arange(len(self.loader)), self.length.updates_per_epoch)]
         self.description: dict[str, Any] = {
             "training": recipe.to_json(),
             "store": {"identity": store.identity, "images": self.loader.num_images},
@@ -121,12 +122,16 @@ class TrainingRun:
             "compile": execution.compile,
         }
         found = load_checkpoint(out, self.description, self.carried_out)
-        self.state, weights, changed = found or (RunState(), None, [])
-        if changed and team.leads:
+        self.state = found.state if found else RunState()
+        if found and found.changed and team.leads:
             notice(
-                f"Resuming {out} with changed settings ({'; '.join(changed)}); results will not match an uninterrupted run "
+                f"Resuming {out} with changed settings ({'; '.join(found.changed)}); results will not match an uninterrupted run "
                 "bit for bit."
             )
+        if found and found.shorter:
+            self.state = self.state.left_at(self._step, found.shorter)
+            if team.leads:
+                notice(self._continuing(found.shorter))
         make_deterministic(team.device, self.carried_out["cpu_threads"])
         if torch.device(team.device).type == "cuda":  # nothing is promised to the bit there; choosing kernels is faster
             torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
@@ -140,24 +145,40 @@ class TrainingRun:
         layout = execution.layout(team.device)
         model = model.to(team.device).to(memory_format=layout)
         objective = Objective(recipe, self.loader.decoder, model, self.preprocessing, layout, execution.compile)
-        self.optimisation = Optimisation(recipe, objective, team, precision, self.updates)
-        if weights is not None:
-            self.optimisation.load_state_dict(weights)
+        self.optimisation = Optimisation(recipe, objective, team, precision, self.length)
+        if found:
+            self.optimisation.load_state_dict(found.optimisation)
+
+    @property
+    def _step(self) -> int:
+        """Optimiser steps done, over all epochs."""
+        return self.state.epoch * self.length.updates_per_epoch + self.state.update
+
+    def _continuing(self, shorter: dict[str, int]) -> str:
+        ((unit, then),) = shorter.items()
+        now = self.description["training"][unit]
+        return (
+            f"The run in {self.out} had {then:,} {unit}: continuing it to {now:,} from step {self._step:,}, on the learning-rate "
+            f"schedule of {now:,} {unit}. Results will differ from those of a run that had {now:,} from the start."
+        )
 
     def train(
         self, evaluate_on: str | None, begin: Callable[[int], None], report: Callable[[Progress], None]
     ) -> dict[str, Any]:
-        state, recipe = self.state, self.recipe
+        state = self.state
         curves = None
         if self.team.leads:
-            if evaluate_on and state.epoch < recipe.epochs:
+            if evaluate_on and self._step < self.length.updates:
                 self._refuse_evaluation(evaluate_on)
             make_folder(self.out)
             sweep_partials(self.out)
+            if self._step < self.length.updates:
+                with writing(self.out / SUMMARY):
+                    (self.out / SUMMARY).unlink(missing_ok=True)  # of the shorter run that is trained on
             curves = Curves(self.out, state.lines)
             self._keep_best()  # in case the run was stopped before it could
-            begin(self._images_seen(state.epoch, state.update))
-        while state.epoch < recipe.epochs:
+            begin(self._images_seen(self._step))
+        while self._step < self.length.updates:
             self._epoch(report)
             line = self._line()
             if evaluate_on and self.team.leads and self._is_time_to_evaluate():
@@ -166,10 +187,14 @@ class TrainingRun:
                 if state.best is None or evaluation.top1 > state.best["top1"]:
                     state.best = dict(line)
                     self._save_student(self._best_of_epoch(line["epoch"]))
-                total = recipe.epochs * self.loader.num_images
-                seen = self._images_seen(line["epoch"])
-                report(Progress(line["epoch"], recipe.epochs, seen, total, line["loss"], evaluation))
-            self.state = state = RunState(epoch=state.epoch + 1, lines=[*state.lines, line], best=state.best)
+                report(self._progress(self._step, line["loss"], evaluation))
+            state.lines = [*state.lines, line]
+            if (
+                state.update == self.length.updates_per_epoch
+            ):  # of a partial epoch the sums are kept: it may be trained on
+                self.state = state = RunState(
+                    epoch=state.epoch + 1, lines=state.lines, best=state.best, continued_from=state.continued_from
+                )
             if curves:
                 curves.add(line)
                 self._save()
@@ -191,11 +216,12 @@ class TrainingRun:
         # Sums of loss and agreement since the state was last brought up to date: kept on the device, which is not waited for.
         sums, images = self.optimisation.no_sums(), 0
         saved = reported = time.monotonic()
-        for update in range(state.update, self.updates):
-            step = state.epoch * self.updates + update
+        updates = self.length.updates_in(state.epoch)
+        for update in range(state.update, updates):
+            step = state.epoch * self.length.updates_per_epoch + update
             these, count = self.optimisation.step(clock.parts(batches, self.parts[update]), step)
             sums, images = sums + these, images + count
-            now, last = time.monotonic(), update + 1 == self.updates
+            now, last = time.monotonic(), update + 1 == updates
             wanted = team.leads and now - saved >= 60 * self.execution.checkpoint_minutes
             (due,) = team.sum(wanted) if not last else (True,)
             if due:
@@ -206,9 +232,7 @@ class TrainingRun:
             if team.leads and (now - reported >= REPORT_SECONDS or last):
                 loss = these[0].item() / count
                 self._refuse_nonfinite(loss, update)
-                seen = self._images_seen(state.epoch, update + 1)
-                total = self.recipe.epochs * loader.num_images
-                report(Progress(state.epoch + 1, self.recipe.epochs, seen, total, loss))
+                report(self._progress(step + 1, loss))
                 reported = now
         batches.close()  # ends the loader's threads
 
@@ -229,9 +253,14 @@ class TrainingRun:
                 f"lower --lr (now {self.recipe.lr}); delete {self.out} to start again."
             )
 
-    def _images_seen(self, epochs: int, updates: int = 0) -> int:
-        """After this many whole epochs, and optimiser steps of the next."""
-        return epochs * self.loader.num_images + updates * self.loader.num_images // self.updates
+    def _images_seen(self, updates: int) -> int:
+        """Images that this number of optimiser steps has seen, over all epochs."""
+        return self.length.images_seen(updates, self.loader.num_images)
+
+    def _progress(self, step: int, loss: float, evaluation: Evaluation | None = None) -> Progress:
+        """In the epoch that the state is in, after ``step`` optimiser steps of the run."""
+        seen, total = self._images_seen(step), self._images_seen(self.length.updates)
+        return Progress(self.state.epoch + 1, self.length.epochs, seen, total, loss, evaluation)
 
     def _line(self) -> dict[str, Any]:
         """A whole epoch in numbers."""
@@ -248,7 +277,7 @@ class TrainingRun:
 
     def _is_time_to_evaluate(self) -> bool:
         done = self.state.epoch + 1
-        return done % self.execution.evaluate_every == 0 or done == self.recipe.epochs
+        return done % self.execution.evaluate_every == 0 or done == self.length.epochs
 
     def _evaluate(self, data: str) -> Evaluation:
         self._save_student()
@@ -297,6 +326,8 @@ class TrainingRun:
             "teachers": labels,
             "views": dict(self.loader.view_set.attributes),
             "execution": self.carried_out,
+            "updates": self.length.updates,
+            "continued_from": self.state.continued_from,
             "student": str(self.out / STUDENT),
             "parameters": sum(p.numel() for p in self.optimisation.student.parameters()),
             "loss": last["loss"],

@@ -150,5 +150,5 @@ def _error_of_worker(rank: int, workers: int, failure: Any) -> DmkdError:
         reason = f"exit code {failure.exitcode}"
     return DmkdError(
         f"Worker {rank} of {workers} died ({reason.rstrip('.')}), and the others were ended: "
-        "the same command goes on from the last checkpoint."
+        "rerun the same command to resume from the last checkpoint."
     )

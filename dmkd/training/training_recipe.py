@@ -2,7 +2,7 @@
 
 import ast
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,11 @@ from dmkd.loading.usable import default_views
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.recipes.selection import parse_selection
 from dmkd.stores import Store, UsageError
-from dmkd.training.loss_table import LOSSES, LossOption, loss_options
+from dmkd.training.loss_table import LOSSES, LossOption, loss_options, options_of_some
 from dmkd.training.presets import DM_KD, DM_KD_SMALL, OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE
 from dmkd.views.shown import shown_views
+
+LENGTH = ("epochs", "updates", "warmup_epochs", "warmup_updates")  # fields that say how long a run is
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,21 @@ class TrainingRecipe:
     weight_decay: float
     schedule: str
     milestones: tuple[float, ...]  # of the step schedule: shares of the epochs at which lr falls tenfold
-    warmup_epochs: int
-    epochs: int
+    warmup_epochs: int | None  # None: warmup_updates
+    epochs: int | None  # None: updates
     batch_size: int  # images an optimiser step, of all workers together
     accumulate: int  # parts that a worker's share of a batch is run in, one after another
     clip_grad: float | None  # the gradient's norm is cut to this; None: it is not
     ema: float | None  # the student is the moving average of the weights with this decay; None: the weights themselves
     sync_bn: bool  # batch statistics of all workers together
     seed: int
+    updates: int | None = None  # optimiser steps of the run, instead of epochs
+    warmup_updates: int | None = None  # optimiser steps in which the learning rate rises, instead of warmup_epochs
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able. Without ``size`` where that is the views', as recipes were written before students had a size."""
+        """JSON-able; without a ``size`` or a unit of length that is not used, as recipes were written before there were any."""
         values = {**dataclasses.asdict(self), "milestones": list(self.milestones)}
-        if self.size is None:
-            del values["size"]
+        values = {key: value for key, value in values.items() if key not in (*LENGTH, "size") or value is not None}
         return {**values.pop("loss_options"), **values}
 
     @property
@@ -72,14 +75,22 @@ def defaults_for(store: Store) -> tuple[str, dict[str, Any]]:
 
 
 def resolve_training(store: Store, given: dict[str, Any], preset: str | None = None) -> tuple[str, TrainingRecipe]:
-    """Options that were given (``None`` = not) over a preset, or over what suits the store -> preset's name and recipe."""
+    """Options that were given (``None`` = not) over a preset, or over what suits the store -> preset's name and recipe.
+
+    Of a preset that was asked for, the student is still the one that suits the store. A warm-up that was not given keeps its
+    share of a run that is shorter than the preset's. Raises ``UsageError`` for what can't be trained.
+    """
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
-    name, values = (preset, PRESETS[preset]) if preset else defaults_for(store)
-    values = {**values, "seed": 0, **{key: value for key, value in given.items() if value is not None}}
+    name, defaults = defaults_for(store)
+    if preset is not None:
+        name, defaults = preset, {**PRESETS[preset].values, "student": defaults["student"]}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    values = {**defaults, "seed": 0, "updates": None, "size": None, **chosen}
     options = loss_options(values["loss"])
     values = {**{key: option.default for key, option in options.items()}, **values}
     _check(values, options)
+    values |= _length(defaults, chosen)
     if values["optimizer"] not in SGD_LIKE and given.get("lr") is None and values["lr"] > 0.01:
         if values["optimizer"] not in OPTIMIZER_DEFAULTS:
             raise UsageError(
@@ -90,7 +101,7 @@ def resolve_training(store: Store, given: dict[str, Any], preset: str | None = N
         values |= {"lr": lr, "weight_decay": weight_decay if decay is None else decay}
     values["labels"], values["view_set"] = _choose_labels(store, values)
     views = shown_views(store, values["view_set"])
-    values["size"] = _choose_size(store, views.attributes["size"], values.get("size"))
+    values["size"] = _choose_size(store, views.attributes["size"], values["size"])
     if values["feature_weight"]:
         _refuse_labels_without_features(store, values["labels"])
     if "partner" in views.components and not LOSSES[values["loss"]].takes_mixed:
@@ -128,8 +139,18 @@ def _check(values: dict[str, Any], options: dict[str, LossOption]) -> None:
     for key, known in (("loss", tuple(LOSSES)), ("schedule", SCHEDULES)):
         if values[key] not in known:
             raise UsageError(f"--{key} must be one of {', '.join(known)}, not {values[key]!r}.")
-    for key in ("temperature", "temperature_end", "lr", "epochs", "batch_size", "accumulate", "clip_grad", "size"):
-        if values.get(key) is not None and not 0 < values[key] < float("inf"):
+    for key in (
+        "temperature",
+        "temperature_end",
+        "lr",
+        "epochs",
+        "updates",
+        "batch_size",
+        "accumulate",
+        "clip_grad",
+        "size",
+    ):
+        if values[key] is not None and not 0 < values[key] < float("inf"):
             raise UsageError(f"--{key.replace('_', '-')} must be greater than 0, not {values[key]}.")
     for key in ("feature_weight", *options, "weight_decay", "warmup_epochs"):
         if not 0 <= values[key] < float("inf"):
@@ -144,6 +165,50 @@ def _check(values: dict[str, Any], options: dict[str, LossOption]) -> None:
         raise UsageError("--label-smoothing is of the class asked for: use it with --loss hard or --hard-weight.")
     if values["ema"] is not None and not 0 < values["ema"] < 1:
         raise UsageError(f"--ema must be a decay between 0 and 1, such as 0.9999, not {values['ema']}.")
+
+
+def _length(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, int | None]:
+    """The fields of :data:`LENGTH`: of epochs and updates one is set, of the warm-ups too."""
+    if "epochs" in given and "updates" in given:
+        raise UsageError("--epochs and --updates can't both say how long to train: give one of them.")
+    length: dict[str, int | None] = dict.fromkeys(LENGTH)
+    usual, warmup = defaults["epochs"], defaults["warmup_epochs"]
+    if "updates" in given:
+        length |= {"updates": given["updates"], "warmup_updates": round(given["updates"] * warmup / usual)}
+    else:
+        epochs = given.get("epochs", usual)
+        length |= {"epochs": epochs, "warmup_epochs": round(warmup * min(1, epochs / usual))}
+    if "warmup_epochs" in given:
+        length |= {"warmup_epochs": given["warmup_epochs"], "warmup_updates": None}
+        if length["epochs"] is not None and given["warmup_epochs"] >= length["epochs"]:
+            raise UsageError(
+                f"--warmup-epochs {given['warmup_epochs']} must be less than the {length['epochs']} epochs of the run: the "
+                "learning rate would never reach --lr."
+            )
+    return length
+
+
+def preset_notice(preset: str | None, store: Store, recipe: TrainingRecipe) -> str | None:
+    """What a run with a preset lacks of what the preset's results were obtained with, as a sentence; None if it lacks nothing."""
+    wanted = PRESETS[preset].mixed_views if preset is not None else None
+    views = store.views.get(recipe.view_set)
+    if wanted is None or (views is not None and "partner" in views.components):
+        return None
+    return (
+        f"The views {recipe.view_set!r} do not mix images, and the published results of {preset} were obtained with views that "
+        f"do: `dmkd label --views {wanted}` makes them."
+    )
+
+
+def refuse_unused(given: Mapping[str, Any], recipes: Sequence[TrainingRecipe]) -> None:
+    """Raise ``UsageError`` if an option was given (not ``None``) that the loss of none of these runs uses."""
+    losses = list(dict.fromkeys(recipe.loss for recipe in recipes))
+    for option, users in options_of_some().items():
+        if given.get(option) is not None and not set(users) & set(losses):
+            raise UsageError(
+                f"--{option.replace('_', '-')} is not used by --loss {' or '.join(losses)}, only by {' and '.join(users)}: "
+                "leave it out, or choose another loss."
+            )
 
 
 def _choose_labels(store: Store, values: dict[str, Any]) -> tuple[str | None, str]:

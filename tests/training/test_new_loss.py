@@ -90,9 +90,11 @@ def test_a_loss_without_a_teacher_needs_no_labels(tmp_path, monkeypatch):
 
     monkeypatch.setitem(LOSSES, "zeros", Loss(zeros, help="zeros", words="logits' squares", from_labels=False))
     store = filled_store(tmp_path / "s.zarr", num_images=16, image_shape=(32, 32, 3))
-    done = train_student(store, tmp_path / "out", "--loss", "zeros", "--hard-weight", "0.5")
+    done = train_student(store, tmp_path / "out", "--loss", "zeros")
     assert done.exit_code == 0, done.output
     assert "class ids only" in done.stdout and "logits' squares\n" in done.stdout
+    refused = train_student(store, tmp_path / "out", "--loss", "zeros", "--hard-weight", "0.5")
+    assert refused.exit_code == 2 and "--hard-weight is not used by --loss zeros, only by kl and dkd" in refused.stderr
 
 
 # Options of its own

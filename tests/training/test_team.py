@@ -64,7 +64,7 @@ def test_an_error_of_a_worker_is_raised_as_it_is():
 
 def test_a_worker_that_is_killed_is_named_and_the_others_are_ended():
     start = time.monotonic()
-    with pytest.raises(DmkdError, match=r"Worker 1 of 2 died \(killed by SIGKILL\).*the same command goes on"):
+    with pytest.raises(DmkdError, match=r"Worker 1 of 2 died \(killed by SIGKILL\).*rerun the same command to resume"):
         launch(2, die, 1)
     assert time.monotonic() - start < 60
 
@@ -136,7 +136,7 @@ def test_a_run_whose_worker_was_killed_goes_on(store, tmp_path):
     os.kill(workers_of(process)[-1], signal.SIGKILL)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in told
-    assert "of 2 died (killed by SIGKILL), and the others were ended: the same command goes on" in told
+    assert "of 2 died (killed by SIGKILL), and the others were ended: rerun the same command to resume" in told
     assert not (tmp_path / "summary.json").exists()
     before = lines_of(tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
