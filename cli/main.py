@@ -54,6 +54,18 @@ class Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         return import_module(COMMANDS[name]).command if name in COMMANDS else None
 
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = arguments[0]
+        if name not in COMMANDS and not name.startswith("-") and not context.resilient_parsing:
+            from difflib import get_close_matches
+
+            near = [one for one in COMMANDS if one.startswith(name)] or get_close_matches(name, COMMANDS)
+            meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            context.fail(f"No such command {name!r}.{meant}")
+        return super().resolve_command(context, arguments)
+
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)

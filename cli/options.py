@@ -12,18 +12,22 @@ from dmkd.stores.locations import set_endpoint
 from dmkd.stores.trees.tree import stores_in
 
 from .completion import DEVICES, IMAGE_CODECS, VIEWS, ListingOption, files, words
+from .help import LABELS, OTHERS, RUN, heading, under
 
 
 def _use_endpoint(context: click.Context, parameter: click.Parameter, url: str | None) -> None:
     set_endpoint(url)
 
 
-endpoint_option = click.option(
-    "--endpoint-url",
-    metavar="URL",
-    expose_value=False,
-    callback=_use_endpoint,
-    help="S3 server for s3:// paths, if it is not Amazon's. Default: $AWS_ENDPOINT_URL.",
+endpoint_option = under(
+    OTHERS,
+    click.option(
+        "--endpoint-url",
+        metavar="URL",
+        expose_value=False,
+        callback=_use_endpoint,
+        help="S3 server for s3:// paths, if it is not Amazon's. Default: $AWS_ENDPOINT_URL.",
+    ),
 )
 
 
@@ -39,7 +43,9 @@ def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return named(endpoint_option(function))
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of a table.")
+json_option = under(
+    OTHERS, click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of a table.")
+)
 
 device_option = click.option(
     "--device",
@@ -69,6 +75,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="N",
             help="Ray actors, one a GPU; 0: this process. Default: one for each GPU if there are several, else 0.",
         ),
+        heading(RUN),
     ):
         function = option(function)
     return function
@@ -107,6 +114,7 @@ def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "rrc:8,scale=0.5:1,flip=0; size=32 renders them at 32 x 32 pixels. Default: the store's; for a new store rrc:8, at "
             "the size that the first teacher takes.",
         ),
+        heading(LABELS),
     ):
         function = option(function)
     return function

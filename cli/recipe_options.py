@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .completion import ListingOption, files, words
+from .help import MAIN, STORED_IMAGES, heading
 from .options import image_codec_option, label_options, run_options, store_option
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def _alternatives(names: Sequence[str]) -> str:
 
 
 _START_OPTIONS = (
+    heading("Starting from another recipe"),
     click.option(
         "--recipe",
         shell_complete=files,
@@ -52,6 +54,7 @@ _START_OPTIONS = (
 )
 
 _IMAGE_OPTIONS = (
+    heading(MAIN),
     click.option(
         "--generator",
         shell_complete=files,
@@ -65,6 +68,57 @@ _IMAGE_OPTIONS = (
         help="Images in the store; more than it has: it grows. Default: 200000; text-to-image: 200 a class.",
     ),
     click.option("--classes", metavar="LIST", help="Class ids, ranges or names, such as 0-9,207. Default: all."),
+    heading("Sampling"),
+    click.option(
+        "--sampler",
+        cls=ListingOption,
+        listing=_sampler_help,
+        shell_complete=words(later=_sampler_names),
+        metavar="NAME",
+        help="{} Default: ddpm or pipeline.",
+    ),
+    heading(MAIN),
+    click.option("--steps", type=int, metavar="N", help="Denoising steps. Default: 100, or the pipeline's."),
+    click.option(
+        "--guidance",
+        metavar="X",
+        help="Guidance scale; 1: none, and twice as fast; 1.5:3: each image draws its own. Default: 2, or the pipeline's.",
+    ),
+    heading("Sampling"),
+    click.option(
+        "--guidance-interval",
+        metavar="LOW:HIGH",
+        help="Guide only while the noise is in this range, 1 being pure noise; the other steps cost half. Default: always.",
+    ),
+    click.option(
+        "--guided-channels",
+        type=int,
+        metavar="N",
+        help="Latent channels guided. Default: 3 for ddpm, as DiT does, else all.",
+    ),
+    heading(MAIN),
+    click.option("--seed", type=int, metavar="N", help="Seed of all noise and of the class order. Default: 0."),
+    heading("Sampling"),
+    click.option(
+        "--dtype",
+        cls=ListingOption,
+        listing=lambda: _alternatives(_dtypes()),
+        shell_complete=words(later=_dtypes),
+        metavar="TYPE",
+        help="Of the generator's weights: {}. Default: bfloat16 on a GPU, float32 on a CPU.",
+    ),
+    click.option(
+        "--sub-batch",
+        type=int,
+        metavar="N",
+        help="Images sampled at once; part of the recipe. Default: as many of a block as fit on the GPU.",
+    ),
+    click.option(
+        "--compile/--no-compile",
+        default=None,
+        help="Run the models through torch.compile: minutes to start, then faster; part of the recipe. Default: no.",
+    ),
+    heading("Text-to-image pipelines"),
     click.option(
         "--class-names",
         shell_complete=files,
@@ -87,51 +141,7 @@ _IMAGE_OPTIONS = (
         metavar="N",
         help="Text-to-image: height and width in pixels. Default: the pipeline's.",
     ),
-    click.option(
-        "--sampler",
-        cls=ListingOption,
-        listing=_sampler_help,
-        shell_complete=words(later=_sampler_names),
-        metavar="NAME",
-        help="{} Default: ddpm or pipeline.",
-    ),
-    click.option("--steps", type=int, metavar="N", help="Denoising steps. Default: 100, or the pipeline's."),
-    click.option(
-        "--guidance",
-        metavar="X",
-        help="Guidance scale; 1: none, and twice as fast; 1.5:3: each image draws its own. Default: 2, or the pipeline's.",
-    ),
-    click.option(
-        "--guidance-interval",
-        metavar="LOW:HIGH",
-        help="Guide only while the noise is in this range, 1 being pure noise; the other steps cost half. Default: always.",
-    ),
-    click.option(
-        "--guided-channels",
-        type=int,
-        metavar="N",
-        help="Latent channels guided. Default: 3 for ddpm, as DiT does, else all.",
-    ),
-    click.option("--seed", type=int, metavar="N", help="Seed of all noise and of the class order. Default: 0."),
-    click.option(
-        "--dtype",
-        cls=ListingOption,
-        listing=lambda: _alternatives(_dtypes()),
-        shell_complete=words(later=_dtypes),
-        metavar="TYPE",
-        help="Of the generator's weights: {}. Default: bfloat16 on a GPU, float32 on a CPU.",
-    ),
-    click.option(
-        "--sub-batch",
-        type=int,
-        metavar="N",
-        help="Images sampled at once; part of the recipe. Default: as many of a block as fit on the GPU.",
-    ),
-    click.option(
-        "--compile/--no-compile",
-        default=None,
-        help="Run the models through torch.compile: minutes to start, then faster; part of the recipe. Default: no.",
-    ),
+    heading(STORED_IMAGES),
     click.option(
         "--block-size",
         type=int,
@@ -139,6 +149,7 @@ _IMAGE_OPTIONS = (
         help="Images in a block, the unit of work. Default: 256, fewer if they are large (64 at 256x256).",
     ),
     image_codec_option,
+    heading(MAIN),
     click.option(
         "--teacher",
         shell_complete=files,
@@ -152,7 +163,7 @@ _IMAGE_OPTIONS = (
 
 def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Which store, which images, which labels, and where they are made. :func:`read_recipe_options` makes sense of them."""
-    for option in reversed((store_option, *_START_OPTIONS, *_IMAGE_OPTIONS, label_options, run_options)):
+    for option in reversed((heading(MAIN), store_option, *_IMAGE_OPTIONS, label_options, *_START_OPTIONS, run_options)):
         function = option(function)
     return function
 

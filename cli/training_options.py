@@ -10,6 +10,7 @@ from dmkd.training.loss_table import LOSSES
 from dmkd.training.presets import OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES
 
 from .completion import ListingOption, words
+from .help import MAIN, RUN, heading
 
 if TYPE_CHECKING:
     from dmkd.training.execution import Execution
@@ -19,6 +20,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What determines a student beside its architecture, its labels and its seed: for ``resolve_training``."""
     for option in reversed(
         (
+            heading("Student"),
             click.option(
                 "--student-arg",
                 "student_args",
@@ -27,6 +29,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="Given to timm's create_model, such as drop_path_rate=0.1; as many as you like.",
             ),
             click.option("--pretrained", is_flag=True, default=None, help="Begin with timm's pretrained weights."),
+            heading(MAIN),
             click.option(
                 "--preset",
                 shell_complete=words(*PRESETS),
@@ -43,6 +46,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--select", metavar="RULE", help='Images to use, such as "entropy<2.5 and agree". Default: all.'
             ),
+            heading("Loss"),
             click.option(
                 "--loss",
                 cls=ListingOption,
@@ -86,6 +90,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="W",
                 help="Of the features' squared error; labels of codec features only. Default: 0.",
             ),
+            heading(MAIN),
             click.option(
                 "--epochs",
                 type=int,
@@ -99,6 +104,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="N",
                 help="Optimiser steps of a run, exactly, instead of --epochs: the same for any number of images.",
             ),
+            heading("Optimisation"),
             click.option(
                 "--batch-size",
                 type=int,
@@ -154,6 +160,7 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """How a run is carried out: for :func:`take_execution`."""
     for option in reversed(
         (
+            heading(RUN),
             click.option(
                 "--evaluate-every",
                 type=int,

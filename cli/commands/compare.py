@@ -13,12 +13,16 @@ from dmkd.stores.errors import DmkdError, UsageError
 
 from ..completion import files, folders
 from ..display import percent, print_table
+from ..help import MAIN, RUN, HeadedCommand, heading
 from ..options import check_plot_file, device_option, endpoint_option, json_option
 from ..training_options import execution_options, take_execution, training_options
 
 
-@click.command("compare", short_help="Students of several stores, labels, options: means over seeds.")
+@click.command(
+    "compare", cls=HeadedCommand, short_help="Students of several stores, labels, options: means over seeds."
+)
 @click.argument("stores", shell_complete=files, nargs=-1, required=True, metavar="STORES...")
+@heading(MAIN)
 @click.option(
     "--labels",
     multiple=True,
@@ -46,6 +50,15 @@ from ..training_options import execution_options, take_execution, training_optio
     metavar="FOLDER",
     help="Where runs and results go.",
 )
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table as CSV.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it (.png, .svg, .pdf). Default: compare.png "
+    "in the folder, if there is matplotlib."
+)  # fmt: skip
+@json_option
+@endpoint_option
+@training_options
+@heading(RUN)
 @click.option(
     "--workers",
     type=int,
@@ -53,15 +66,7 @@ from ..training_options import execution_options, take_execution, training_optio
     help="Runs at a time, each on a GPU or a CPU thread of its own; 0: in this process. Default: one for each GPU if "
     "there are several, else 0.",
 )
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table as CSV.")
-@click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it (.png, .svg, .pdf). Default: compare.png "
-    "in the folder, if there is matplotlib."
-)  # fmt: skip
 @device_option
-@json_option
-@endpoint_option
-@training_options
 @execution_options
 def command(
     stores: tuple[str, ...],

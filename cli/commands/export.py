@@ -6,11 +6,13 @@ from typing import Any
 import click
 
 from ..completion import files, folders
+from ..help import MAIN, RUN, HeadedCommand, heading
 from ..options import find_store, json_option, store_option
 
 
-@click.command("export", short_help="Write images and labels as other tools read them.")
+@click.command("export", cls=HeadedCommand, short_help="Write images and labels as other tools read them.")
 @click.argument("path", shell_complete=files, required=False, metavar="[STORE]")
+@heading(MAIN)
 @store_option
 @click.option(
     "--to",
@@ -26,7 +28,9 @@ from ..options import find_store, json_option, store_option
     required=True,
     help="One folder a class (torchvision, timm); tar shards; or Parquet for Hugging Face datasets.",
 )
+@heading("Images")
 @click.option("--jpeg", type=int, metavar="QUALITY", help="Images as JPEG, 1 to 100. Default: PNG, to the bit.")
+@heading("Logits")
 @click.option(
     "--labels",
     metavar="NAMES",
@@ -42,12 +46,14 @@ from ..options import find_store, json_option, store_option
 @click.option(
     "--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Of logits. Default: float16."
 )
+@heading("Images")
 @click.option(
     "--select",
     metavar="RULE",
     help='Only images of which this holds in the eyes of the first label set\'s teacher, such as "entropy < 2.5 and agree".',
 )
 @click.option("--images", type=int, metavar="N", help="Only the first N images, before --select. Default: all.")
+@heading(RUN)
 @click.option(
     "--shard-images",
     type=int,

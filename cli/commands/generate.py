@@ -5,12 +5,14 @@ from typing import Any
 
 import click
 
+from ..help import MAIN, HeadedCommand, heading
 from ..options import find_store, json_option
 from ..recipe_options import read_recipe_options, recipe_options
 
 
-@click.command("generate", short_help="Make images and their first labels.")
+@click.command("generate", cls=HeadedCommand, short_help="Make images and their first labels.")
 @recipe_options
+@heading(MAIN)
 @click.option("--dry-run", is_flag=True, help="Tell what would be made, as dmkd plan does, and write nothing.")
 @json_option
 def command(

@@ -6,11 +6,13 @@ from typing import Any
 import click
 
 from ..completion import files
+from ..help import MAIN, RUN, STORED_IMAGES, HeadedCommand, heading
 from ..options import device_option, find_store, image_codec_option, json_option, label_options, store_option
 
 
-@click.command("import", short_help="Make a store of images that exist already.")
+@click.command("import", cls=HeadedCommand, short_help="Make a store of images that exist already.")
 @click.argument("source", shell_complete=files)
+@heading(MAIN)
 @store_option
 @click.option(
     "--size", type=int, metavar="PIXELS", help="Height and width of the store's images. Default: theirs, if all agree."
@@ -21,14 +23,6 @@ from ..options import device_option, find_store, image_codec_option, json_option
 @click.option(
     "--classes", type=int, metavar="N", help="Number of classes. Default: the folders, or the largest id + 1."
 )
-@click.option(
-    "--block-size",
-    type=int,
-    metavar="N",
-    help="Images in a block, the unit of work. Default: 256, fewer if they are large (64 at 256x256).",
-)
-@image_codec_option
-@click.option("--workers", type=int, metavar="N", help="Threads that decode. Default: one a core.")
 @click.option("--skip-broken", is_flag=True, help="Decode every file first, and leave out those that can't be.")
 @click.option("--seed", type=int, metavar="N", help="Seed of the order of images, and of their views. Default: 0.")
 @click.option(
@@ -39,7 +33,17 @@ from ..options import device_option, find_store, image_codec_option, json_option
     metavar="NAME",
     help="Label when the images are in, as dmkd label does; may be repeated. Default: images only.",
 )
+@heading(STORED_IMAGES)
+@click.option(
+    "--block-size",
+    type=int,
+    metavar="N",
+    help="Images in a block, the unit of work. Default: 256, fewer if they are large (64 at 256x256).",
+)
+@image_codec_option
 @label_options
+@heading(RUN)
+@click.option("--workers", type=int, metavar="N", help="Threads that decode. Default: one a core.")
 @device_option
 @json_option
 def command(

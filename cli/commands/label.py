@@ -5,10 +5,12 @@ import json
 import click
 
 from ..completion import files
+from ..help import MAIN, HeadedCommand, heading
 from ..options import find_store, json_option, label_options, run_options, store_option
 
 
-@click.command("label", short_help="Add a teacher's labels.")
+@click.command("label", cls=HeadedCommand, short_help="Add a teacher's labels.")
+@heading(MAIN)
 @store_option
 @click.option(
     "--teacher",

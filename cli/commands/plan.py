@@ -5,12 +5,14 @@ from typing import Any
 
 import click
 
+from ..help import HeadedCommand, heading
 from ..options import find_store, json_option
 from ..recipe_options import read_recipe_options, recipe_options
 
 
-@click.command("plan", short_help="What a run would make, take and cost; nothing is written.")
+@click.command("plan", cls=HeadedCommand, short_help="What a run would make, take and cost; nothing is written.")
 @recipe_options
+@heading("Speed and price")
 @click.option(
     "--images-per-second", type=float, metavar="X", help="What one GPU makes and labels a second, if you measured it."
 )

@@ -7,11 +7,13 @@ from typing import Any
 import click
 
 from ..completion import files, folders
+from ..help import MAIN, RUN, HeadedCommand, heading
 from ..options import device_option, find_store, json_option, store_option
 from ..training_options import execution_options, take_execution, training_options
 
 
-@click.command("train-student", short_help="Train a student on a store alone.")
+@click.command("train-student", cls=HeadedCommand, short_help="Train a student on a store alone.")
+@heading(MAIN)
 @store_option
 @click.option(
     "--student",
@@ -27,6 +29,7 @@ from ..training_options import execution_options, take_execution, training_optio
     "rrc,scale=0.5:1,flip=0), or whole. Default: the store's first, else rrc.",
 )
 @training_options
+@heading(MAIN)
 @click.option(
     "--seed", type=int, metavar="N", help="Seed of the initial weights and of the order of images. Default: 0."
 )
@@ -43,6 +46,7 @@ from ..training_options import execution_options, take_execution, training_optio
     help="Where the run is kept. Default: students/STORE-STUDENT-LABELS.",
 )
 @execution_options
+@heading(RUN)
 @click.option(
     "--workers", type=int, default=1, show_default=True, metavar="N", help="Processes on this machine, one a GPU."
 )

@@ -12,6 +12,7 @@ import click
 from dmkd.stores.errors import StoreWriteError, UsageError
 
 from ..completion import files
+from ..help import MAIN, HeadedCommand, heading
 from ..options import store_option
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from dmkd.stores import LabelSet, Store
 
 
-@click.command("view", short_help="Look at images, views and labels.")
+@click.command("view", cls=HeadedCommand, short_help="Look at images, views and labels.")
 @click.argument("path", shell_complete=files, required=False, metavar="[STORE]")
+@heading(MAIN)
 @store_option
 @click.option(
     "--by",
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--image", type=int, metavar="ID", help="All views of one image, as the teacher saw them, and its top-5.")
 @click.option("--classes", metavar="CLASSES", help="With --by class: these classes, such as 151-160,207. Default: 12.")
 @click.option("--labels", metavar="NAME", help="Label set that is shown. Default: the first.")
+@heading("The picture")
 @click.option(
     "--count",
     type=click.IntRange(1, 400),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def test_the_help_of_each_command_ends_with_examples_that_parse(command):
         text=True,
         check=True,
     )
-    examples = done.stdout.split("Examples:")[1].split("Options:")[0]
+    examples = re.split(r"\n(?=[A-Z].*:\n)", done.stdout.split("Examples:")[1])[0]
     lines = [line.strip() for line in examples.splitlines() if line.strip().startswith("dmkd ")]
     assert lines
     for line in lines:
