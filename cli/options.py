@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from dmkd.stores.errors import UsageError
-from dmkd.stores.locations import set_endpoint
+from dmkd.stores.errors import NotAStoreError, UsageError
+from dmkd.stores.locations import scheme, set_endpoint
 from dmkd.stores.trees.tree import stores_in
 
 from .completion import DEVICES, IMAGE_CODECS, VIEWS, ListingOption, files, words
@@ -131,6 +131,14 @@ def find_store(store: str | None) -> str:
         raise UsageError("There is no store in this folder: name one with --store PATH (or set DMKD_STORE).")
     names = ", ".join(str(path) for path in here)
     raise UsageError(f"There are several stores in this folder ({names}): choose one with --store PATH.")
+
+
+def existing_store(store: str | None) -> str:
+    """As :func:`find_store`, for a store that is to be opened. Raises ``NotAStoreError`` at once if nothing is there."""
+    path = find_store(store)
+    if scheme(path) is None and not Path(path).exists():
+        raise NotAStoreError(f"There is no store at {path}.")
+    return path
 
 
 def check_plot_file(path: Path) -> None:

@@ -10,7 +10,8 @@ from .help import MAIN, STORED_IMAGES, heading
 from .options import image_codec_option, label_options, run_options, store_option
 
 if TYPE_CHECKING:
-    from dmkd.generate import ImageOptions, LabelOptions
+    from dmkd.making.asked import LabelOptions
+    from dmkd.recipes.image_options import ImageOptions
 
 
 def _sampler_names() -> list[str]:
@@ -169,9 +170,11 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOptions"]:
-    """What was asked for, from the options of :func:`recipe_options` but those of the store and the run."""
-    from dmkd.generate import ImageOptions, LabelOptions
+    """What was asked for, from the options of :func:`recipe_options` but those of the store and the run. Raises
+    ``UsageError`` for what can't be, before anything heavy is imported."""
+    from dmkd.making.asked import LabelOptions, check_images, check_labels
     from dmkd.making.recipe_file import start_from
+    from dmkd.recipes.image_options import ImageOptions
 
     given = {name: None if value == () else value for name, value in given.items()}
     recipe, like = given.pop("recipe"), given.pop("like")
@@ -182,4 +185,7 @@ def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOp
     labels = LabelOptions(
         tuple(teachers) if teachers else None, given.pop("views"), given.pop("view_seed"), given.pop("codec")
     )
-    return ImageOptions(**given, prompts=tuple(prompts) if prompts else None), labels
+    images = ImageOptions(**given, prompts=tuple(prompts) if prompts else None)
+    check_images(images)
+    check_labels(labels)
+    return images, labels

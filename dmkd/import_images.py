@@ -26,6 +26,7 @@ from dmkd.cards.dataset_card import write_card
 from dmkd.formats.decode import RESIZE, BrokenImage, decode, fit, header_size, open_decoders
 from dmkd.formats.find import Classes, ImageFile, ImageSource, files_sha256, find_images, read_bytes
 from dmkd.generators.defaults import DM_KD_DEFAULTS
+from dmkd.making.asked import LabelOptions, check_least
 from dmkd.making.limits import check_limits
 from dmkd.making.sizes import PlannedLabels, StoreSize
 from dmkd.recipes.class_names import read_class_names
@@ -39,7 +40,7 @@ from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import choose_block_size
 
 if TYPE_CHECKING:
-    from dmkd.generate import LabelOptions, RunOptions
+    from dmkd.engine.engine import RunOptions
 
 HEADER_BYTES = 2**16  # of a file are read for its header; all of it where that is not enough
 CHECKED_AT_ONCE = 1024
@@ -64,7 +65,7 @@ def import_images(
     source: str,
     options: ImportOptions,
     display: Display,
-    labels: "LabelOptions | None" = None,
+    labels: LabelOptions | None = None,
     run: "RunOptions | None" = None,
 ) -> Store:
     """Make a store of the images of ``source``, or resume one; then label it, if ``labels`` says so.
@@ -72,10 +73,8 @@ def import_images(
     Everything that can be is checked before the first file is written. Raises ``UsageError`` if the source or an image
     can't be used, ``MismatchError`` if the store was made of other files or with other options.
     """
-    for name in ("size", "block_size", "workers"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+    for option, least in (("size", 1), ("block_size", 1), ("workers", 1), ("seed", 0)):
+        check_least(option, getattr(options, option), least)
     parse_image_codec(options.image_codec)
     store = open_store(path) if store_exists(path) else None
     if store is not None and store.recipe.get("source") != "import":
@@ -245,17 +244,17 @@ def _common_size(sizes: Counter[tuple[int, int]], source: str) -> int:
 
 
 def _check_labels_and_limits(
-    labels: "LabelOptions | None", class_names: list[str], size: StoreSize, path: str, seed: int
+    labels: LabelOptions | None, class_names: list[str], size: StoreSize, path: str, seed: int
 ) -> None:
     """Refuse teachers, views or a codec that would be refused after hours of import, and what memory or disk can't hold."""
     label_sets: Sequence[PlannedLabels] = ()
     if labels is not None:
-        from dmkd.classifiers.classifier import check_classes, load_classifier
+        from dmkd.classifiers.classifier import check_classes, load_teacher
         from dmkd.making.label_sets import LabelRequest, check_request
         from dmkd.making.planned_labels import asked_labels
         from dmkd.stores import parse_codec
 
-        teachers = [load_classifier(teacher) for teacher in labels.teachers or ()]
+        teachers = [load_teacher(teacher, len(class_names), f"{path} has") for teacher in labels.teachers or ()]
         for teacher in teachers:
             check_classes(teacher, class_names, path)
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)

@@ -11,11 +11,12 @@ from typing import Any
 from dmkd.classifiers.classifier import configured_classifier
 from dmkd.generators.dit import GeneratorInfo
 from dmkd.generators.load import configured_generator
+from dmkd.making.asked import LabelOptions
 from dmkd.making.flops import classifier_flops, decoder_flops, model_calls, transformer_flops
 from dmkd.making.label_sets import check_request
 from dmkd.making.limits import obstacles
 from dmkd.making.recipe_file import resolved_options
-from dmkd.making.resolve import LabelOptions, WantedImages, label_sets_of, resolve_images, resolve_labels
+from dmkd.making.resolve import WantedImages, label_sets_of, resolve_images, resolve_labels
 from dmkd.making.sizes import PlannedLabels, StoreSize, disk_sizes
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.stores import LabelSet, UsageError

@@ -3,7 +3,7 @@
 import click
 
 from ..completion import files
-from ..options import find_store, store_option
+from ..options import existing_store, store_option
 
 
 @click.command("card", short_help="Write the data set's card.")
@@ -29,4 +29,4 @@ def command(path: str | None, store: str | None, licence: str | None) -> None:
     from dmkd.cards.dataset_card import write_card
     from dmkd.stores import open_store
 
-    click.echo(write_card(open_store(find_store(path or store)), licence), nl=False)
+    click.echo(write_card(open_store(existing_store(path or store)), licence), nl=False)

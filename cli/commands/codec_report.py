@@ -8,7 +8,7 @@ import click
 
 from ..completion import VIEWS, files, words
 from ..display import print_table
-from ..options import check_plot_file, codec_examples, device_option, find_store, json_option, store_option
+from ..options import check_plot_file, codec_examples, device_option, existing_store, json_option, store_option
 
 
 @click.command("codec-report", short_help="What each label codec costs and loses.")
@@ -59,15 +59,21 @@ def command(
       dmkd codec-report --store digits.zarr --teacher digits-resnet --plot codecs.png
       dmkd codec-report --teacher resnet34 --codec features --codec klt:1 --json
     """
+    from dmkd.making.asked import LabelOptions, check_labels
+
+    path = existing_store(store)
+    for codec in codecs or (None,):
+        check_labels(LabelOptions((teacher,), views, codec=codec))
+    if plot is not None:
+        check_plot_file(plot)
+
     from dmkd.codec_report import codec_report
     from dmkd.runtime.devices import choose_device
     from dmkd.stores import open_store
 
     from ..display import make_display
 
-    if plot is not None:
-        check_plot_file(plot)
-    opened = open_store(find_store(store))
+    opened = open_store(path)
     report = codec_report(opened, teacher, codecs, views=views, device=choose_device(device), display=make_display())
     if plot is not None:
         draw(report, plot)

@@ -14,7 +14,7 @@ from dmkd.stores.errors import DmkdError, UsageError
 from ..completion import files, folders
 from ..display import percent, print_table
 from ..help import MAIN, RUN, HeadedCommand, heading
-from ..options import check_plot_file, device_option, endpoint_option, json_option
+from ..options import check_plot_file, device_option, endpoint_option, existing_store, json_option
 from ..training_options import execution_options, take_execution, training_options
 
 
@@ -98,28 +98,30 @@ def command(
       dmkd compare imnet.zarr --student resnet18 --student resnet50 --images 50000,200000 --updates 80000 --val imagenet/val
       dmkd compare imnet.zarr --vary temperature=1,4,10,20 --vary lr=0.1,0.05 --val /data/imagenet/val --csv lr.csv
     """
-    from dmkd.compare import make_runs
-    from dmkd.engine.engine import RunOptions, planned_workers
-    from dmkd.runtime.devices import choose_device
-    from dmkd.stores import open_store
-    from dmkd.training.conditions import Axes, plan_runs, table, varying_axes
+    from dmkd.formats.find import check_data
     from dmkd.training.training_recipe import parse_student_args
 
-    from ..display import make_display
-
+    for store in stores:
+        existing_store(store)
+    if val is not None:
+        check_data(val)
     execution = take_execution(options)
     options["student_args"] = parse_student_args(student_args) or None
     plot = _plot_file(plot, Path(out))
     if csv_file is not None and not csv_file.resolve().parent.is_dir():
         raise UsageError(f"--csv {csv_file}: give a file in a folder that exists.")
-    axes = Axes(
-        stores,
-        labels or (None,),
-        students or (None,),
-        (None,) if images is None else tuple(_numbers("--images", images)),
-        parse_vary(vary),
-        parse_seeds(seeds),
-    )
+    chosen_images = (None,) if images is None else tuple(_numbers("--images", images))
+    varied, chosen_seeds = parse_vary(vary), parse_seeds(seeds)
+
+    from dmkd.compare import make_runs
+    from dmkd.engine.engine import RunOptions, planned_workers
+    from dmkd.runtime.devices import choose_device
+    from dmkd.stores import open_store
+    from dmkd.training.conditions import Axes, plan_runs, table, varying_axes
+
+    from ..display import make_display
+
+    axes = Axes(stores, labels or (None,), students or (None,), chosen_images, varied, chosen_seeds)
     display = make_display()
     runs = plan_runs(axes, options, preset, display.notice)
     if val is None:

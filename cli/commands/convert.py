@@ -5,7 +5,7 @@ import json
 import click
 
 from ..completion import files
-from ..options import endpoint_option, json_option
+from ..options import endpoint_option, existing_store, json_option
 
 
 @click.command("convert", short_help="Copy a store to HDF5, Zarr or a bucket.")
@@ -25,6 +25,8 @@ def command(source: str, target: str, as_json: bool) -> None:
       dmkd convert imnet.h5 imnet.zarr
       dmkd convert imnet.zarr s3://bucket/imnet.zarr
     """
+    source = existing_store(source)
+
     from dmkd.stores import open_store
     from dmkd.stores.convert import convert
 

@@ -37,10 +37,16 @@ def command(out: str, images: int | None, seed: int, workers: int, device: str |
       dmkd demo
       dmkd demo --seed 1 --json
     """
+    from dmkd.making.asked import check_images
+    from dmkd.recipes.image_options import ImageOptions
+
+    asked = ImageOptions(generator="digits", images=images, seed=seed)
+    check_images(asked)
+
     from dmkd.classifiers.classifier import load_classifier
     from dmkd.classifiers.evaluate import evaluate
     from dmkd.classifiers.evaluation_data import evaluation_batches
-    from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
+    from dmkd.generate import LabelOptions, RunOptions, generate
     from dmkd.runtime.devices import choose_device
     from dmkd.training.run_folder import make_folder
     from dmkd.training.training_recipe import resolve_training
@@ -56,7 +62,7 @@ def command(out: str, images: int | None, seed: int, workers: int, device: str |
     start = time.perf_counter()
     store, (labels, *_) = generate(
         str(folder / "digits.zarr"),
-        ImageOptions(generator="digits", images=images, seed=seed),
+        asked,
         LabelOptions(),
         RunOptions(workers, chosen),
         display,

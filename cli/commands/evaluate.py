@@ -45,6 +45,12 @@ def command(model: str, data: str, data_workers: int, device: str | None, as_jso
       dmkd evaluate students/digits-test_efficientnet-digits-resnet/student --data digits
       dmkd evaluate resnet18.tv_in1k --data imnet.zarr
     """
+    from dmkd.formats.find import check_data
+    from dmkd.recipes.classifier_source import parse_classifier
+
+    parse_classifier(model)
+    check_data(data)
+
     from dmkd.classifiers.classifier import load_classifier
     from dmkd.classifiers.evaluate import evaluate
     from dmkd.classifiers.evaluation_data import evaluation_batches

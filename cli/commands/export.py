@@ -7,7 +7,7 @@ import click
 
 from ..completion import files, folders
 from ..help import MAIN, RUN, HeadedCommand, heading
-from ..options import find_store, json_option, store_option
+from ..options import existing_store, json_option, store_option
 
 
 @click.command("export", cls=HeadedCommand, short_help="Write images and labels as other tools read them.")
@@ -80,7 +80,7 @@ def command(path: str | None, store: str | None, folder: str, as_json: bool, **o
 
     from ..display import make_display
 
-    exported = export_store(open_store(find_store(path or store)), folder, ExportOptions(**options), make_display())
+    exported = export_store(open_store(existing_store(path or store)), folder, ExportOptions(**options), make_display())
     if as_json:
         click.echo(json.dumps(exported.to_json()))
     else:

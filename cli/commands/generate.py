@@ -44,21 +44,21 @@ def command(
       dmkd generate --store pets.zarr --generator stabilityai/sdxl-turbo --steps 4 --guidance 0 --class-names pets.txt
       dmkd generate --store sd.zarr --generator ./sd --class-names imagenet --prompt "a photo of a {}" --prompt "a {}"
     """
-    from dmkd.generate import RunOptions, generate
-
-    from ..display import make_display
-    from ..summary import print_store, store_facts
-
     path = find_store(store)
+    images, labels = read_recipe_options(recipe)
     if dry_run:
         from dmkd.plan import CostOptions
         from dmkd.runtime.devices import choose_device
 
         from .plan import show_plan
 
-        show_plan(path, recipe, CostOptions(gpus=workers or None), choose_device(device), as_json)
+        show_plan(path, images, labels, CostOptions(gpus=workers or None), choose_device(device), as_json)
         return
-    images, labels = read_recipe_options(recipe)
+    from dmkd.generate import RunOptions, generate
+
+    from ..display import make_display
+    from ..summary import print_store, store_facts
+
     run = RunOptions(workers, device, ray_address)
     made, _ = generate(path, images, labels, run, make_display(), lambda toml: click.echo(toml, err=True))
     if as_json:

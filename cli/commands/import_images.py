@@ -75,6 +75,7 @@ def command(
       dmkd import ./photos --store photos.zarr --size 224 --skip-broken
     """
     from dmkd.import_images import ImportOptions, import_images
+    from dmkd.making.asked import LabelOptions, check_labels
     from dmkd.stores import UsageError
 
     from ..display import make_display
@@ -82,11 +83,13 @@ def command(
 
     if not teachers and (views is not None or view_seed is not None):
         raise UsageError("--views and --view-seed are for labels: give a --teacher too, or say them to dmkd label.")
+    asked = LabelOptions(teachers, views, view_seed, codec)
+    check_labels(asked)
     labels, run = None, None
     if teachers:
-        from dmkd.generate import LabelOptions, RunOptions
+        from dmkd.engine.engine import RunOptions
 
-        labels, run = LabelOptions(teachers, views, view_seed, codec), RunOptions(device=device)
+        labels, run = asked, RunOptions(device=device)
     made = import_images(find_store(store), source, ImportOptions(**import_options), make_display(), labels, run)
     if as_json:
         click.echo(json.dumps(store_facts(made)))

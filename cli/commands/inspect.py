@@ -30,10 +30,10 @@ def command(path: str | None, store: str | None, every_block: bool, as_json: boo
     """
     from dmkd.stores import open_store
 
-    from ..options import find_store
+    from ..options import existing_store
     from ..summary import print_everything, store_facts
 
-    facts = store_facts(open_store(find_store(path or store)), every_block)
+    facts = store_facts(open_store(existing_store(path or store)), every_block)
     if as_json:
         click.echo(json.dumps(facts))
     else:

@@ -6,7 +6,7 @@ import click
 
 from ..completion import files
 from ..help import MAIN, HeadedCommand, heading
-from ..options import find_store, json_option, label_options, run_options, store_option
+from ..options import existing_store, json_option, label_options, run_options, store_option
 
 
 @click.command("label", cls=HeadedCommand, short_help="Add a teacher's labels.")
@@ -47,13 +47,18 @@ def command(
       dmkd label --teacher resnet18=./my_weights.safetensors --name mine
       dmkd label                                              finish what was begun
     """
-    from dmkd.generate import LabelOptions, RunOptions, label
+    from dmkd.making.asked import LabelOptions, check_labels
+
+    path = existing_store(store)
+    options = LabelOptions(teachers or None, views, view_seed, codec, name)
+    check_labels(options)
+
+    from dmkd.generate import RunOptions, label
 
     from ..display import make_display
     from ..summary import print_store, store_facts
 
-    options = LabelOptions(teachers or None, views, view_seed, codec, name)
-    labelled, _ = label(find_store(store), options, RunOptions(workers, device, ray_address), make_display())
+    labelled, _ = label(path, options, RunOptions(workers, device, ray_address), make_display())
     if as_json:
         click.echo(json.dumps(store_facts(labelled)))
     else:

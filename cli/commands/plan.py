@@ -1,13 +1,17 @@
 """``dmkd plan``"""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..help import HeadedCommand, heading
 from ..options import find_store, json_option
 from ..recipe_options import read_recipe_options, recipe_options
+
+if TYPE_CHECKING:
+    from dmkd.generate import ImageOptions, LabelOptions
+    from dmkd.plan import CostOptions
 
 
 @click.command("plan", cls=HeadedCommand, short_help="What a run would make, take and cost; nothing is written.")
@@ -57,21 +61,25 @@ def command(
       dmkd plan --tflops 312 --utilisation 0.5                      on A100s
       dmkd plan --store imnet.zarr --images-per-second 3.1          what is left to do there
     """
-    from dmkd.plan import CostOptions
-
+    images, labels = read_recipe_options(recipe)
     if store is None:
         store = _only_store()
+
+    from dmkd.plan import CostOptions
+
     cost = CostOptions(
         images_per_second, tflops, utilisation, workers or None if gpus is None else gpus, dollars_per_hour
     )
-    show_plan(store, recipe, cost, device, as_json)
+    show_plan(store, images, labels, cost, device, as_json)
 
 
-def show_plan(path: str, recipe: dict[str, Any], cost: Any, device: str | None, as_json: bool) -> None:
+def show_plan(
+    path: str, images: "ImageOptions", labels: "LabelOptions", cost: "CostOptions", device: str | None, as_json: bool
+) -> None:
     """Print the plan of a run: a screen, or one line of JSON."""
     from dmkd.plan import plan
 
-    found = plan(path, *read_recipe_options(recipe), cost, device)
+    found = plan(path, images, labels, cost, device)
     if as_json:
         click.echo(json.dumps(found))
     else:

@@ -8,7 +8,7 @@ import click
 
 from ..completion import files, folders
 from ..help import MAIN, RUN, HeadedCommand, heading
-from ..options import device_option, find_store, json_option, store_option
+from ..options import device_option, existing_store, json_option, store_option
 from ..training_options import execution_options, take_execution, training_options
 
 
@@ -89,6 +89,7 @@ def command(
       dmkd train-student --loss hard                                  the same images, without a teacher
       dmkd train-student --loss hard --views rrc,scale=0.5:1 --size 64
     """
+    from dmkd.formats.find import check_data
     from dmkd.recipes.label_choice import parse_labels
     from dmkd.runtime.devices import choose_device
     from dmkd.stores import open_store
@@ -97,12 +98,15 @@ def command(
     from ..display import make_display
     from ..training_progress import check_workers, leads, print_recipe, print_result, train_with_progress
 
+    path = existing_store(store)
+    if val is not None:
+        check_data(val)
     execution = take_execution(options)
+    options["student_args"] = parse_student_args(student_args) or None
+    opened = open_store(path)
+    name, recipe = resolve_training(opened, options, preset)
     chosen = choose_device(device)
     check_workers(workers, chosen)
-    opened = open_store(find_store(store))
-    options["student_args"] = parse_student_args(student_args) or None
-    name, recipe = resolve_training(opened, options, preset)
     refuse_unused(options, [recipe])
     stem = Path(opened.path.rstrip("/")).stem
     labels = recipe.loss if recipe.labels is None else "+".join(parse_labels(recipe.labels))

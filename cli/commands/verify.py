@@ -63,10 +63,10 @@ def command(
     from dmkd.verify import verify
 
     from ..display import make_display
-    from ..options import find_store
+    from ..options import existing_store
 
     report = verify(
-        find_store(path or store),
+        existing_store(path or store),
         mend=repair,
         rerun_teacher=rerun_teacher,
         regenerate=regenerate,

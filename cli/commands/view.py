@@ -81,13 +81,13 @@ def command(
     """
     from dmkd.stores import open_store
 
-    from ..options import find_store
+    from ..options import existing_store
 
     if sum(choice is not None for choice in (by, ids, image)) > 1:
         raise UsageError("--by, --ids and --image each choose what is shown: give one of them.")
     if classes is not None and (by not in (None, "class") or ids is not None or image is not None):
         raise UsageError("--classes goes with --by class.")
-    opened = open_store(find_store(path or store))
+    opened = open_store(existing_store(path or store))
     label_set = find_labels(opened, labels)
     if image is not None:
         from dmkd.views.sheet import views_sheet

@@ -14,6 +14,9 @@ A classifier is named by
 import difflib
 import hashlib
 import json
+import pickle
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,9 @@ import torch
 
 from dmkd import digits
 from dmkd.cifar_models import translate_weights  # and with it timm knows these models, wherever one is created
+from dmkd.recipes.classifier_source import parse_classifier
 from dmkd.runtime.failures import named_line
+from dmkd.runtime.hub_access import hub_access
 from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.views.policy import canonical_box
 from dmkd.views.render import normalise
@@ -110,6 +115,40 @@ def load_classifier(source: str, *, device: str = "cpu") -> Classifier:
     return _classifier(source, name, model.to(device), state_dict_sha256(model))
 
 
+def load_teacher(
+    source: str, num_classes: int, images: str, load: Callable[[str], Classifier] = load_classifier
+) -> Classifier:
+    """A classifier, by ``load``, for images of ``num_classes`` classes. ``images``: "generator tiny makes" or "s.zarr has", for
+    the message.
+
+    Raises what ``load`` does, and ``UsageError`` if the classifier has another number of classes: before anything is
+    downloaded where timm knows it."""
+    if (known := _known_classes(source)) is not None:
+        _check_number(source, known, num_classes, images)
+    teacher = load(source)
+    _check_number(source, teacher.num_classes, num_classes, images)
+    return teacher
+
+
+def _known_classes(source: str) -> int | None:
+    """Of a model of timm's: as its configuration says. None: not known without loading it."""
+    import timm
+
+    meant = parse_classifier(source)
+    if meant.path is not None or source.startswith("hf-hub:"):
+        return None
+    _check_pretrained(source, source)
+    return timm.get_pretrained_cfg_value(source, "num_classes")
+
+
+def _check_number(source: str, count: int, num_classes: int, images: str) -> None:
+    if count != num_classes:
+        raise UsageError(
+            f"Teacher {source} tells {count:,} classes apart and {images} {num_classes:,}: use a teacher of the same classes, "
+            "or none (--teacher none)."
+        )
+
+
 def configured_classifier(source: str) -> Classifier:
     """As :func:`load_classifier`, from the configuration alone: a model on the meta device, and an empty sha256."""
     with torch.device("meta"):
@@ -181,11 +220,7 @@ def no_linear_layer(teacher: Classifier, codec: str) -> UsageError:
 
 def check_classes(teacher: Classifier, class_names: list[str], store_path: str) -> None:
     """Refuse a teacher whose classes are not the store's, by number, or by the order of equal names."""
-    if teacher.num_classes != len(class_names):
-        raise UsageError(
-            f"Teacher {teacher.source} tells {teacher.num_classes} classes apart and {store_path} has "
-            f"{len(class_names)}: use a teacher of the same classes."
-        )
+    _check_number(teacher.source, teacher.num_classes, len(class_names), f"{store_path} has")
     names = teacher.class_names
     if names and names != class_names and sorted(names) == sorted(class_names):
         raise UsageError(f"Teacher {teacher.source} numbers the classes of {store_path} in another order.")
@@ -199,23 +234,13 @@ def nearest_names(name: str, known: list[str], count: int = 5) -> str:
 
 def _create(source: str, weights: bool = True) -> tuple[str, torch.nn.Module]:
     """Short name and model of a source; without its weights, the shapes alone are right."""
-    if source in digits.TEACHERS:
-        return source, _from_folder(digits.TEACHERS[source], source, weights)
-    architecture, equals, file = source.partition("=")
-    if equals:
-        return Path(file).stem, _from_file(architecture, Path(file), source, weights)
-    if source.startswith("hf-hub:"):
-        return source.rsplit("/", 1)[-1], pretrained_model(source, source, weights)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").exists() and (path / "student" / "config.json").exists():
-            path = path / "student"  # what `dmkd train-student --out` wrote
-        return path.resolve().name, _from_folder(path, source, weights)
-    if path.is_file():
-        raise UsageError(f"Which architecture has {source}? Write it in front, as in resnet18={source}.")
-    if "/" in source or source.endswith((".safetensors", ".pth", ".pt")):
-        raise UsageError(f"There is no model at {source}.")
-    return source, pretrained_model(source, source, weights)
+    meant = parse_classifier(source)
+    if meant.architecture is None:
+        assert meant.path is not None
+        return meant.name, _from_folder(meant.path, source, weights)
+    if meant.path is not None:
+        return meant.name, _from_file(meant.architecture, meant.path, weights)
+    return meant.name, pretrained_model(meant.architecture, source, weights)
 
 
 def pretrained_model(name: str, source: str, weights: bool = True, **arguments: Any) -> torch.nn.Module:
@@ -225,18 +250,10 @@ def pretrained_model(name: str, source: str, weights: bool = True, **arguments: 
     """
     import timm
 
-    if not name.startswith("hf-hub:"):
-        base = name.split(".")[0]
-        if not timm.is_model(base):
-            known = timm.list_models() + list(digits.TEACHERS)
-            raise UsageError(f"There is no model {source!r}{nearest_names(base, known)}")
-        tags = timm.list_pretrained(f"{base}.*")
-        if not tags:
-            raise UsageError(f"timm has no pretrained weights for {base}: give a checkpoint as {base}=FILE.")
-        if "." in name and name not in tags:
-            raise UsageError(f"timm has no pretrained weights {name!r}; there are {', '.join(tags)}.")
+    _check_pretrained(name, source)
     try:
-        return timm.create_model(name, pretrained=weights, **arguments)
+        with hub_access() if weights else nullcontext():
+            return timm.create_model(name, pretrained=weights, **arguments)
     except Exception as error:  # the hub raises a dozen classes, and which ones changes between its versions
         repository = name.removeprefix("hf-hub:")
         raise DmkdError(
@@ -244,6 +261,23 @@ def pretrained_model(name: str, source: str, weights: bool = True, **arguments: 
             f"model.safetensors of {repository} where there is a network and give ARCHITECTURE=FILE, or set HF_HOME "
             "to a cache that has it."
         ) from error
+
+
+def _check_pretrained(name: str, source: str) -> None:
+    """Raise ``UsageError`` unless timm has weights of this name, or it is one of the hub's."""
+    import timm
+
+    if name.startswith("hf-hub:"):
+        return
+    base = name.split(".")[0]
+    if not timm.is_model(base):
+        known = timm.list_models() + list(digits.TEACHERS)
+        raise UsageError(f"There is no model {source!r}{nearest_names(base, known)}")
+    tags = timm.list_pretrained(f"{base}.*")
+    if not tags:
+        raise UsageError(f"timm has no pretrained weights for {base}: give a checkpoint as {base}=FILE.")
+    if "." in name and name not in tags:
+        raise UsageError(f"timm has no pretrained weights {name!r}; there are {', '.join(tags)}.")
 
 
 def _from_folder(folder: Path, source: str, weights: bool) -> torch.nn.Module:
@@ -259,11 +293,9 @@ def _from_folder(folder: Path, source: str, weights: bool) -> torch.nn.Module:
         raise DmkdError(f"The model in {source} could not be loaded: {named_line(error)}.") from error
 
 
-def _from_file(architecture: str, file: Path, source: str, weights: bool) -> torch.nn.Module:
+def _from_file(architecture: str, file: Path, weights: bool) -> torch.nn.Module:
     import timm
 
-    if not file.is_file():
-        raise UsageError(f"There is no checkpoint {file}.")
     if not timm.is_model(architecture.split(".")[0]):
         raise UsageError(f"There is no architecture {architecture!r}{nearest_names(architecture, timm.list_models())}")
     try:
@@ -284,6 +316,11 @@ def _from_file(architecture: str, file: Path, source: str, weights: bool) -> tor
             model.pretrained_cfg = {**model.pretrained_cfg, "tag": ""}
         if weights:
             model.load_state_dict(state)
+    except pickle.UnpicklingError as error:  # torch's own message recommends to run it
+        raise DmkdError(
+            f"{file} contains code or objects other than weights, and dmkd does not run it: save only the state_dict, or "
+            "convert it to safetensors."
+        ) from error
     except Exception as error:
         raise DmkdError(f"{file} could not be loaded as {architecture}: {named_line(error)}.") from error
     return model

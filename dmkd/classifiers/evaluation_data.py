@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from dmkd import digits
 from dmkd.classifiers.classifier import Classifier
 from dmkd.formats.decode import BrokenImage, decode_as_it_lies
-from dmkd.formats.find import IMAGE_SUFFIXES, Classes, ImageFile, find_images, read_bytes
+from dmkd.formats.find import IMAGE_SUFFIXES, Classes, ImageFile, find_images, nothing_to_measure_on, read_bytes
 from dmkd.runtime.progress import Silent
 from dmkd.stores import Store, UsageError, open_store, store_exists
 from dmkd.views.render import render
@@ -40,9 +40,7 @@ def evaluation_batches(
         return _from_tars(source, classifier, workers)
     if Path(source).is_dir():
         return _from_folder(Path(source), classifier, class_names, workers)
-    raise UsageError(
-        f"There is nothing to evaluate on at {source}: give a folder of class folders, WebDataset tars, a store or 'digits'."
-    )
+    raise nothing_to_measure_on(source)
 
 
 def _from_arrays(images: np.ndarray, class_ids: np.ndarray, classifier: Classifier) -> Iterator:

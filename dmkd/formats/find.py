@@ -112,6 +112,20 @@ def find_images(source: str, classes: Classes, display: Display) -> ImageSource:
     return _list_image_folder(source, path, images, classes)
 
 
+def check_data(source: str) -> None:
+    """Raise ``UsageError`` if there is nothing to measure on at ``source``: a folder of class folders, WebDataset tars, a store
+    or ``digits``. What is there is looked at later."""
+    if source != "digits" and not any(mark in source for mark in ("://", "{")) and not Path(source).exists():
+        raise nothing_to_measure_on(source)
+
+
+def nothing_to_measure_on(source: str) -> UsageError:
+    """What to raise where ``source`` holds no labelled images."""
+    return UsageError(
+        f"There is nothing to evaluate on at {source}: give a folder of class folders, WebDataset tars, a store or 'digits'."
+    )
+
+
 def files_sha256(files: Sequence[ImageFile]) -> str:
     """sha256, as hex digits, of names, sizes in bytes and class ids: the source's true name."""
     digest = hashlib.sha256()

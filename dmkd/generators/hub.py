@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from dmkd.runtime.hub_access import hub_access
 from dmkd.stores.errors import DmkdError, UsageError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -27,19 +28,24 @@ def resolve_folder(source: str, *, needs: tuple[str, ...], wanted: tuple[str, ..
     Raises ``UsageError`` if there is no such folder or repository, or if it lacks a file; ``DmkdError`` if the hub can't
     be reached and the files are not in its cache.
     """
+    check_source(source)
     folder = Path(source).expanduser()
-    if folder.is_dir():
-        missing = _unmet(folder, needs)
-        if missing:
-            raise UsageError(f"The folder {source} lacks {_listed(missing)}.")
-        return folder
-    if folder.exists():
-        raise UsageError(f"{source} is a file; give the folder that holds {_listed(needs)}.")
-    if not _HUB_ID.fullmatch(source):
+    if not folder.is_dir():
+        return _download(source, needs, wanted or needs)
+    if missing := _unmet(folder, needs):
+        raise UsageError(f"The folder {source} lacks {_listed(missing)}.")
+    return folder
+
+
+def check_source(source: str) -> None:
+    """Raise ``UsageError`` unless this is a folder or may be a hub id."""
+    folder = Path(source).expanduser()
+    if folder.is_file():
+        raise UsageError(f"{source} is a file; give the folder that holds model_index.json.")
+    if not folder.is_dir() and not _HUB_ID.fullmatch(source):
         raise UsageError(
             f"There is no folder {source!r}, and it is no Hugging Face hub id either (like facebook/DiT-XL-2-256)."
         )
-    return _download(source, needs, wanted or needs)
 
 
 def weights_sha256(files: Mapping[str, Path]) -> str:
@@ -64,7 +70,8 @@ def _download(source: str, needs: tuple[str, ...], wanted: tuple[str, ...]) -> P
     while missing and rank < max(need.count("|") + 1 for need in missing):
         patterns = [need.split("|")[rank] for need in missing if rank < need.count("|") + 1]
         try:
-            folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+            with hub_access():
+                folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
         except Exception as error:  # huggingface_hub has changed its HTTP library, and with it the errors, twice
             _explain(error, source, _listed(wanted))
         missing, rank = _unmet(folder, needs), rank + 1

@@ -15,8 +15,9 @@ from dmkd.stores import LabelSet, Store, UsageError, ViewSet, open_store
 from dmkd.views.policy import ViewPolicy, ViewsWanted, parse_views
 
 if TYPE_CHECKING:
+    from dmkd.making.asked import LabelOptions
     from dmkd.making.label_sets import LabelRequest
-    from dmkd.making.resolve import LabelOptions, WantedImages
+    from dmkd.making.resolve import WantedImages
 
 WHOLE, NUMBER, TEXT, TEXTS = "a whole number", "a number or a text", "a text", "a text or a list of texts"
 FLAG = "true or false"

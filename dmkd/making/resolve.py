@@ -8,18 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dmkd.classifiers.classifier import Classifier
+from dmkd.classifiers.classifier import Classifier, load_teacher
 from dmkd.generators.defaults import DEFAULT_GENERATOR, GeneratorSource, parse_source
 from dmkd.generators.interface import GeneratorFacts
+from dmkd.making.asked import LabelOptions, check_images, check_labels
 from dmkd.making.label_sets import LabelRequest
 from dmkd.making.planned_labels import asked_labels, stored_labels
 from dmkd.making.sizes import PlannedLabels, StoreSize
 from dmkd.recipes.class_names import class_names_from, names_sha256, parse_classes
-from dmkd.recipes.dtypes import DTYPES
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.prompts import parse_templates
-from dmkd.recipes.randomness import check_number_of_images
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import Store, UsageError, open_store, parse_codec, store_exists
@@ -27,17 +26,6 @@ from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import choose_block_size
 from dmkd.views.policy import ViewPolicy, parse_views
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """Which labels. ``teachers`` None: those that the store has already, or its generator's default."""
-
-    teachers: tuple[str, ...] | None = None
-    views: str | None = None
-    view_seed: int | None = None
-    codec: str | None = None  # None: float16
-    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +55,7 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     ``describe`` is ``describe_generator``, or does the same without weights. Raises ``UsageError`` for what can't be done,
     ``MismatchError`` for what differs from the store.
     """
-    if images.images is not None:
-        check_number_of_images(images.images)
+    check_images(images)
     store = open_store(path) if store_exists(path) else None
     named = images.generator or (store.source if store else DEFAULT_GENERATOR)
     if not named or (store is not None and store.recipe.get("source") == "import"):
@@ -90,7 +77,6 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
         num_images = images.images if images.images is not None else store.num_images
         return WantedImages(store, source, info, defaults, recipe, num_images, store.block_size)
     num_images = images.images if images.images is not None else defaults["images"]
-    _check_at_least_one(images)
     block_size = images.block_size or choose_block_size((info.image_size, info.image_size, 3))
     recipe = _new_recipe(source.name or info.name, images, info, defaults, device, block_size)
     return WantedImages(None, source, info, defaults, recipe, num_images, block_size)
@@ -98,14 +84,12 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
 
 def resolve_labels(labels: LabelOptions, wanted: WantedImages, load: Callable[[str], Classifier]) -> LabelRequest:
     """The labels asked for with their teachers, by ``load``. Raises ``UsageError`` if a teacher knows other classes."""
-    teachers = [load(teacher) for teacher in teachers_wanted(labels, wanted.store, wanted.defaults)]
-    for teacher in teachers:
-        if teacher.num_classes != wanted.info.num_classes:
-            raise UsageError(
-                f"Teacher {teacher.source} tells {teacher.num_classes} classes apart and generator "
-                f"{wanted.recipe.generator} makes {wanted.info.num_classes}: use a teacher of the same classes, or "
-                "--teacher none."
-            )
+    check_labels(labels)
+    makes = f"generator {wanted.recipe.generator} makes"
+    teachers = [
+        load_teacher(source, wanted.info.num_classes, makes, load)
+        for source in teachers_wanted(labels, wanted.store, wanted.defaults)
+    ]
     if labels.teachers is None and not teachers and wanted.store is not None:
         _refuse_labels_without_teacher(labels, wanted.store)
     return LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
@@ -163,8 +147,6 @@ def _new_recipe(
 ) -> Recipe:
     on_gpu = device.startswith("cuda")
     dtype = images.given("dtype", "bfloat16" if on_gpu else "float32")
-    if dtype not in DTYPES:
-        raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
     return Recipe(
         generator=name,
         generator_sha256=info.sha256,
@@ -187,13 +169,6 @@ def _class_names(store: Store | None, images: ImageOptions) -> tuple[str, ...] |
     if images.class_names is not None:
         return class_names_from(images.class_names)
     return tuple(store.class_names) if store is not None and store.recipe.get("prompts") else None
-
-
-def _check_at_least_one(images: ImageOptions) -> None:
-    for option in ("images", "block_size", "sub_batch", "image_size"):
-        value = getattr(images, option)
-        if value is not None and value < 1:
-            raise UsageError(f"--{option.replace('_', '-')} must be at least 1, not {value}.")
 
 
 def _recipe_to_go_on(store: Store, images: ImageOptions, info: GeneratorFacts) -> Recipe:

@@ -152,7 +152,7 @@ def _check(values: dict[str, Any], options: dict[str, LossOption]) -> None:
     ):
         if values[key] is not None and not 0 < values[key] < float("inf"):
             raise UsageError(f"--{key.replace('_', '-')} must be greater than 0, not {values[key]}.")
-    for key in ("feature_weight", *options, "weight_decay", "warmup_epochs"):
+    for key in ("feature_weight", *options, "weight_decay", "warmup_epochs", "seed"):
         if not 0 <= values[key] < float("inf"):
             raise UsageError(f"--{key.replace('_', '-')} must be 0 or more, not {values[key]}.")
     if values["select"] is not None:

@@ -1,0 +1,69 @@
+"""What was asked for, checked as far as words alone allow: without torch, models or a store, so that a slip is answered at
+once. What depends on the generator, the teachers or the store is checked by :mod:`dmkd.making.resolve`."""
+
+from dataclasses import dataclass
+
+from dmkd.generators.defaults import parse_source
+from dmkd.generators.hub import check_source
+from dmkd.generators.samplers import OWN_SCHEDULER, sampler_named
+from dmkd.recipes.class_names import IMAGENET, class_names_from
+from dmkd.recipes.classifier_source import parse_classifier
+from dmkd.recipes.dtypes import DTYPES
+from dmkd.recipes.guidance import parse_guidance, parse_interval
+from dmkd.recipes.image_options import ImageOptions
+from dmkd.recipes.prompts import parse_templates
+from dmkd.recipes.randomness import check_number_of_images
+from dmkd.stores import UsageError, parse_codec
+from dmkd.stores.image_codecs import parse_image_codec
+from dmkd.views.policy import parse_views
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Which labels. ``teachers`` None: those that the store has already, or its generator's default."""
+
+    teachers: tuple[str, ...] | None = None
+    views: str | None = None
+    view_seed: int | None = None
+    codec: str | None = None  # None: float16
+    name: str | None = None
+
+
+def check_images(images: ImageOptions) -> None:
+    """Raise ``UsageError`` for what no generator could make."""
+    for option in ("images", "block_size", "sub_batch", "image_size", "steps", "guided_channels"):
+        check_least(option, getattr(images, option), 1)
+    if images.images is not None:
+        check_number_of_images(images.images)
+    check_least("seed", images.seed, 0)
+    if images.sampler not in (None, OWN_SCHEDULER):
+        sampler_named(images.sampler)
+    if images.guidance is not None:
+        parse_guidance(images.guidance, least=0)
+    parse_interval(images.guidance_interval)
+    if images.dtype not in (None, *DTYPES):
+        raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not {images.dtype!r}.")
+    parse_image_codec(images.image_codec)
+    if images.prompts is not None:
+        parse_templates(images.prompts)
+    if images.class_names is not None and images.class_names != IMAGENET:
+        class_names_from(images.class_names)
+    if images.generator is not None:
+        check_source(parse_source(images.generator).weights)
+
+
+def check_labels(labels: LabelOptions) -> None:
+    """Raise ``UsageError`` for labels that no store could hold, and for teachers whose file is not there."""
+    check_least("view_seed", labels.view_seed, 0)
+    if labels.views is not None:
+        parse_views(labels.views)
+    parse_codec(labels.codec)
+    for teacher in labels.teachers or ():
+        if teacher != "none":
+            parse_classifier(teacher)
+
+
+def check_least(option: str, value: int | None, least: int) -> None:
+    """Raise ``UsageError`` if the value of an option is below the least it can be; None: it was not given."""
+    if value is not None and value < least:
+        raise UsageError(f"--{option.replace('_', '-')} must be at least {least}, not {value}.")

@@ -1,0 +1,34 @@
+"""The Hugging Face hub, in reach or not: found out in seconds, and without huggingface_hub's own reports of its retries."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ANSWER_SECONDS = 5.0
+
+
+@contextmanager
+def hub_access() -> Iterator[None]:
+    """While something is fetched: a hub that does not answer counts as offline, so what is in the cache is used at once and
+    what is not fails at once, instead of after a minute of retries."""
+    from huggingface_hub import constants
+
+    logger = logging.getLogger("huggingface_hub")
+    level, offline = logger.level, constants.HF_HUB_OFFLINE
+    logger.setLevel(logging.ERROR)
+    try:
+        constants.HF_HUB_OFFLINE = offline or not _answers(constants.ENDPOINT)
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        logger.setLevel(level)
+
+
+def _answers(endpoint: str) -> bool:
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(endpoint, timeout=ANSWER_SECONDS)
+    except Exception:  # huggingface_hub has changed its HTTP library, and with it the errors, twice
+        return False
+    return True
