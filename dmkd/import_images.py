@@ -5,10 +5,10 @@ block's bytes depend on the source and the options alone. What is done is read o
 the sha256 over names, sizes in bytes and classes: files that were added, removed or renamed are noticed whenever the
 command is run again.
 
-Broken files. Before a store is made every file is looked at: its header, or with ``skip_broken`` the whole picture,
-since which files count must be known before any has an id. Those left out are named in the recipe, so that the run
-can be resumed without looking again. A file whose header is good and whose pixels are not ends the run when
-its turn comes.
+Broken files. Before a store is made every file is looked at: its header and its end, or with ``skip_broken`` the whole
+picture, since which files count must be known before any has an id. Those left out are named in the recipe, so that the
+run can be resumed without looking again. A file that is damaged in between ends the run when its turn comes; with
+``skip_broken`` a store that has no block yet is then begun anew.
 """
 
 import os
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dmkd.cards.dataset_card import write_card
-from dmkd.formats.decode import RESIZE, BrokenImage, decode, fit, header_size, open_decoders
+from dmkd.formats.decode import RESIZE, BrokenImage, decode, ends_whole, fit, header_size, open_decoders
 from dmkd.formats.find import Classes, ImageFile, ImageSource, files_sha256, find_images, read_bytes
 from dmkd.generators.defaults import DM_KD_DEFAULTS
 from dmkd.making.asked import LabelOptions, check_least
@@ -35,6 +35,7 @@ from dmkd.runtime.devices import default_cpu_threads
 from dmkd.runtime.progress import Display
 from dmkd.runtime.versions import library_versions
 from dmkd.stores import Store, UsageError, create_store, open_store, store_exists
+from dmkd.stores.create import begin_anew
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import choose_block_size
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from dmkd.engine.engine import RunOptions
 
 HEADER_BYTES = 2**16  # of a file are read for its header; all of it where that is not enough
+TAIL_BYTES = 2**12  # and for its end
 CHECKED_AT_ONCE = 1024
 
 
@@ -83,12 +85,13 @@ def import_images(
         store.require_writable()
     names = None if options.class_names is None else read_class_names(options.class_names)
     found = find_images(source, Classes(names, options.classes), display)
+    anew = store is not None and options.skip_broken and len(store.missing_blocks()) == store.num_blocks
     for note in found.notes:
         display.notice(note)
 
     open_decoders()
     with ThreadPoolExecutor(options.workers or default_cpu_threads()) as threads:
-        if store is None:
+        if store is None or anew:
             files, size, skipped = _check_files(found, options, threads, display)
             codec = str(parse_image_codec(options.image_codec))
             recipe = _recipe(found, files, size, skipped, options.seed or 0, codec)
@@ -97,6 +100,8 @@ def import_images(
             block_size = options.block_size or choose_block_size(shape)
             planned = StoreSize(len(files), block_size, shape, codec, None)
             _check_labels_and_limits(labels, found.class_names, planned, path, recipe["seed"])
+            if store is not None:
+                begin_anew(store)
             store = create_store(
                 path,
                 recipe=recipe,
@@ -189,7 +194,7 @@ def _check_files(
     files: list[ImageFile] = []
     broken: list[tuple[str, str]] = []
     sizes: Counter[tuple[int, int]] = Counter()
-    look = _decoded_size if options.skip_broken else _header_size
+    look = _decoded_size if options.skip_broken else _size
     with display.task("check", len(found.files)) as advance:
         for start in range(0, len(found.files), CHECKED_AT_ONCE):
             part = found.files[start : start + CHECKED_AT_ONCE]
@@ -213,14 +218,16 @@ def _check_files(
     return files, options.size or _common_size(sizes, found.path), [name for name, _ in broken]
 
 
-def _header_size(file: ImageFile) -> tuple[int, int] | BrokenImage:
+def _size(file: ImageFile) -> tuple[int, int] | BrokenImage:
+    """(width, height) as the header tells, if the file ends as its format should; else the whole picture is looked at."""
+    head = read_bytes(file, HEADER_BYTES)
+    tail = read_bytes(file, TAIL_BYTES, start=max(0, file.size - TAIL_BYTES))
     try:
-        return header_size(read_bytes(file, HEADER_BYTES))
-    except BrokenImage:
-        try:  # the header may be longer, or stand at the end
-            return header_size(read_bytes(file))
-        except BrokenImage as error:
-            return error
+        if ends_whole(head, tail, file.size):
+            return header_size(head)
+    except BrokenImage:  # the header may be longer, or stand at the end
+        pass
+    return _decoded_size(file)
 
 
 def _decoded_size(file: ImageFile) -> tuple[int, int] | BrokenImage:
@@ -249,12 +256,13 @@ def _check_labels_and_limits(
     """Refuse teachers, views or a codec that would be refused after hours of import, and what memory or disk can't hold."""
     label_sets: Sequence[PlannedLabels] = ()
     if labels is not None:
-        from dmkd.classifiers.classifier import check_classes, load_teacher
+        from dmkd.classifiers.classifier import check_classes
         from dmkd.making.label_sets import LabelRequest, check_request
         from dmkd.making.planned_labels import asked_labels
+        from dmkd.making.resolve import load_teachers
         from dmkd.stores import parse_codec
 
-        teachers = [load_teacher(teacher, len(class_names), f"{path} has") for teacher in labels.teachers or ()]
+        teachers = load_teachers(labels.teachers or (), size.store, len(class_names), f"{path} has")
         for teacher in teachers:
             check_classes(teacher, class_names, path)
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
@@ -299,9 +307,10 @@ def _import_blocks(
                     images[row] = decoded
             if broken:
                 name, reason = broken[0]
+                first = "" if len(store.missing_blocks()) == store.num_blocks else f"delete {store.path} and "
                 raise UsageError(
                     f"{name} of {found.path} can't be decoded ({reason}; {len(broken)} such files in block {block}): "
-                    f"delete {store.path} and import again with --skip-broken, or without these files."
+                    f"{first}import again with --skip-broken, or without these files."
                 )
             decoded_at = time.perf_counter()
             store.write_block(block, images=images, class_ids=class_ids[chosen])

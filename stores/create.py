@@ -78,6 +78,16 @@ def create_store(
     return store
 
 
+def begin_anew(store: Store) -> None:
+    """Let :func:`create_store` replace a store that was made for other images than there turn out to be.
+
+    Raises ``UsageError`` if it has a block or a label set already.
+    """
+    if store.labels or len(store.missing_blocks()) < store.num_blocks:
+        raise UsageError(f"{store.path} holds images or labels: delete it, or give another --store.")
+    store.chunks.tree.set_attributes({"state": "creating"})
+
+
 def open_store(path: str | os.PathLike[str]) -> Store:
     """Open a store. Raises ``NotAStoreError`` in one sentence if there is none at ``path``, ``NewerFormatError`` if a newer
     dmkd made it."""

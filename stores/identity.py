@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from .errors import MismatchError
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:
@@ -49,4 +52,6 @@ def _show(value: Any) -> str:
     if value is None:
         return "nothing"
     text = value if isinstance(value, str) else json.dumps(value)
+    if _SHA256.fullmatch(text):
+        return text[:12] + "…"
     return text if len(text) <= 80 else text[:60] + "…" + text[-12:]

@@ -341,11 +341,64 @@ def test_broken_files_are_named_or_skipped(tmp_path):
     assert tree_bytes(tmp_path / "s.zarr") == whole
 
 
-def test_pixels_that_break_off_end_the_import_with_a_sentence(tmp_path):
-    image_folder(tmp_path / "images")
-    write(tmp_path / "images/c0/001.png", png(picture(9))[:-200])
-    with pytest.raises(UsageError, match=r"c0/001.png .* can't be decoded \(.*1 such files in block .*--skip-broken"):
-        run_import(tmp_path / "s.zarr", tmp_path / "images", block_size=4)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "tif", "ppm"])
+@pytest.mark.parametrize("pixels", [16, 300])  # in one read, and in two
+def test_what_breaks_off_is_found_before_a_store_is_made(tmp_path, suffix, pixels):
+    image = Image.fromarray(picture(9, pixels, pixels))
+    whole = encoded(image, {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()))
+    write(tmp_path / f"images/a/0.{suffix}", whole)
+    if suffix == "gif":  # is in no list of suffixes, yet some are called so
+        (tmp_path / "images/a/0.gif").rename(tmp_path / "images/a/0.png")
+    name = next((tmp_path / "images/a").iterdir()).name
+    write(tmp_path / "images/b" / name, whole[:-40])
+    with pytest.raises(UsageError, match=rf"1 of 2 files of .* the first is b/{name} \(.*--skip-broken"):
+        run_import(tmp_path / "s.zarr", tmp_path / "images")
+    assert not (tmp_path / "s.zarr").exists()
+    write(tmp_path / "images/b" / name, whole)
+    assert run_import(tmp_path / "s.zarr", tmp_path / "images").num_images == 2
+
+
+def test_what_stands_behind_a_picture_does_no_harm(tmp_path):
+    for k in range(2):
+        write(tmp_path / f"images/a/{k}.jpg", encoded(Image.fromarray(picture(k)), "JPEG") + bytes(10_000))
+    assert run_import(tmp_path / "s.zarr", tmp_path / "images").num_images == 2
+
+
+def damaged_inside(pixels):
+    """A PNG with a good header and a good end."""
+    data = bytearray(png(pixels))
+    data[100:140] = bytes(40)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", ["s.zarr", "s.h5"])
+def test_damage_inside_ends_the_import_and_the_way_out_that_it_names_works(tmp_path, name):
+    contents = image_folder(tmp_path / "images")
+    broken = sorted(contents)[:21]  # whatever block is first holds one
+    for one in broken[1:]:
+        write(tmp_path / "images" / one, damaged_inside(picture(9)))
+    with pytest.raises(
+        UsageError, match=r"can't be decoded \(.* such files in block 0\): import again with --skip-broken"
+    ):
+        run_import(tmp_path / name, tmp_path / "images", block_size=4)
+    store = run_import(tmp_path / name, tmp_path / "images", block_size=4, skip_broken=True)
+    assert same_images(store, [told for one, told in contents.items() if one not in broken[1:]])
+    assert store.recipe["skipped"] == broken[1:] and not store.missing_blocks()
+
+
+def test_damage_after_the_first_block_says_to_delete_the_store(tmp_path):
+    contents = image_folder(tmp_path / "images")
+    names = sorted(contents)
+    last = names[import_order([contents[name][0] for name in names], 0)[-1]]
+    write(tmp_path / "images" / last, damaged_inside(picture(9)))
+    for options in ({}, {"skip_broken": True}):
+        with pytest.raises(
+            UsageError, match=rf"{last} of .* block 5\): delete .*s.zarr and import again with --skip-broken"
+        ):
+            run_import(tmp_path / "s.zarr", tmp_path / "images", block_size=4, **options)
+    shutil.rmtree(tmp_path / "s.zarr")
+    store = run_import(tmp_path / "s.zarr", tmp_path / "images", block_size=4, skip_broken=True)
+    assert store.recipe["skipped"] == [last]
 
 
 def test_a_long_header_is_read_whole(tmp_path):
@@ -485,3 +538,11 @@ def test_views_without_a_teacher_are_refused(tmp_path):
     image_folder(tmp_path / "images")
     done = CliRunner().invoke(main, ["import", str(tmp_path / "images"), "--store", "s.zarr", "--views", "rrc:2"])
     assert done.exit_code == 2 and "give a --teacher too" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "tif", "ppm"])
+def test_tars_hold_every_kind_of_image_that_folders_do(tmp_path, suffix):
+    data = encoded(Image.fromarray(picture(1)), "TIFF" if suffix == "tif" else suffix.upper())
+    write_tar(tmp_path / "a.tar", [(f"0.{suffix}", data), ("0.cls", b"0")])
+    store = run_import(tmp_path / "s.zarr", tmp_path / "a.tar")
+    assert np.array_equal(store.images[0], picture(1))

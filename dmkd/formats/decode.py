@@ -33,6 +33,20 @@ def header_size(data: bytes) -> tuple[int, int]:
         return image.size
 
 
+def ends_whole(head: bytes, tail: bytes, size: int) -> bool:
+    """Whether a file of ``size`` bytes that begins and ends like this has the end that its format wants. If not it may be cut
+    off, or followed by something else, or of a format whose end says nothing: decoding it tells."""
+    if head.startswith(b"\xff\xd8"):  # JPEG: "end of image", which compressed data can't hold
+        return b"\xff\xd9" in tail
+    if head.startswith(b"\x89PNG"):
+        return b"IEND" in tail
+    if head.startswith(b"RIFF"):  # WebP: the length that follows is that of the rest
+        return int.from_bytes(head[4:8], "little") + 8 <= size
+    if head.startswith(b"BM"):
+        return 0 < int.from_bytes(head[2:6], "little") <= size
+    return False
+
+
 def decode(data: bytes) -> Any:
     """A whole image -> RGB Pillow image, turned as its EXIF orientation says. Raises ``BrokenImage``.
 

@@ -5,7 +5,7 @@ Three layouts are known, and told apart by what lies there:
 - ``image folder``: one folder of images a class, nested as you like. The class id is the folder's place in sorted
   order, the class name its name.
 - ``dm-kd``: files named ``class_<id>_seed_<n>_num_<k>.png``, as DM-KD's authors released theirs, in one folder or many.
-- ``webdataset``: tar files whose members ``<key>.jpg`` (or .jpeg, .png, .webp) and ``<key>.cls`` (or .json with "label"
+- ``webdataset``: tar files whose members ``<key>.jpg`` (or .png, .webp, .bmp, ...) and ``<key>.cls`` (or .json with "label"
   or "class") belong together.
 
 Whatever begins with a dot is passed over.
@@ -26,7 +26,7 @@ from dmkd.stores.errors import UsageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 MAX_CLASSES = 1_000_000  # an id beyond is a mistake, and would be a list of names as long
-TAR_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+TAR_IMAGE_SUFFIXES = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 
 _DM_KD_NAME = re.compile(r"class_(\d+)_seed_\d+_num_\d+\.\w+", re.IGNORECASE)
 _RANGE_OR_LIST = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{},]*(?:,[^{},]*)+))\}")
@@ -135,14 +135,14 @@ def files_sha256(files: Sequence[ImageFile]) -> str:
     return digest.hexdigest()
 
 
-def read_bytes(file: ImageFile, limit: int | None = None) -> bytes:
-    """The file's bytes, or the first ``limit`` of them. Raises ``UsageError`` if they are not there as listed."""
+def read_bytes(file: ImageFile, limit: int | None = None, start: int = 0) -> bytes:
+    """The file's bytes from ``start`` on, or ``limit`` of them. Raises ``UsageError`` if they are not there as listed."""
     tar = file.offset is not None
     path = file.container if tar else os.path.join(file.container, file.name)
-    wanted = file.size if limit is None else min(limit, file.size)
+    wanted = file.size - start if limit is None else min(limit, file.size - start)
     try:
         with open(path, "rb") as opened:
-            opened.seek(file.offset or 0)
+            opened.seek((file.offset or 0) + start)
             data = opened.read(wanted)
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}.") from error

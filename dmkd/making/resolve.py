@@ -3,12 +3,13 @@
 Nothing is made or changed here, so `dmkd plan` resolves as `dmkd generate` does.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dmkd.classifiers.classifier import Classifier, load_teacher
+from dmkd.classifiers.classifier import Classifier, load_classifier, load_teacher
 from dmkd.generators.defaults import DEFAULT_GENERATOR, GeneratorSource, parse_source
 from dmkd.generators.interface import GeneratorFacts
 from dmkd.making.asked import LabelOptions, check_images, check_labels
@@ -22,6 +23,7 @@ from dmkd.recipes.prompts import parse_templates
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import Store, UsageError, open_store, parse_codec, store_exists
+from dmkd.stores.errors import MismatchError
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import choose_block_size
@@ -67,7 +69,7 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     info: GeneratorFacts = describe(source.weights, class_names=_class_names(store, images), image_size=image_size)
     defaults = info.defaults(source.defaults, images)
     if store is not None:
-        recipe = _recipe_to_go_on(store, images, info)
+        recipe = _recipe_to_go_on(store, images, info, source.name or info.name)
         if images.block_size not in (None, store.block_size):
             refuse_mismatch(
                 path, {"block_size": store.block_size}, {"block_size": images.block_size}, "Leave --block-size out."
@@ -85,11 +87,9 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
 def resolve_labels(labels: LabelOptions, wanted: WantedImages, load: Callable[[str], Classifier]) -> LabelRequest:
     """The labels asked for with their teachers, by ``load``. Raises ``UsageError`` if a teacher knows other classes."""
     check_labels(labels)
+    sources = teachers_wanted(labels, wanted.store, wanted.defaults)
     makes = f"generator {wanted.recipe.generator} makes"
-    teachers = [
-        load_teacher(source, wanted.info.num_classes, makes, load)
-        for source in teachers_wanted(labels, wanted.store, wanted.defaults)
-    ]
+    teachers = load_teachers(sources, wanted.store, wanted.info.num_classes, makes, load)
     if labels.teachers is None and not teachers and wanted.store is not None:
         _refuse_labels_without_teacher(labels, wanted.store)
     return LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
@@ -125,6 +125,30 @@ def _refuse_labels_without_teacher(labels: LabelOptions, store: Store) -> None:
             f"{store.path} has no labels of {given}, and none are made without a teacher: name it with --teacher, or leave "
             "these options out."
         )
+
+
+def load_teachers(
+    sources: Sequence[str],
+    store: Store | None,
+    num_classes: int,
+    images: str,
+    load: Callable[[str], Classifier] = load_classifier,
+) -> list[Classifier]:
+    """The teachers, each by the name under which the store has its labels if it has any, whatever it would be called today.
+
+    Raises what :func:`load_teacher` does, and ``UsageError`` if two of them are called alike."""
+    names = {} if store is None else {one.source: one.teacher.get("name") for one in store.labels.values()}
+    found: dict[str, Classifier] = {}
+    for source in sources:
+        teacher = load_teacher(source, num_classes, images, load)
+        teacher = dataclasses.replace(teacher, name=names.get(source) or teacher.name)
+        if teacher.name in found:
+            raise UsageError(
+                f"The labels of {found[teacher.name].source} and of {source} would both be called {teacher.name!r}: add one "
+                "of them by itself, with dmkd label --teacher ... --name NAME."
+            )
+        found[teacher.name] = teacher
+    return list(found.values())
 
 
 def teachers_wanted(labels: LabelOptions, store: Store | None, defaults: Mapping[str, Any]) -> Sequence[str]:
@@ -171,7 +195,7 @@ def _class_names(store: Store | None, images: ImageOptions) -> tuple[str, ...] |
     return tuple(store.class_names) if store is not None and store.recipe.get("prompts") else None
 
 
-def _recipe_to_go_on(store: Store, images: ImageOptions, info: GeneratorFacts) -> Recipe:
+def _recipe_to_go_on(store: Store, images: ImageOptions, info: GeneratorFacts, generator: str) -> Recipe:
     """The store's recipe, after comparing it with every option that was given."""
     recipe = Recipe.from_json(store.recipe)
     stored = recipe.to_json()  # with the fields that are younger than the store
@@ -197,6 +221,11 @@ def _recipe_to_go_on(store: Store, images: ImageOptions, info: GeneratorFacts) -
     if images.image_codec is not None:
         asked["image_codec"] = str(parse_image_codec(images.image_codec))
     asked["generator_sha256"] = info.sha256 or stored["generator_sha256"]  # empty: the weights were not read
+    if asked["generator_sha256"] != stored["generator_sha256"] and generator != stored["generator"]:
+        raise MismatchError(
+            f"{store.path} was made by {stored['generator']}, and you asked for {generator}: leave --generator out, or "
+            "give another --store."
+        )
     refuse_mismatch(
         f"The recipe of {store.path}",
         stored,
