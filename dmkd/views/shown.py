@@ -51,10 +51,9 @@ def shown_views(store: Store, name: str, seed: int = 0) -> ViewSet | DrawnViews:
         return store.views[name]
     policy = ViewPolicy() if name == WHOLE else _each_epoch(name)
     if policy is None:
-        sets = f"view set {', '.join(store.views)}" if store.views else "no view set"
         raise UsageError(
-            f"{store.path} has no view set {name!r}: it has {sets}. Or draw views as you train: rrc (a new random crop of "
-            "each image in each epoch), rrc,scale=0.5:1,flip=0, or whole."
+            f"{store.path} has no view set {name!r}; it has {', '.join(store.views) or 'none'}. Views can also be drawn during "
+            "training: rrc (a new random crop of each image in each epoch), rrc,scale=0.5:1,flip=0, or whole."
         )
     height, width, _ = store.image_shape
     description = ViewDescription(

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from click.testing import CliRunner
+from conftest import make_teacher
 from PIL import Image
 
 from dmkd.classifiers.classifier import load_classifier
@@ -120,6 +121,20 @@ def test_a_store_holds_the_same_views_at_two_sizes(here, tiny_generator, tiny_te
     store = open_store("a.zarr")
     assert {name: views.attributes["size"] for name, views in store.views.items()} == {"rrc2": 32, "rrc2-48px": 48}
     assert list(store.labels) == ["tiny-efficientnet-rrc2-48px", "tiny-resnet"]
+
+
+def test_a_teacher_of_one_size_is_given_views_of_its_size(here, tiny_generator, tmp_path_factory):
+    vit = make_teacher(tmp_path_factory.mktemp("vit") / "tiny-vit", "test_vit")
+    generate(tiny_generator, "a.zarr", "--teacher", "none")
+    for command in ("label", "codec-report"):
+        arguments = [command, "--store", "a.zarr", "--teacher", vit, "--views", "rrc:2,size=48", "--device", "cpu"]
+        refused = CliRunner().invoke(main, [*map(str, arguments)])
+        assert refused.exit_code == 2, refused.output
+        assert "takes 32x32 images only, and the views are 48x48" in " ".join(refused.output.split())
+        assert "--views rrc:8,size=32" in " ".join(refused.output.split())
+    assert not open_store("a.zarr").views
+    dmkd("label", "--store", "a.zarr", "--teacher", vit, "--views", "rrc:2,size=32", "--device", "cpu")
+    assert open_store("a.zarr").views["rrc2"].attributes["size"] == 32
 
 
 def test_a_student_of_small_images_does_not_train_at_the_teachers_size(here, tiny_generator, tiny_teacher):
