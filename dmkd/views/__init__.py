@@ -1,5 +1,7 @@
-"""Views: which part of an image is looked at. Drawn once and stored with the labels, or drawn for each batch; ``dmkd.views.render`` makes the
-pixels."""
+"""Views: which part of an image is looked at. Drawn once and stored with the labels, or drawn for each batch.
+
+``dmkd.views.render`` makes the pixels.
+"""
 
 from dmkd.views.draw import draw_views
 from dmkd.views.policy import (
