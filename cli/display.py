@@ -4,6 +4,7 @@ Progress and notices go to stderr, so that stdout holds results alone.
 """
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,11 @@ from dmkd.runtime.progress import Advance, Display, Rate
 
 PLAIN_SECONDS = 10.0  # between two lines of progress in a log
 SHORTEST_SECONDS = 0.5  # what took less is over at once: its rate would tell nothing
+SHORTEST_BAR, LONGEST_BAR = 10, 30  # characters
+KEPT_ON_ONE_LINE = 40  # characters of a table's cell: names, numbers; longer ones are sentences and may be wrapped
+INDENT = 2
+SHORTEST_LINE = 20
+UNBOUNDED = 10_000
 
 
 def make_display(quiet: bool = False) -> Display:
@@ -65,7 +71,7 @@ class PlainDisplay:
 
 
 class RichDisplay:
-    """A bar with rates and time left, and below it a line of details where there are any."""
+    """On a terminal: a bar with percent, count and time left; below it rates and what the work says of itself."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -74,36 +80,59 @@ class RichDisplay:
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
-        from rich.console import Group
         from rich.live import Live
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.text import Text
 
-        pace = Pace(total, done, unit)
-        columns = (
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rates]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}"),
-            TextColumn("[dim]{task.fields[note]}"),
-        )
-        progress = Progress(*columns, console=self.console)
-        task = progress.add_task(description, total=total, completed=done, rates="", eta="", note="")
-        below = Text("", style="dim", no_wrap=True, overflow="ellipsis")
-        with Live(Group(progress, below), console=self.console, refresh_per_second=10):
-
-            def advance(count: int, note: str = "", detail: str | None = None) -> None:
-                pace.advance(count)
-                progress.update(task, completed=pace.done, rates=pace.rates(), eta=pace.eta(), note=note)
-                if detail is not None:
-                    below.plain = f"  {detail}" if detail else ""
-
-            yield advance
+        shown = TaskLines(description, Pace(total, done, unit))
+        with Live(shown, console=self.console, refresh_per_second=10):
+            yield shown.advance
 
     def notice(self, text: str) -> None:
         self.console.print(text, style="yellow", markup=False, highlight=False)
+
+
+class TaskLines:
+    """The lines of one task, as wide as the terminal: what is less needed is left out where it does not fit."""
+
+    def __init__(self, description: str, pace: "Pace") -> None:
+        self.description, self.pace = description, pace
+        self.note = self.detail = ""
+
+    def advance(self, count: int, note: str = "", detail: str | None = None) -> None:
+        self.pace.advance(count)
+        self.note = note or self.note
+        self.detail = self.detail if detail is None else detail
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        pace, width = self.pace, options.max_width
+        share = pace.done / pace.total if pace.total else 1.0
+        room = width - len(self.description) - 2
+        numbers = fitting([f"{share:.0%}", pace.eta()], room)
+        numbers = fitting([numbers, f"{pace.done:,}/{pace.total:,} {pace.unit}"], room - SHORTEST_BAR - 2)
+        bar = min(LONGEST_BAR, room - len(numbers) - 2)
+        first = Table.grid(padding=(0, 2, 0, 0))
+        first.add_row(
+            Text(self.description, "bold", no_wrap=True, overflow="ellipsis"),
+            *([ProgressBar(pace.total, pace.done, width=bar)] if bar >= SHORTEST_BAR else []),
+            Text(numbers, no_wrap=True),
+        )
+        yield first
+        below = fitting([self.note, pace.rates(), duration(pace.seconds)], width - 2)
+        for line in filter(None, (below, self.detail)):
+            yield Text(f"  {line}", "dim", no_wrap=True, overflow="ellipsis")
+
+
+def fitting(parts: Sequence[str], width: int) -> str:
+    """The parts that there are, two spaces apart: as many from the first on as fit, and the first in any case."""
+    line = ""
+    for part in filter(None, parts):
+        if line and len(line) + 2 + len(part) > width:
+            break
+        line = f"{line}  {part}" if line else part
+    return line
 
 
 class Pace:
@@ -133,7 +162,10 @@ class Pace:
         if self.done == self._done_before or not self._now.per_second:
             return ""
         now, overall = (rate(value, self.unit) for value in (self._now.per_second, self.overall))
-        return now if now == overall else f"{now} ({overall} overall)"
+        if now == overall:
+            return now
+        number, unit = overall.split(" ", 1)
+        return f"{now} ({number if now.endswith(unit) else overall} overall)"
 
     def summary(self) -> str:
         """``in 0:01:05  12.1 images/s``, of what was done here; nothing if that took no time that can be told."""
@@ -152,31 +184,81 @@ def print_table(
     rows: Sequence[Sequence[Any]],
     bold: Sequence[bool] | None = None,
     compact: bool = False,
+    spare: Sequence[str] = (),
 ) -> None:
     """A table on stdout: the first column left, the others right. ``bold``: whether each row is; ``compact``: without lines,
-    indented as facts are."""
+    indented as facts are; ``spare``: columns to leave out, this one first, where the terminal is too narrow for all."""
+    console = _stdout()
+    room = console.width - (INDENT if compact else 0)
+
+    def build(columns_shown: Sequence[int], narrow: bool = True, rigid: bool = True) -> Any:
+        table = _plain_table() if compact else _titled_table(title)
+        for number in columns_shown:
+            cells = [str(row[number]) for row in rows]
+            _add_column(table, columns[number], cells, left=number == 0, narrow=narrow, rigid=rigid)
+        for i, row in enumerate(rows):
+            cells = [str(row[number]) for number in columns_shown]
+            table.add_row(*cells, style="bold" if bold and bold[i] else None)
+        return table
+
+    def fits(table: Any) -> bool:
+        return console.measure(table, options=console.options.update(width=UNBOUNDED)).minimum <= room
+
+    shown, left_out = list(range(len(columns))), []
+    table = build(shown, narrow=False)
+    if not fits(table):
+        table = build(shown)
+    for name in spare:
+        if fits(table):
+            break
+        shown.remove(columns.index(name))
+        left_out.append(name)
+        table = build(shown)
+    if not fits(table):
+        table = build(shown, rigid=False)
+    if compact:
+        console.print(title, style="bold", markup=False, highlight=False)
+    console.print(_indented(table) if compact else table)
+    if left_out:
+        print_sentence(f"Left out for lack of width: {', '.join(left_out)}.", "dim")
+
+
+def _plain_table() -> Any:
+    from rich.table import Table
+
+    return Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+
+
+def _titled_table(title: str) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    if compact:
-        _stdout().print(title, style="bold", markup=False, highlight=False)
-        table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    else:
-        table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
-    for number, row in enumerate(rows):
-        table.add_row(*(str(cell) for cell in row), style="bold" if bold and bold[number] else None)
-    _stdout().print(_indented(table) if compact else table)
+    return Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
+
+
+def _add_column(table: Any, header: str, cells: Sequence[str], *, left: bool, narrow: bool, rigid: bool) -> None:
+    """``narrow``: the header is broken between its words where it is wider than the cells; ``rigid``: cells that are not long are
+    kept whole."""
+    longest = max(map(len, cells), default=0)
+    if narrow:
+        header = textwrap.fill(header, max(longest, 1), break_long_words=False, break_on_hyphens=False)
+    whole = rigid and longest <= KEPT_ON_ONE_LINE
+    width = max(longest, *map(len, header.splitlines())) if whole else None
+    table.add_column(header, justify="left" if left else "right", overflow="fold", no_wrap=whole, min_width=width)
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, Any]]) -> None:
-    """Names and values on stdout, aligned."""
+    """Names and values on stdout, aligned; on a terminal in lines that break between words."""
     console = _stdout()
-    console.print(title, style="bold", markup=False, highlight=False)
+    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
     width = max(len(name) for name, _ in facts)
+    room = max(console.width - width - 2 * INDENT, SHORTEST_LINE)
     for name, value in facts:
-        console.print(f"  {name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
+        lines = [str(value)]
+        if sys.stdout.isatty():
+            lines = textwrap.wrap(str(value), room, break_long_words=False, break_on_hyphens=False) or [""]
+        for word, line in zip([name, *[""] * (len(lines) - 1)], lines, strict=True):
+            console.print(f"  {word:<{width}}  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_sentence(text: str, style: str = "") -> None:
@@ -189,7 +271,7 @@ def print_sentence(text: str, style: str = "") -> None:
 def _indented(what: Any) -> Any:
     from rich.padding import Padding
 
-    return Padding(what, (0, 0, 0, 2), expand=False)
+    return Padding(what, (0, 0, 0, INDENT), expand=False)
 
 
 def _stdout() -> Any:

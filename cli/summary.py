@@ -20,6 +20,7 @@ NO_BREAK = "\u00a0"
 RUNS_SHOWN = 5
 VERSIONS_SHOWN = ("dmkd", "torch", "diffusers", "transformers", "timm")  # the others are in the JSON
 LABEL_COLUMNS = ("label set", "teacher", "views", "codec", "a view", "done", "agrees", "p(class)", "entropy")
+SPARE_LABEL_COLUMNS = ("a view", "entropy", "p(class)", "codec", "agrees", "views")
 
 
 def print_store(store: Store) -> None:
@@ -28,7 +29,7 @@ def print_store(store: Store) -> None:
     print_facts(store.path, _what_it_is(facts))
     if facts["label_sets"]:
         rows = _label_rows(facts)
-        print_table("Labels", LABEL_COLUMNS, rows, compact=True)
+        print_table("Labels", LABEL_COLUMNS, rows, compact=True, spare=SPARE_LABEL_COLUMNS)
     _print_damaged(facts)
 
 
@@ -44,9 +45,9 @@ def print_everything(facts: dict[str, Any]) -> None:
     print_facts(facts["path"], lines)
     if facts["view_sets"]:
         columns = ["view set", "policy", "views", "size", "seed", "done"]
-        _print_section("Views", columns, _view_rows(facts))
+        _print_section("Views", columns, _view_rows(facts), ("seed",))
     if facts["label_sets"]:
-        _print_section("Labels", LABEL_COLUMNS, _label_rows(facts))
+        _print_section("Labels", LABEL_COLUMNS, _label_rows(facts), SPARE_LABEL_COLUMNS)
     for name, label_set in facts["label_sets"].items():
         if label_set.get("statistics", {}).get("images"):
             click.echo()
@@ -55,13 +56,13 @@ def print_everything(facts: dict[str, Any]) -> None:
         shown = facts["runs"][-RUNS_SHOWN:]
         title = "Runs" + (f", the last {RUNS_SHOWN} of {len(facts['runs'])}" if len(facts["runs"]) > RUNS_SHOWN else "")
         columns = ["started (UTC)", "command", "outcome", "blocks", "time", "images/s", "workers"]
-        _print_section(title, columns, [run_row(run, facts["block_size"]) for run in shown])
+        _print_section(title, columns, [run_row(run, facts["block_size"]) for run in shown], ("workers", "blocks"))
     _print_damaged(facts)
 
 
-def _print_section(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def _print_section(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], spare: Sequence[str]) -> None:
     click.echo()
-    print_table(title, columns, rows, compact=True)
+    print_table(title, columns, rows, compact=True, spare=spare)
 
 
 def _what_it_is(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -235,7 +235,8 @@ def print_comparison(rows: Sequence[dict[str, Any]], axes: Sequence[str], title:
             ]
         )
     columns = [*shown, "top-1, %", "seeds", "images/s", *(facts[name][0] for name in known)]
-    print_table(title, columns, cells, bold=[row["best"] for row in rows])
+    spare = ("images/s", *(facts[name][0] for name in reversed(known) if facts[name][0] not in shown))
+    print_table(title, columns, cells, bold=[row["best"] for row in rows], spare=spare)
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:

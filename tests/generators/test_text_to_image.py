@@ -186,7 +186,7 @@ def test_a_recipe_that_differs_is_refused(stable_diffusion, names_file, tmp_path
     ("options", "message"),
     [
         ({"sampler": "ddpm"}, "sampled with pipeline .*, ddim, dpm\\+\\+, unipc; not with 'ddpm'"),
-        ({"steps": 0}, "takes 1 to 1000 steps"),
+        ({"steps": 1001}, "takes 1 to 1000 steps"),
         ({"guidance": "2:3"}, "one scale for all images"),
         ({"guidance": 31}, "Guidance 31 is out of range: 0 .none. to 30"),
         ({"guidance_interval": "0.1:0.5"}, "--guidance-interval is for class-conditional generators"),
