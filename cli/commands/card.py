@@ -1,9 +1,11 @@
 """``dmkd card``"""
 
+import json
+
 import click
 
 from ..completion import files
-from ..options import existing_store, store_option
+from ..options import existing_store, json_option, store_option
 
 
 @click.command("card", short_help="Write the data set's card.")
@@ -15,7 +17,8 @@ from ..options import existing_store, store_option
     help="Licence to name, such as cc-by-4.0. Kept for later. Default: that of a known generator or of its model card, or "
     "unknown.",
 )
-def command(path: str | None, store: str | None, licence: str | None) -> None:
+@json_option
+def command(path: str | None, store: str | None, licence: str | None, as_json: bool) -> None:
     """Write the card of a store anew, and print it: what it is, how it was made, its views, labels and limits, how to read it.
 
     The card is Markdown, as Hugging Face wants a data set's README.md. It is kept in the store (generate, import and label
@@ -29,4 +32,9 @@ def command(path: str | None, store: str | None, licence: str | None) -> None:
     from dmkd.cards.dataset_card import write_card
     from dmkd.stores import open_store
 
-    click.echo(write_card(open_store(existing_store(path or store)), licence), nl=False)
+    opened = open_store(existing_store(path or store))
+    text = write_card(opened, licence)
+    if as_json:
+        click.echo(json.dumps({"store": opened.path, "licence": opened.card["licence"], "card": text}))
+    else:
+        click.echo(text, nl=False)

@@ -1,5 +1,6 @@
 """``dmkd view``"""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from dmkd.stores.errors import StoreWriteError, UsageError
 
 from ..completion import files
 from ..help import MAIN, HeadedCommand, heading
-from ..options import store_option
+from ..options import json_option, store_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     help="Where the picture goes. Default: named after store and choice, here.",
 )
 @click.option("--open", "open_it", is_flag=True, help="Show the picture on the desktop.")
+@json_option
 def command(
     path: str | None,
     store: str | None,
@@ -67,6 +69,7 @@ def command(
     temperature: float,
     out: str | None,
     open_it: bool,
+    as_json: bool,
 ) -> None:
     """Draw a contact sheet of a store: images with their class and what a teacher thinks of them, as a PNG.
 
@@ -101,7 +104,10 @@ def command(
         assert by is not None
         sheet, what = opinion_sheet(opened, label_set, by, count or 32, columns), f"by-{by}"
     file = save(sheet, out or f"{Path(opened.path.rstrip('/')).stem}-{what}.png")
-    click.echo(f"{file}  {sheet.width}x{sheet.height}")
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "width": sheet.width, "height": sheet.height}))
+    else:
+        click.echo(f"{file}  {sheet.width}x{sheet.height}")
     if open_it:
         open_file(file)
 

@@ -48,7 +48,9 @@ def test_a_checkpoint_that_runs_code_is_not_run(tmp_path):
             return (open, (str(tmp_path / "owned"), "w"))
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(DmkdError, match="contains code .* save only the state_dict, or convert it to safetensors") as told:
+    with pytest.raises(
+        DmkdError, match="contains code .* save only the state_dict, or convert it to safetensors"
+    ) as told:
         load_classifier(f"test_resnet={tmp_path / 'evil.pth'}")
     assert "weights_only" not in str(told.value) and "\x1b" not in str(told.value)
     assert not (tmp_path / "owned").exists()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from conftest import block_arrays, filled_store, new_store
+from PIL import Image
 
 from dmkd.cli.main import COMMANDS, main
 from dmkd.stores import Store
@@ -94,6 +96,50 @@ def test_inspect_as_json_has_what_a_script_needs(here):
     facts = json.loads(dmkd("inspect", store.path, "--json").stdout)
     assert facts["complete"] is False and facts["missing_blocks"] == [3]
     assert "1 of 7 blocks missing" in dmkd("inspect", store.path).stdout
+
+
+def test_card_and_view_as_json_name_what_they_made(here):
+    filled_store(here / "s.zarr", num_images=16)
+    made = json.loads(dmkd("card", "--licence", "cc-by-4.0", "--json").stdout)
+    assert made["store"] == "s.zarr" and made["licence"] == "cc-by-4.0"
+    assert made["card"] == dmkd("card").stdout != ""
+    made = json.loads(dmkd("view", "--count", 2, "--json").stdout)
+    with Image.open(here / made["file"]) as picture:
+        assert picture.size == (made["width"], made["height"])
+
+
+def test_another_generator_is_named_not_its_hash(here, tiny_generator, tiny_teacher):
+    arguments = generate_arguments(tiny_generator, tiny_teacher)
+    assert dmkd(*arguments, "--store", "s.zarr").exit_code == 0
+    done = dmkd("generate", "--store", "s.zarr", "--generator", "digits", "--device", "cpu")
+    assert done.exit_code == 2
+    assert "s.zarr was made by tiny, and you asked for digits: leave --generator out, or" in error_of(done)
+    assert not re.search(r"[0-9a-f]{20}", done.stderr)
+
+
+def test_a_default_teacher_of_other_classes_is_refused_before_its_weights_are_asked_for(
+    here, tiny_generator, monkeypatch
+):
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("the weights were asked for"))
+    done = dmkd("generate", "--store", "s.zarr", "--generator", tiny_generator, "--images", 4, "--device", "cpu")
+    assert done.exit_code == 2 and not (here / "s.zarr").exists()
+    sentence = "Teacher resnet18.tv_in1k tells 1,000 classes apart and generator tiny makes 10"
+    assert sentence in error_of(done) and "--teacher none" in error_of(done)
+
+
+def test_a_file_called_model_gives_its_labels_the_name_of_its_architecture(here, tiny_generator, tiny_teacher):
+    (here / "a").mkdir()
+    (here / "b").mkdir()
+    for place in ("a/model.safetensors", "b/model.safetensors", "mine.safetensors"):
+        shutil.copy(Path(tiny_teacher) / "model.safetensors", here / place)
+    arguments = generate_arguments(tiny_generator, "test_resnet=a/model.safetensors", "--store", "s.zarr")
+    both = dmkd(*arguments, "--teacher", "test_resnet=b/model.safetensors")
+    assert both.exit_code == 2 and "would both be called 'test_resnet'" in error_of(both) and "--name" in error_of(both)
+    assert not (here / "s.zarr").exists()
+    assert dmkd(*arguments).exit_code == 0
+    done = dmkd("label", "--teacher", "test_resnet=mine.safetensors", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert list(json.loads(dmkd("inspect", "--json").stdout)["label_sets"]) == ["mine", "test_resnet"]
 
 
 def test_averages_are_over_blocks_that_have_images_and_labels(here):
