@@ -20,7 +20,7 @@ from ..options import existing_store, json_option, label_options, run_options, s
     metavar="NAME",
     help="timm model, hf-hub:ID, folder, or ARCHITECTURE=FILE of weights; may be repeated. Default: finish what was begun.",
 )
-@click.option("--name", metavar="NAME", help="Name of the label set. Default: the teacher's.")
+@click.option("--name", metavar="NAME", help="Name of the label set. Default: the teacher's, or that of its file.")
 @label_options
 @run_options
 @json_option

@@ -9,6 +9,9 @@ A classifier is named by
     resnet18=./weights.safetensors an architecture and a local checkpoint (.safetensors, or .pth read with weights_only)
     wrn_40_2=./weights.pth         the same for a network of the CIFAR papers, see :mod:`dmkd.cifar_models`
     digits-resnet                  one of the bundled digit classifiers
+
+Its labels are called as it is: after the folder or file, or after the architecture where a file's name says nothing
+(model.safetensors).
 """
 
 import difflib
@@ -255,9 +258,13 @@ def pretrained_model(name: str, source: str, weights: bool = True, **arguments: 
         with hub_access() if weights else nullcontext():
             return timm.create_model(name, pretrained=weights, **arguments)
     except Exception as error:  # the hub raises a dozen classes, and which ones changes between its versions
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        offline = isinstance(error, LocalEntryNotFoundError)
+        reason = "it is offline or does not answer, and its cache lacks them" if offline else named_line(error)
         repository = name.removeprefix("hf-hub:")
         raise DmkdError(
-            f"The weights of {source} could not be had from the hub ({named_line(error)}): download "
+            f"The weights of {source} could not be had from the hub ({reason}): download "
             f"model.safetensors of {repository} where there is a network and give ARCHITECTURE=FILE, or set HF_HOME "
             "to a cache that has it."
         ) from error
