@@ -243,7 +243,7 @@ def _add_column(table: Any, header: str, cells: Sequence[str], *, left: bool, na
     if narrow:
         header = textwrap.fill(header, max(longest, 1), break_long_words=False, break_on_hyphens=False)
     whole = rigid and longest <= KEPT_ON_ONE_LINE
-    width = max(longest, *map(len, header.splitlines())) if whole else None
+    width = max([longest, *map(len, header.splitlines())]) if whole else None
     table.add_column(header, justify="left" if left else "right", overflow="fold", no_wrap=whole, min_width=width)
 
 

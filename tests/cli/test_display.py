@@ -122,6 +122,12 @@ def test_a_table_keeps_names_whole_and_leaves_out_what_matters_least(terminal, w
     assert "agrees" not in left_out or "a view" in left_out
 
 
+def test_a_column_needs_no_header(terminal):
+    console = terminal(40)
+    display.print_table("Top-1", ["", "model"], [["teacher", "digits-resnet"]])
+    assert "  teacher   digits-resnet" in lines_of(console)
+
+
 def test_facts_break_between_words(terminal):
     console = terminal(40)
     display.print_facts("s.zarr", [("made by", "digits, ddim 3 steps, guidance 2 on 4 channels")])
