@@ -93,7 +93,7 @@ def command(out: str, images: int | None, seed: int, workers: int, device: str |
         [
             ["teacher, trained on real digits", labels, percent(top1["teacher"]), ""],
             [
-                "student, trained on the store's logits",
+                "student, from the store's logits",
                 student,
                 percent(top1["student"]),
                 duration(seconds["student"]),
