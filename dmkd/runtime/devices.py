@@ -2,6 +2,7 @@
 
 import os
 
+from dmkd.runtime.memory import keep_freed_memory
 from dmkd.runtime.space import available_memory, byte_size
 from dmkd.stores.errors import UsageError
 
@@ -70,5 +71,7 @@ def make_deterministic(device: str, cpu_threads: int | None) -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if device == "cpu" and cpu_threads:
-        torch.set_num_threads(cpu_threads)
+    if device == "cpu":
+        keep_freed_memory()
+        if cpu_threads:
+            torch.set_num_threads(cpu_threads)
