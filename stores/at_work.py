@@ -57,7 +57,7 @@ class RunsAtWork:
 
 
 def _run(name: str, facts: dict[str, Any]) -> RunAtWork | None:
-    driver = facts.get("driver") or next(iter(facts.get("workers", {}).values()), {})
+    driver: dict[str, Any] = facts.get("driver") or next(iter(facts.get("workers", {}).values()), {})
     host, pid, started = driver.get("host"), driver.get("pid"), facts.get("started")
     if facts.get("outcome") != "running" or not (host and pid and started):
         return None

@@ -36,9 +36,10 @@ def command(
     ray_address: str | None,
     as_json: bool,
 ) -> None:
-    """Add a teacher's labels to the images of a store. Stopped at any moment, the same command goes on.
+    """Add a teacher's labels to the images of a store. If interrupted, rerun the same command to resume.
 
-    A later teacher looks at the views that the first one saw, so that their labels can be compared and averaged.
+    While dmkd generate is still making images, they are labelled as they come. A later teacher looks at the
+    views that the first one saw, so that their labels can be compared and averaged.
 
     \b
     Examples:
