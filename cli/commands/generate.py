@@ -26,9 +26,9 @@ def command(
 ) -> None:
     """Make a store of class-labelled images, and in the same pass their first labels.
 
-    If interrupted, rerun the same command to resume; two that run at once share the work. On a store that exists, options
-    that are left out are the store's. With --generator digits the defaults are those of the bundled pipeline (20 DDIM steps, 3000 images). A new store's
-    recipe is printed to stderr, as TOML for --recipe.
+    If interrupted, rerun the same command to resume; two that run at once share the work. On a store that exists,
+    options that are left out are the store's. With --generator digits the defaults are those of the bundled pipeline
+    (20 DDIM steps, 3000 images). A new store's recipe is printed to stderr, as TOML for --recipe.
 
     \b
     Examples:
