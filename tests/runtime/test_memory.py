@@ -33,7 +33,7 @@ def python(*arguments, **environment):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
 def test_freed_memory_is_used_again():
     kept, returned = (int(python("-c", CHURN, **environment)) for environment in ({}, OFF))
-    assert returned - kept > 100_000, "page faults: 20 rounds of 80 MiB are 400,000 pages"
+    assert returned - kept > 50_000, "page faults: 20 rounds of 80 MiB are 400,000 pages, fewer where pages are huge"
 
 
 def test_labels_are_the_same_to_the_bit(tiny_generator, tiny_teacher, tmp_path):
