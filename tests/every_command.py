@@ -1,0 +1,63 @@
+"""Runs every command once in the current folder, on a small store of digits: ``python every_command.py``.
+
+A script and not a test: ``test_lowest_versions.py`` runs it with another Python, whose libraries are of other versions.
+One process, since importing the libraries takes longer than most of the commands. Stops at the first that fails.
+"""
+
+from torch.utils.data import DataLoader
+
+import dmkd
+from dmkd.cli.main import main
+from dmkd.datasets import StoreDataset
+
+CODECS = ("float16", "uint8", "features", "klt:0.5", "topk:5")
+COMMANDS = [
+    "plan --store s.zarr --generator digits --images 64",
+    "generate --store s.zarr --generator digits --images 64 --steps 4 --views rrc:2+cutmix --block-size 32",
+    *(f"label --store s.zarr --teacher digits-resnet --codec {codec} --name {codec.split(':')[0]}" for codec in CODECS),
+    "inspect s.zarr",
+    "verify s.zarr --rerun-teacher 1 --regenerate 1",
+    "view s.zarr --out sheet.png",
+    "view s.zarr --image 7 --out image.png",
+    "card s.zarr",
+    "codec-report --store s.zarr --teacher digits-resnet",
+    "export s.zarr --to images --format imagefolder",
+    "export s.zarr --to shards --format webdataset",
+    "export s.zarr --to parquet --format parquet",
+    "convert s.zarr s.h5",
+    "verify s.h5 --rerun-teacher 1",
+    "convert s.h5 back.zarr",
+    "verify back.zarr",
+    "import images --store imported.zarr --size 32 --teacher digits-resnet",
+    "train-student --store s.zarr --labels digits-resnet --epochs 1 --batch-size 16 --out run --val digits",
+    "train-student --store s.h5 --labels klt,topk --epochs 1 --batch-size 16 --out mixed --amp bfloat16",
+    "export-student run --to model --onnx",
+    "evaluate model --data digits",
+    "compare s.zarr --labels features --labels hard --seeds 2 --updates 4 --images 32 --val digits --out compared",
+    "generate --store dpm.zarr --generator digits --images 32 --teacher none --steps 4 --sampler dpm++ --image-codec webp",
+    "generate --store ray.zarr --generator digits --images 32 --steps 4 --sampler unipc --image-codec jpeg:90 --workers 1",
+]
+
+
+def run(command: str) -> None:
+    print(f"\n$ dmkd {command}", flush=True)
+    assert not main(command.split(), prog_name="dmkd", standalone_mode=False), command  # the exit code, if any
+
+
+def read() -> None:
+    """The store through each way that Python has to it."""
+    store = dmkd.open_store("s.zarr")
+    for name, labels in store.labels.items():
+        for batch in dmkd.loader("s.zarr", labels=name, batch_size=16):
+            assert batch.pixels().shape[0] == 16 and batch.logits(10).shape == (16, 10)
+        assert len(labels.quality_table()) == 64
+    for workers in (0, 1):
+        assert len(list(DataLoader(StoreDataset("s.zarr", "float16"), batch_size=16, num_workers=workers))) == 4
+    assert store.to_xarray()["labels/float16/logits"][:4].values.shape == (4, 3, 10)
+    assert store.show([1, 2]).mode == "RGB" and "<" in store._repr_html_()
+
+
+if __name__ == "__main__":
+    for command in COMMANDS:
+        run(command)
+    read()
