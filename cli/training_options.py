@@ -26,15 +26,15 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "student_args",
                 multiple=True,
                 metavar="KEY=VALUE",
-                help="Given to timm's create_model, such as drop_path_rate=0.1; as many as you like.",
+                help="Passed to timm's create_model, such as drop_path_rate=0.1. May be repeated.",
             ),
-            click.option("--pretrained", is_flag=True, default=None, help="Begin with timm's pretrained weights."),
+            click.option("--pretrained", is_flag=True, default=None, help="Start from timm's pretrained weights."),
             heading(MAIN),
             click.option(
                 "--preset",
                 shell_complete=words(*PRESETS),
                 metavar="NAME",
-                help=f"Where defaults come from: {' or '.join(PRESETS)}. Default: dm-kd, as suits the store's image size.",
+                help=f"Recipe that supplies the defaults: {' or '.join(PRESETS)}. Default: dm-kd, adapted to the image size.",
             ),
             click.option(
                 "--size",
@@ -59,20 +59,20 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--temperature",
                 type=float,
                 metavar="T",
-                help="Of both softmaxes in the loss. Default: 10; cutmix-t20: 20.",
+                help="Temperature of both softmaxes in the loss. Default: 10; cutmix-t20: 20.",
             ),
             click.option(
                 "--temperature-end",
                 type=float,
                 metavar="T",
-                help="Let the temperature fall to this. Default: it stays.",
+                help="Lower the temperature to this by the end of the run. Default: constant.",
             ),
             *(
                 click.option(
                     f"--{name}-{word}",
                     type=float,
                     metavar="X",
-                    help=f"Of {name}: {option.help} Default: {option.default:g}.",
+                    help=f"With --loss {name}: {option.help} Default: {option.default:g}.",
                 )
                 for name, loss in LOSSES.items()
                 for word, option in loss.options.items()
@@ -81,38 +81,40 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--hard-weight",
                 type=float,
                 metavar="W",
-                help="Share of the class asked for in the loss, 0 to 1. Default: 0.",
+                help="Weight of the hard-label loss (the class asked for), 0 to 1. Default: 0.",
             ),
-            click.option("--label-smoothing", type=float, metavar="X", help="Of the class asked for. Default: 0."),
+            click.option(
+                "--label-smoothing", type=float, metavar="X", help="Smoothing of the class asked for. Default: 0."
+            ),
             click.option(
                 "--feature-weight",
                 type=float,
                 metavar="W",
-                help="Of the features' squared error; labels of codec features only. Default: 0.",
+                help="Weight of the features' squared error; needs labels with --codec features. Default: 0.",
             ),
             heading(MAIN),
             click.option(
                 "--epochs",
                 type=int,
                 metavar="N",
-                help="How often each image is seen. Default: 100; 240 for images below 96 pixels; cutmix-t20: 300. With more "
-                "epochs than before, a run is trained on.",
+                help="How often each image is seen. Default: 100; 240 for images below 96 pixels; cutmix-t20: 300. More "
+                "epochs than a finished run had continue it.",
             ),
             click.option(
                 "--updates",
                 type=int,
                 metavar="N",
-                help="Optimiser steps of a run, exactly, instead of --epochs: the same for any number of images.",
+                help="Exact number of optimiser steps, instead of --epochs: the same for any number of images.",
             ),
             heading("Optimisation"),
             click.option(
                 "--batch-size",
                 type=int,
                 metavar="N",
-                help="Images an optimiser step, all workers together. Default: 256; 128 for images below 96 pixels.",
+                help="Images per optimiser step, over all workers. Default: 256; 128 for images below 96 pixels.",
             ),
             click.option(
-                "--accumulate", type=int, metavar="N", help="Run each batch in N parts, to save memory. Default: 1."
+                "--accumulate", type=int, metavar="N", help="Split each batch into N parts to save memory. Default: 1."
             ),
             click.option(
                 "--optimizer",
@@ -129,12 +131,14 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="X",
                 help="Default: 1e-4 for sgd, 5e-4 for images below 96 pixels; 0.01 for adamw.",
             ),
-            click.option("--clip-grad", type=float, metavar="NORM", help="Largest norm of the gradient. Default: any."),
+            click.option(
+                "--clip-grad", type=float, metavar="NORM", help="Clip the gradient to this norm. Default: no clipping."
+            ),
             click.option(
                 "--schedule",
                 shell_complete=words(*SCHEDULES),
                 metavar="NAME",
-                help="Of the learning rate: step, cosine, linear, poly (power 0.9) or constant. Default: step; cutmix-t20: "
+                help="Learning-rate schedule: step, cosine, linear, poly (power 0.9) or constant. Default: step; cutmix-t20: "
                 "cosine.",
             ),
             click.option(
@@ -148,7 +152,8 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--ema",
                 type=float,
                 metavar="DECAY",
-                help="The student is the moving average of the weights, say 0.9999. Default: the weights themselves.",
+                help="Save a moving average of the weights with this decay, such as 0.9999, as the student. Default: the "
+                "weights themselves.",
             ),
         )
     ):
@@ -167,7 +172,7 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 default=1,
                 show_default=True,
                 metavar="N",
-                help="Epochs between measurements.",
+                help="Measure on the --val images every N epochs.",
             ),
             click.option(
                 "--data-workers",
@@ -189,7 +194,7 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 default=10.0,
                 show_default=True,
                 metavar="MINUTES",
-                help="Between checkpoints within an epoch; each epoch ends with one.",
+                help="Minutes between checkpoints; each epoch also ends with one.",
             ),
             click.option(
                 "--amp",

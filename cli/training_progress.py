@@ -149,9 +149,9 @@ def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -
         loss += f", {recipe.hard_weight:.0%} {LOSSES[HARD].words}"
     if recipe.feature_weight:
         loss += f", features' squared error x {recipe.feature_weight:g}"
-    length = f"{recipe.updates:,} updates" if recipe.updates else f"{recipe.epochs} epochs"
-    if warmup := recipe.warmup_updates or recipe.warmup_epochs:
-        length += f" ({warmup:,}{' epochs' if recipe.updates and recipe.warmup_epochs else ''} of warm-up)"
+    length = _length(recipe.updates, recipe.epochs)
+    if recipe.warmup_updates or recipe.warmup_epochs:
+        length += f" ({_length(recipe.warmup_updates, recipe.warmup_epochs)} of warm-up)"
     extras = f", gradient norm at most {recipe.clip_grad:g}" if recipe.clip_grad else ""
     extras += f", weights averaged with decay {recipe.ema:g}" if recipe.ema else ""
     print_facts(
@@ -165,6 +165,11 @@ def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -
             ("out", str(out)),
         ],
     )
+
+
+def _length(updates: int | None, epochs: int | None) -> str:
+    number, unit = (updates, "update") if updates else (epochs or 0, "epoch")
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
 def print_result(summary: dict[str, Any]) -> None:

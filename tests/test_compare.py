@@ -445,7 +445,7 @@ def test_a_failed_run_makes_exit_code_1_and_the_table_has_the_others(stores, tmp
     result = json.loads(done.stdout)
     assert len(result["rows"]) == 1 and len(result["failed"]) == 1
     told = " ".join(done.stderr.split())
-    assert "1 of 2 runs failed" in told and "The loss became" in told and "tries them again" in told
+    assert "1 of 2 runs failed" in told and "The loss became" in told and "Rerun the same command" in told
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ from ..training_options import execution_options, take_execution, training_optio
     default="compare",
     show_default=True,
     metavar="FOLDER",
-    help="Where runs and results go.",
+    help="Folder for runs and results.",
 )
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table as CSV.")
 @click.option(
@@ -63,8 +63,8 @@ from ..training_options import execution_options, take_execution, training_optio
     "--workers",
     type=int,
     metavar="N",
-    help="Runs at a time, each on a GPU or a CPU thread of its own; 0: in this process. Default: one for each GPU if "
-    "there are several, else 0.",
+    help="Concurrent runs, each on its own GPU or CPU thread; 0: one after the other in this process. Default: one per "
+    "GPU if there are several, else 0.",
 )
 @device_option
 @execution_options
@@ -147,7 +147,7 @@ def command(
     if outcome.failed:
         raise DmkdError(
             f"{len(outcome.failed)} of {len(runs)} runs failed, {next(iter(outcome.failed))} among them: "
-            f"{next(iter(outcome.failed.values()))} The same command tries them again."
+            f"{next(iter(outcome.failed.values()))} Rerun the same command to retry them."
         )
 
 

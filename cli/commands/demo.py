@@ -18,10 +18,12 @@ from ..options import device_option, json_option
     default="dmkd-demo",
     show_default=True,
     metavar="FOLDER",
-    help="Where the store and students go.",
+    help="Folder for the store and the students.",
 )
-@click.option("--images", type=int, metavar="N", help="Images to make. Default: 3000.")
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the images and of the students.")
+@click.option("--images", type=int, metavar="N", help="Images to generate. Default: 3000.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of the images and of the students."
+)
 @click.option("--workers", type=int, default=0, show_default=True, metavar="N", help="Ray actors; 0: this process.")
 @device_option
 @json_option

@@ -37,24 +37,24 @@ from ..training_options import execution_options, take_execution, training_optio
     "--val",
     shell_complete=files,
     metavar="DATA",
-    help="Real images to measure on: a folder of class folders, WebDataset tars, a store, or digits.",
+    help="Real images to measure the student on: a folder of class folders, WebDataset tars, a store, or digits.",
 )
 @click.option(
     "--out",
     shell_complete=folders,
     metavar="FOLDER",
-    help="Where the run is kept. Default: students/STORE-STUDENT-LABELS.",
+    help="Folder of the run. Default: students/STORE-STUDENT-LABELS.",
 )
 @execution_options
 @heading(RUN)
 @click.option(
-    "--workers", type=int, default=1, show_default=True, metavar="N", help="Processes on this machine, one a GPU."
+    "--workers", type=int, default=1, show_default=True, metavar="N", help="Processes on this machine, one per GPU."
 )
 @click.option(
     "--sync-bn",
     is_flag=True,
     default=None,
-    help="Batch-norm statistics over all workers; GPUs only. Default: each its own.",
+    help="Share batch-norm statistics between workers (GPUs only). Default: each worker has its own.",
 )
 @device_option
 @json_option
@@ -71,8 +71,8 @@ def command(
 ) -> None:
     """Train a student on a store's files alone: images, stored views and stored logits. No teacher runs.
 
-    Options that are left out are chosen to fit the store, and printed. If interrupted, rerun the same command to resume. A run
-    is trained on with the same command and more --epochs (or --updates).
+    Options that are left out are chosen to fit the store, and printed. If interrupted, rerun the same command to resume. To
+    train a finished run for longer, rerun it with more --epochs (or --updates).
 
     The folder holds student (the last epoch's), best (chosen on the --val images, so its accuracy on them is optimistic), the
     curves and summary.json.

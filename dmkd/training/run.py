@@ -158,8 +158,8 @@ class TrainingRun:
         ((unit, then),) = shorter.items()
         now = self.description["training"][unit]
         return (
-            f"The run in {self.out} had {then:,} {unit}: continuing it to {now:,} from step {self._step:,}, on the learning-rate "
-            f"schedule of {now:,} {unit}. Results will differ from those of a run that had {now:,} from the start."
+            f"The run in {self.out} was made with --{unit} {then}: continuing it from step {self._step:,} on the learning-rate "
+            f"schedule of --{unit} {now}. Results will differ from those of a run that had --{unit} {now} from the start."
         )
 
     def train(

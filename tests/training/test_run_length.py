@@ -174,7 +174,7 @@ def test_a_finished_run_is_continued_with_more_epochs(store, tmp_path):
     first = curves(out)
     done = dmkd_train(store, out, "--epochs", 3, "--val", store.path)
     assert done.exit_code == 0, done.output
-    assert "had 1 epochs: continuing it to 3 from step 4" in said(done) and said(done).count("continuing") == 1
+    assert "was made with --epochs 1: continuing it from step 4" in said(done) and said(done).count("continuing") == 1
     summary = json.loads((out / "summary.json").read_text())
     assert summary["continued_from"] == [{"epochs": 1, "after_updates": 4}] and summary["training"]["epochs"] == 3
     assert curves(out)[0] == first[0] and [line["epoch"] for line in curves(out)] == [1, 2, 3]
