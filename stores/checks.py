@@ -1,9 +1,9 @@
-"""Checks that bind rows to their place: what was moved between blocks, or copied from another store, is found by them.
+"""Checks that bind rows to their place, so that rows moved between blocks or copied from another store are found.
 
-A chunk's own crc32c only says whether its bytes are those that were written, not whether they belong there. So every
+A chunk's own crc32c only says whether its bytes are the ones written, not whether they belong there. So every
 image, and every image's labels, have a crc32c over what they belong to: the image's id and class, and for labels their set,
-the image and the views that they were made from. A changed row passes unseen with a probability of 2**-32. Checks find
-accidents; they are no protection from people, who can compute them too.
+the image and the views that they were made from. A changed row goes unnoticed with a probability of 2**-32. Checks find
+accidents; they do not protect against people, who can compute them too.
 """
 
 import math
@@ -65,13 +65,13 @@ def encoded_checks(
 
 
 def bind_views(ids: np.ndarray, views: np.ndarray) -> np.ndarray:
-    """Views float32 (n, V, P) -> as stored, (n, V, P + 1): the last component says whose they are."""
+    """Views float32 (n, V, P) -> as stored, (n, V, P + 1): the last component says which image they belong to."""
     owners = np.broadcast_to(_owners(ids), (*views.shape[:2], 1))
     return np.concatenate([views, owners], 2)
 
 
 def views_bound(ids: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    """Which views (n, V, P + 1), as stored, are those of these images: bool (n,)."""
+    """Which views (n, V, P + 1), as stored, belong to these images: bool (n,)."""
     return (stored[:, :, -1:] == _owners(ids)).all((1, 2))
 
 
@@ -80,7 +80,7 @@ def _owners(ids: np.ndarray) -> np.ndarray:
 
 
 def _begun(ids: np.ndarray, values: np.ndarray, dtype: str, identity: str = "") -> np.ndarray:
-    """The crc32c of an identity, each id and one number more: uint32 (n,)."""
+    """The crc32c of an identity, each id and one more number: uint32 (n,)."""
     heads = np.empty(len(ids), [("id", "<i8"), ("value", dtype)])
     heads["id"], heads["value"] = ids, values
     return _extended(np.full(len(ids), google_crc32c.value(identity.encode()), np.uint32), heads)

@@ -1,8 +1,7 @@
 """The blocks of one store's arrays: which are there, their rows by image id, and the small ones that are kept in memory.
 
-Rows come as they are stored: whose they are is proved by :mod:`dmkd.stores.rows`, out of small arrays of their block (checks,
-class ids, views). The last :data:`KEPT_BYTES` of these are kept, so reading a store block by block or in any order reads
-them once.
+Rows come as they are stored; :mod:`dmkd.stores.rows` proves which image they belong to, by small arrays of their block (checks,
+class ids, views). The last :data:`KEPT_BYTES` of these are kept, so each is read once whether a store is read in order or not.
 """
 
 from collections import OrderedDict
@@ -25,7 +24,7 @@ Ids = int | slice | Sequence[int] | np.ndarray
 
 
 class KeptChunks:
-    """The chunks read last, by (node, block), up to a number of bytes. Safe to share between threads."""
+    """The most recently read chunks, by (node, block), up to a number of bytes. Safe to share between threads."""
 
     def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
         self.max_bytes, self.bytes = max_bytes, 0
@@ -47,7 +46,7 @@ class KeptChunks:
                 self._drop(next(iter(self._chunks)))
 
     def forget(self, blocks: Sequence[int]) -> None:
-        """Drop everything that is kept of these blocks."""
+        """Drop everything kept of these blocks."""
         wanted = set(blocks)
         with self._lock:
             for key in [key for key in self._chunks if key[1] in wanted]:
@@ -61,7 +60,7 @@ class KeptChunks:
 class Chunks:
     """The chunks of the store at ``path``. Opens on first use in each process, so it can be pickled; threads may share it.
 
-    ``tree`` is what the store is written in, ``kept`` the chunks that are kept in memory.
+    ``tree`` is the backend that the store is written in, ``kept`` the chunks kept in memory.
     """
 
     def __init__(self, path: str) -> None:
@@ -79,7 +78,7 @@ class Chunks:
         """Forget what has been read: attributes, listings and rows."""
         self.kept = KeptChunks()
         self._attributes: dict[str, Any] | None = None
-        self._present: dict[str, set[int]] = {}  # node -> the blocks that were there when it was listed last
+        self._present: dict[str, set[int]] = {}  # node -> the blocks that were there at its last listing
 
     # What all arrays share
 
@@ -145,7 +144,7 @@ class Chunks:
         if absent:
             raise MissingBlockError(
                 f"Block {absent[0]} of {node} in {self.path} has not been made yet ({len(absent)} of the blocks asked "
-                "for are missing): run the command that makes it (dmkd generate, import or label) again; "
+                "for are missing): rerun the command that makes it (dmkd generate, import or label); "
                 "if that finds nothing to do, run `dmkd verify --repair` first."
             )
 
@@ -177,7 +176,7 @@ class Chunks:
     def _gather(self, node: str, ids: np.ndarray, read: Callable[[str, int], np.ndarray]) -> np.ndarray:
         if ids.size and (ids.min() < 0 or ids.max() >= self.num_images):
             bad = ids[(ids < 0) | (ids >= self.num_images)][0]
-            raise UsageError(f"{self.path} has image ids 0 to {self.num_images - 1}, there is no {bad}.")
+            raise UsageError(f"{self.path} has image ids 0 to {self.num_images - 1}; there is no image {bad}.")
         places = dict(by_block(ids, self.block_size))
         self._require(node, places)
         rows = np.empty((len(ids), *self.shape(node)[1:]), self.dtype(node))
@@ -197,7 +196,7 @@ class Chunks:
         return rows
 
     def refuse(self, nodes: tuple[str, ...], ids: np.ndarray, wrong: np.ndarray) -> None:
-        """Raise ``DamagedChunkError`` if any row is ``wrong``, bool (n,). ``nodes``: the arrays one of which is to blame, the
+        """Raise ``DamagedChunkError`` if any row is ``wrong``, bool (n,). ``nodes``: the arrays that may be at fault,
         likeliest first."""
         if not wrong.any():
             return
@@ -205,7 +204,7 @@ class Chunks:
         chunk = self.tree.chunk_path(nodes[0], bad // self.block_size)
         others = f" (or {', '.join(nodes[1:])} of this block)" if nodes[1:] else ""
         raise DamagedChunkError(
-            f"Chunk {chunk}{others} does not hold what was written for image {bad}: it is damaged, or that of another block or "
+            f"Chunk {chunk}{others} does not hold what was written for image {bad}: it is damaged or belongs to another block or "
             "store. `dmkd verify --repair` finds and deletes what is broken, so that it can be made again."
         )
 
@@ -219,13 +218,13 @@ class Chunks:
             raise write_error(self.tree.chunk_path(node, block), error) from error
 
     def delete(self, node: str, block: int) -> None:
-        """Delete a block's chunk: from here on it is missing."""
+        """Delete a block's chunk: from then on it is missing."""
         self.tree.delete_block(node, block)
         self._present.get(node, set()).discard(block)
 
 
 def by_block(ids: np.ndarray, block_size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Ids int64 (n,) -> (block, places in ``ids`` that lie in it), block by block."""
+    """Ids int64 (n,) -> (block, positions in ``ids`` of its ids), block by block."""
     blocks = ids // block_size
     order = np.argsort(blocks, kind="stable")
     starts = np.flatnonzero(np.diff(blocks[order], prepend=-1))
@@ -234,8 +233,8 @@ def by_block(ids: np.ndarray, block_size: int) -> Iterator[tuple[int, np.ndarray
 
 
 def damaged_chunk(path: str, problem: str) -> DamagedChunkError:
-    """The error of a chunk whose own bytes are wrong."""
+    """The error for a chunk whose own bytes are wrong."""
     return DamagedChunkError(
-        f"Chunk {path} is damaged ({problem}): `dmkd verify --repair` deletes what is broken, so that the command "
-        "that made it makes it again."
+        f"Chunk {path} is damaged ({problem}): run `dmkd verify --repair`, which deletes what is broken, then rerun the "
+        "command that made it."
     )

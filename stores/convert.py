@@ -1,7 +1,7 @@
-"""The same store in another place or format: Zarr in a folder or bucket, or HDF5. What is read from both is equal to the bit.
+"""The same store in another place or format: Zarr in a folder or bucket, or HDF5. Both read the same, bit for bit.
 
 Chunks are decoded and encoded again, as each format writes them; attributes, the run log and the codecs' constants are
-copied as they are. Until all is there the new store says that it is being made, and only this module will continue it.
+copied as they are. Until the copy is complete the new store is marked as unfinished, and only this module will continue it.
 """
 
 import os
@@ -23,23 +23,21 @@ if TYPE_CHECKING:
     from .trees.tree import Tree
 
 CONVERTING = "converting"  # the root's state
-COMMIT_BYTES = (
-    64 * 2**20
-)  # pixels that are written at once: each change of an HDF5 file is waited for until it is on the disk
+COMMIT_BYTES = 64 * 2**20  # pixels written at once: every change of an HDF5 file waits until it is on the disk
 
 
 def convert(source: Reader, path: str, advance: Callable[[int], object] = lambda images: None) -> Store:
     """Copy a store to ``path``, which ends in .h5 or .hdf5 or becomes a Zarr store -> the copy.
 
-    Blocks that ``source`` lacks are missing there too. Interrupted, the same call carries on; blocks that have changed in
+    Blocks that ``source`` lacks are missing there too. After an interruption the same call resumes; blocks that have changed in
     ``source`` meanwhile are copied again. ``advance`` gets the number of images copied. Raises ``UsageError`` if the path
-    is taken, or if JPEG images were to go to HDF5, ``DamagedChunkError`` if ``source`` is damaged.
+    is taken, or for JPEG images that would go to HDF5, ``DamagedChunkError`` if ``source`` is damaged.
     """
     target = open_tree(path)
     if source.image_codec.lossy and not target.image_files:
         raise UsageError(
-            f"The images of {source.path} are JPEG files, which {target.a_kind} does not hold: as pixels they would take "
-            "several times the space, and not come back as these files. Keep them in a Zarr store."
+            f"The images of {source.path} are JPEG files, which {target.a_kind} can't hold: as raw pixels they would take "
+            "several times the space and could not be turned back into these files. Keep them in a Zarr store."
         )
     _begin(source, target, path)
     try:
@@ -57,13 +55,13 @@ def convert(source: Reader, path: str, advance: Callable[[int], object] = lambda
 
 
 def _begin(source: Reader, target: "Tree", path: str) -> None:
-    """Make the root, or make sure that it is one that was begun for this source."""
+    """Make the root, or check that an existing one was started for this source."""
     if not locations.scheme(path) and os.path.realpath(path) == os.path.realpath(source.path):
         raise UsageError(f"{path} is the store itself: give the copy another name.")
     begun = {layout.FORMAT: layout.FORMAT_VERSION, "identity": source.identity}
     if not target.exists():
         if target.taken():
-            raise UsageError(f"{path} is there already and is no dmkd store; give the copy another name.")
+            raise UsageError(f"{path} already exists and is not a dmkd store; give the copy another name.")
         try:
             target.create_root()
             target.set_attributes({**begun, "state": CONVERTING})
@@ -71,13 +69,13 @@ def _begin(source: Reader, target: "Tree", path: str) -> None:
             raise write_error(path, error) from error
         return
     there = target.attributes()
-    if not there:  # interrupted at once
+    if not there:  # interrupted right away
         target.set_attributes({**begun, "state": CONVERTING})
     elif there.get("state") != CONVERTING:
-        raise UsageError(f"{path} is there already; give the copy another name or delete it.")
+        raise UsageError(f"{path} already exists; give the copy another name or delete it.")
     else:
-        way_out = f"Delete {path} and run the same command again."
-        refuse_mismatch(f"The copy that was begun at {path}", {key: there.get(key) for key in begun}, begun, way_out)
+        way_out = f"Delete {path} and rerun the same command."
+        refuse_mismatch(f"The copy started at {path}", {key: there.get(key) for key in begun}, begun, way_out)
 
 
 def _copy_structure(source: Reader, target: "Tree") -> list[str]:
@@ -125,7 +123,7 @@ def _portions(source: Reader) -> Iterator[range]:
 
 
 def _copy_block(source: Reader, target: "Tree", nodes: list[str], block: int) -> None:
-    """One block of all arrays, the markers last. What is there already stays, if its checks are still the source's."""
+    """One block of all arrays, the markers last. A block that is there stays if its checks still match the source's."""
     checks = [node for node in nodes if node.rsplit("/", 1)[-1] == layout.CHECKS]
     changed = any(_differs(source, target, node, block) for node in checks)
     for node in nodes:

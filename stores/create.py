@@ -1,4 +1,4 @@
-"""Making a store, opening one, and refusing what is none or of another format."""
+"""Creating a store, opening one, and refusing paths that hold none or one of another format."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,10 +27,10 @@ def create_store(
 ) -> Store:
     """Make an empty store for ``num_images`` images of one recipe. ``block_size`` None: chosen by image size.
 
-    ``source`` is where the generator was found: kept for later runs, no part of the identity. ``image_codec`` (raw, webp,
+    ``source`` is where the generator was found: kept for later runs, not part of the identity. ``image_codec`` (raw, webp,
     jpeg:95) should be in the recipe too, as it may determine pixels.
 
-    Raises ``UsageError`` if the path is taken by something else. A creation that was interrupted is done again.
+    Raises ``UsageError`` if the path is taken by something else. A creation that was interrupted starts over.
     """
     if num_images < 1:
         raise UsageError(f"A store needs at least one image, not {num_images}.")
@@ -39,17 +39,15 @@ def create_store(
     store = Store(path)
     tree = store.chunks.tree
     if image_codec != RAW and not tree.image_files:
-        raise UsageError(
-            f"{path}: {tree.a_kind} holds pixels as they are; --image-codec {image_codec} is for Zarr stores."
-        )
+        raise UsageError(f"{path}: {tree.a_kind} holds raw pixels; --image-codec {image_codec} is for Zarr stores.")
     if tree.exists():
         there = tree.attributes()
         if layout.stored_format(there) is not None:
             _refuse_other_formats(path, tree, there)
         if there.get("state") != "creating":
-            raise UsageError(f"{path} is taken already; give another --store or delete it.")
+            raise UsageError(f"{path} already exists; give another --store or delete it.")
     elif tree.taken():
-        raise UsageError(f"{path} is there already and is no dmkd store; give another --store.")
+        raise UsageError(f"{path} already exists and is not a dmkd store; give another --store.")
     try:
         tree.create_root()
         tree.set_attributes({layout.FORMAT: layout.FORMAT_VERSION, "state": "creating"})
@@ -97,18 +95,16 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     if not tree.exists():
         if not tree.taken():
             raise NotAStoreError(f"There is no store at {path}.")
-        raise NotAStoreError(f"{path} is no dmkd store: it holds no {tree.kind}.")
+        raise NotAStoreError(f"{path} is not a dmkd store: it holds no {tree.kind}.")
     attributes = tree.attributes()
     _refuse_other_formats(path, tree, attributes)
     if attributes.get("state") != "ready":
-        raise NotAStoreError(
-            f"The making of {path} was interrupted before its first block: run the same command again."
-        )
+        raise NotAStoreError(f"Creating {path} was interrupted before its first block: rerun the same command.")
     return store
 
 
 def store_exists(path: str) -> bool:
-    """Whether :func:`open_store` would succeed, or would refuse for a reason that the user must hear."""
+    """Whether :func:`open_store` would succeed, or would refuse for a reason that the user needs to see."""
     tree = open_tree(path)
     return tree.exists() and tree.attributes().get("state") != "creating"
 
@@ -119,7 +115,7 @@ def _refuse_other_formats(path: str, tree: Tree, attributes: Mapping[str, Any]) 
     if found == known:
         return
     if found is None:
-        raise NotAStoreError(f"{path} is no dmkd store: its {tree.kind} lacks the attribute {layout.FORMAT}.")
+        raise NotAStoreError(f"{path} is not a dmkd store: its {tree.kind} lacks the attribute {layout.FORMAT}.")
     if not isinstance(found, int) or found < known:
-        raise NotAStoreError(f"{path} is no dmkd store: its attribute {layout.FORMAT} is {found!r}.")
-    raise NewerFormatError(f"{path} has format {found}, this dmkd reads format {known}: upgrade dmkd.")
+        raise NotAStoreError(f"{path} is not a dmkd store: its attribute {layout.FORMAT} is {found!r}.")
+    raise NewerFormatError(f"{path} has format {found}, but this dmkd reads format {known}: upgrade dmkd.")

@@ -10,7 +10,7 @@ DmkdError                 1   something failed: the sentence says what, where an
     ├── DamagedChunkError 1   a chunk's checksum or shape is wrong
     ├── DamagedMetadataError 1   a node's metadata can't be read
     ├── StoreWriteError   1   a write did not reach the disk (full, read-only, gone)
-    └── StoreUnreachableError 1   the object store does not answer, which may pass
+    └── StoreUnreachableError 1   the object store does not answer, perhaps only for now
 """
 
 import errno
@@ -56,7 +56,7 @@ class DamagedChunkError(StoreError):
 
 
 class DamagedMetadataError(StoreError, ValueError):
-    """What says what an array or a group is can't be read: cut off, or overwritten. A ``ValueError`` as the reader's own is."""
+    """The metadata of an array or group can't be read: truncated or overwritten. A ``ValueError``, like the reader's own."""
 
 
 class StoreWriteError(StoreError):
@@ -64,10 +64,10 @@ class StoreWriteError(StoreError):
 
 
 class StoreUnreachableError(StoreError):
-    """An object store can't be reached or does not answer as it should. It may later: the work is worth trying again."""
+    """An object store can't be reached or does not answer as it should. It may recover, so the work is worth retrying."""
 
 
-# What is the matter where a disk refuses a write, and what to do. Of any other error the system's own words.
+# Why a disk refuses a write, and what to do. Other errors keep the system's own words.
 _DISK_REASONS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
@@ -81,11 +81,11 @@ def write_error(what: str, error: OSError) -> StoreWriteError:
     """The error that a user sees when the disk refused to write ``what``."""
     reason = _DISK_REASONS.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
     return StoreWriteError(
-        f"Could not write {what}: {reason}, then run the same command again; what was written before is whole."
+        f"Could not write {what}: {reason}. Rerun the same command to resume; everything written so far is intact."
     )
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says first, without a full stop; the name of its class if it says nothing."""
+    """The first line of another library's error, without a full stop; the name of its class if it has no message."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -12,13 +12,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:
-    """sha256, as 64 hex digits, of a JSON-able description; the order of its keys does not count."""
+    """sha256, as 64 hex digits, of a JSON-able description; the order of its keys does not matter."""
     text = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_fingerprint(identity: str, description: Mapping[str, Any]) -> bool:
-    """Whether this is the fingerprint of a description; False if it has none, holding NaN or what JSON can't."""
+    """Whether this is the fingerprint of a description; False if it holds NaN or something that JSON can't."""
     try:
         return identity == fingerprint(description)
     except (TypeError, ValueError):

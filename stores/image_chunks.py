@@ -20,7 +20,7 @@ from zarr.registry import register_codec
 
 
 class ImageFilesCodec(ArrayBytesCodec):
-    """What both share: n files and where they lie. Subclasses write and read one image."""
+    """What both share: n files and their offsets. Subclasses encode and decode one image."""
 
     is_fixed_size = False
     name: ClassVar[str]
@@ -40,7 +40,7 @@ class ImageFilesCodec(ArrayBytesCodec):
         return b"".join([offsets.astype("<u8").tobytes(), *files])
 
     def decode_images(self, chunk: memoryview, shape: tuple[int, ...]) -> np.ndarray:
-        """The chunk -> uint8 ``shape``. Raises ``ValueError`` if it does not hold just these images."""
+        """The chunk -> uint8 ``shape``. Raises ``ValueError`` if it does not hold exactly these images."""
         count, header = shape[0], 8 * (shape[0] + 1)
         if len(chunk) < header:
             raise ValueError(f"a chunk of {len(chunk)} bytes can't hold {count} images")
@@ -59,7 +59,7 @@ class ImageFilesCodec(ArrayBytesCodec):
         """uint8 (n, H, W, 3) as a reader will get them."""
         return self.decode_images(memoryview(self.encode_images(images)), images.shape)
 
-    # What zarr calls
+    # Called by zarr
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         if len(shape) != 4 or shape[-1] != 3 or dtype.to_native_dtype() != np.uint8:
@@ -75,8 +75,8 @@ class ImageFilesCodec(ArrayBytesCodec):
         return chunk_spec.prototype.nd_buffer.from_numpy_array(images)
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        # Zarr asks for it only inside shards, and by its contract this is what codecs of varying size answer.
-        raise NotImplementedError("the size of an encoded image is not known beforehand")
+        # Zarr asks for this only inside shards, and expects it to be raised by codecs whose size varies.
+        raise NotImplementedError("the size of an encoded image is not known in advance")
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -113,7 +113,7 @@ class JpegCodec(ImageFilesCodec):
 
 @dataclass(frozen=True)
 class WebpCodec(ImageFilesCodec):
-    """Lossless WebP by Pillow. Its effort, how long it looks for fewer bytes, is part of no configuration: any reads the same."""
+    """Lossless WebP by Pillow. How hard it tries to save bytes is not part of the configuration: reading is the same."""
 
     name: ClassVar[str] = "dmkd.webp"
 
@@ -139,4 +139,4 @@ class WebpCodec(ImageFilesCodec):
 
 
 for _codec in (JpegCodec, WebpCodec):
-    register_codec(_codec.name, _codec)  # where this is not installed, or was before the codecs were there
+    register_codec(_codec.name, _codec)  # where dmkd is not installed, or was before these codecs existed

@@ -31,12 +31,12 @@ class ImageCodec:
 
     @property
     def lossy(self) -> bool:
-        """Whether a reader gets other pixels than were written."""
+        """Whether readers get pixels that differ from those written."""
         return self.kind == JPEG
 
     @property
     def expected_share(self) -> Share:
-        """What of the raw pixels' bytes images take on disk, if they are like photographs."""
+        """Share of the raw pixels' bytes that images take on disk, if they are like photographs."""
         if self.kind == RAW:
             return Share("exact", 1.0)
         if self.quality is None:
@@ -45,7 +45,7 @@ class ImageCodec:
         return Share("about", float(np.interp(self.quality, qualities, shares)))
 
     def serializer(self) -> "ImageFilesCodec | None":
-        """What writes chunks in Zarr; None: pixels as they are."""
+        """The codec that writes chunks in Zarr; None: raw pixels."""
         from .image_chunks import JpegCodec, WebpCodec
 
         if self.kind == RAW:

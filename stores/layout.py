@@ -13,16 +13,16 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     labels/<label set>/checks uint32    (N, 2)          (B, 2)          0      crc32c's of quality and of the codec's arrays
     labels/<label set>/constants/...   what a codec needs to decode all blocks alike, such as a basis: written once, one chunk
     runs/<time>-<host>-<process>/...   who made which block, when and on what: groups with attributes, no arrays (run_log.py)
-    card                      the data set's card: a group whose attribute ``readme`` is its README.md, for people; no identity
+    card                      the data set's card: a group whose attribute ``readme`` is its README.md: for people, in no identity
 
 Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``, ``block_size``,
 ``image_codec``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,
 ``size``, ``interpolation``, ``canonical``, ``identity`` ... Of a label set: ``teacher``, ``source``, ``view_set``,
 ``num_views``, ``codec``, ``num_classes``, ``identity``, and ``fitted`` once its constants and arrays are there.
 
-``dmkd_format`` is the number of this format, 1; where a root has all else and no number, it is read as 1. A change that would
-make an older dmkd read something wrong gets the next number, and dmkd refuses stores of numbers that it does not know, before it
-reads or writes anything else of them. The number is no part of the identity.
+``dmkd_format`` is the number of this format, 1; a root that has everything else but no number is read as 1. A change that would
+make an older dmkd read something wrong gets the next number, and dmkd refuses stores with a number it does not know, before it
+reads or writes anything else in them. The number is not part of the identity.
 
 Rules:
 
@@ -33,10 +33,10 @@ Rules:
   label set, id and pixels, and a codec's arrays also to the stored views that they were made from, by their set's ``checks``.
 - A block is done when its chunk exists. Within a block the order of writing is views, labels, class ids, checks, images;
   within a label set it is quality, checks, then the codec's arrays. The last one written is the marker (``images``, or
-  the codec's last array), so a block that is half-written counts as missing and is made again. Where a block is
-  written anew with other contents, the markers of what no longer holds are deleted before all else.
+  the codec's last array), so a block that is half-written counts as missing and is made again. When a block is
+  rewritten with different contents, the markers of everything that no longer holds are deleted first.
 - Pixels are raw, or image files in a chunk: ``image_codec`` is ``raw``, ``webp`` or ``jpeg:<quality>`` (see image_chunks.py).
-  Teachers look at the pixels as a reader gets them, and checks are over those.
+  Teachers see the pixels as a reader gets them, and the checks cover those.
 - Chunk keys are ``c.<block>.0...``: one flat folder for an array.
 - All arrays are created at their final shape by one process; workers write whole chunks and never touch metadata.
 
@@ -71,11 +71,11 @@ MAX_BLOCK_SIZE = 256  # images, unless a user asks for more
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of the store, but for the number of images and the block size that all arrays share.
+    """One array of the store, except for the number of images and the block size, which all arrays share.
 
     ``shape`` is what one image takes, ``dims`` names every axis but the first, which is always ``image``.
     ``compression`` is ``None`` (chunks that can be memory-mapped), ``"zstd"``, or ``"bitshuffle"`` (Blosc: bit planes, then
-    Zstd). ``order`` permutes the axes, the first included, inside a chunk: what lies together in the file.
+    Zstd). ``order`` permutes the axes, the first included, inside a chunk, and so decides what is adjacent in the file.
     """
 
     shape: tuple[int, ...]
@@ -91,14 +91,14 @@ class ArraySpec:
 
 
 class Share(NamedTuple):
-    """What an array takes on disk of its raw bytes, and how exactly that is known beforehand."""
+    """The share of its raw bytes that an array takes on disk, and how exactly that is known in advance."""
 
     exactness: Literal["exact", "at most", "about"]
     of_raw: float
 
 
 def stored_format(attributes: Mapping[str, Any]) -> Any:
-    """The format that the attributes of a root name, 1 if they are a store's and name none; None if they are of no store."""
+    """The format number in a root's attributes, 1 if they are a store's but have none; None if they are not a store's."""
     of_a_store = {"state", "recipe", "identity"} <= attributes.keys()
     return attributes.get(FORMAT, 1 if of_a_store else None)
 
@@ -116,7 +116,7 @@ def checks_spec() -> ArraySpec:
 
 
 def views_spec(num_views: int, num_components: int) -> ArraySpec:
-    """One component more than the views have: whose they are."""
+    """One component more than the views have: it says which image they belong to."""
     return ArraySpec((num_views, num_components + 1), "float32", ("view", "component"), float("nan"))
 
 
@@ -125,7 +125,7 @@ def quality_spec() -> ArraySpec:
 
 
 def label_specs(codec_arrays: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
-    """All arrays of blocks that a label set has, by name, in the order of writing."""
+    """All arrays of a label set that have blocks, by name, in the order of writing."""
     return {QUALITY: quality_spec(), CHECKS: checks_spec(), **codec_arrays}
 
 

@@ -1,6 +1,6 @@
-"""Where a store lies: a local folder, or a prefix of an object store's bucket (``s3://bucket/imnet.zarr``).
+"""Where a store is: a local folder, or a prefix of an object store's bucket (``s3://bucket/imnet.zarr``).
 
-Everything that must know which of the two it is asks here; :mod:`dmkd.stores.trees.bucket` then speaks to the bucket.
+Code that needs to know which of the two it is asks here; :mod:`dmkd.stores.trees.bucket` then talks to the bucket.
 """
 
 import os
@@ -34,20 +34,20 @@ def bucket(path: str) -> str:
 
 
 def join(path: str, *names: str) -> str:
-    """What lies below a store, as a user would write it."""
+    """A path below a store, as a user would write it."""
     return "/".join([path.rstrip("/"), *names])
 
 
 def endpoint() -> str | None:
-    """URL of the S3 server if it is not Amazon's. The environment alone says so, as for every other S3 client."""
+    """URL of the S3 server if it is not Amazon's. Set by the environment alone, as for every other S3 client."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
 def set_endpoint(url: str | None) -> None:
-    """Use another S3 server than Amazon's from now on, here and in processes started later; None changes nothing."""
+    """Use an S3 server other than Amazon's from now on, here and in processes started later; None changes nothing."""
     if url is not None:
         check_endpoint(url)
-        os.environ.pop("AWS_ENDPOINT_URL_S3", None)  # would be preferred
+        os.environ.pop("AWS_ENDPOINT_URL_S3", None)  # it would take precedence
         os.environ["AWS_ENDPOINT_URL"] = url
 
 

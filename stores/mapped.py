@@ -1,6 +1,6 @@
 """Rows straight from chunk files: a local, uncompressed chunk is its block's rows in C order, then their crc32c.
 
-Mapped into memory, rows are read at the speed of memory and without a copy in between, in any order: Zarr decodes whole
+Mapped into memory, rows are read at the speed of memory and without a copy in between, in any order; Zarr decodes whole
 chunks. What Zarr would have checked is checked here: a block's checksum at its first touch. Nothing here writes.
 """
 
@@ -15,7 +15,7 @@ from .chunks import Chunks, damaged_chunk
 from .errors import MissingBlockError
 
 CHECKSUM_BYTES = 4
-DEFAULT_MAX_MAPS = 65_530  # Linux's default, where it can't be read
+DEFAULT_MAX_MAPS = 65_530  # Linux's default, for where the limit can't be read
 
 
 class MappedArray:
@@ -31,8 +31,8 @@ class MappedArray:
         max_maps: int = 2**30,
         prove: Callable[[np.ndarray, np.ndarray], object] | None = None,
     ) -> None:
-        """``prove`` is given a block's ids int64 (n,) and rows (n, ...) at its first touch, instead of the chunk's checksum
-        being compared, and raises ``DamagedChunkError`` if the rows are not those of these ids: what was moved here is
+        """``prove`` is called with a block's ids int64 (n,) and rows (n, ...) at its first touch, instead of comparing the
+        chunk's checksum, and raises ``DamagedChunkError`` if the rows do not belong to these ids: misplaced chunks are
         found too."""
         if not can_be_mapped(chunks, node):
             raise ValueError(f"{node} of {chunks.path} is not a local array of uncompressed chunks")
@@ -54,19 +54,19 @@ class MappedArray:
         rows = self._blocks.get(block)
         if rows is None:
             rows = self._map(block)
-            while len(self._blocks) >= self.max_maps:  # the oldest goes; who still reads it keeps it mapped
+            while len(self._blocks) >= self.max_maps:  # the oldest goes; whoever still reads it keeps it mapped
                 self._blocks.pop(next(iter(self._blocks)), None)
             self._blocks[block] = rows
         return rows
 
     def read(self, block: int) -> np.ndarray:
-        """The same rows, verified, and not kept: for those who copy them."""
+        """The same rows, verified, and not kept: for callers that copy them."""
         return self._map(block)
 
     def take(self, ids: np.ndarray, out: np.ndarray, view: np.ndarray | None = None) -> None:
         """Copy the rows of int64 ``ids`` (n,) to ``out`` (n, ...), or of each row only ``view`` (n,), an index of axis 1.
 
-        Neighbouring ids of one block are copied in one go, so sorted ids are faster. numpy lets go of the interpreter
+        Neighbouring ids of one block are copied in one go, so sorted ids are faster. numpy releases the GIL
         while it copies.
         """
         blocks = ids // self.block_size
@@ -93,8 +93,8 @@ class MappedArray:
                 content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         except FileNotFoundError as error:
             raise MissingBlockError(
-                f"Block {block} of {self.node} in {self._chunks.path} has not been made yet: run the command that makes "
-                "it (dmkd generate, import or label) again."
+                f"Block {block} of {self.node} in {self._chunks.path} has not been made yet: rerun the command that makes "
+                "it (dmkd generate, import or label)."
             ) from error
         rows = content[:count].view(self.dtype).reshape(self.block_size, *self.shape[1:])
         if not self._verified[block]:
@@ -113,7 +113,7 @@ def can_be_mapped(chunks: Chunks, node: str) -> bool:
 
 
 def map_limit() -> int:
-    """Maps that the arrays of one loader may hold together: half of what the process may."""
+    """Maps that the arrays of one loader may hold together: half of what the process is allowed."""
     try:
         with open("/proc/sys/vm/max_map_count") as file:
             return int(file.read()) // 2

@@ -1,8 +1,8 @@
 """What teachers think of a store's images, in numbers: from the quality that is stored with their labels.
 
-Quality is a tiny array in as many chunks as there are blocks. So blocks are sampled, the same ones by all who ask, and where
-chunks are plain local files they are read past Zarr (25 µs a chunk instead of 600); every row is proved as
-:mod:`dmkd.stores.rows` does.
+Quality is a tiny array in as many chunks as there are blocks. So blocks are sampled, always the same ones, and chunks that
+are plain local files are read without Zarr (25 µs a chunk instead of 600); every row is proved as in
+:mod:`dmkd.stores.rows`.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from .chunks import Chunks
 from .errors import DamagedChunkError, MissingBlockError
 from .mapped import MappedArray, can_be_mapped
 
-SAMPLED_BLOCKS = 400  # whose quality stands for that of all images
+SAMPLED_BLOCKS = 400  # whose quality stands for all images
 SAMPLED_BLOCKS_IN_BUCKET = 100  # there each chunk is a request
 
 BINS = 10
@@ -39,7 +39,7 @@ def sample_size(path: str) -> int:
 
 
 def sampled(path: str, blocks: Sequence[int]) -> list[int]:
-    """Those of a store's blocks out of which averages, and images to look at, are taken: always the same ones."""
+    """The blocks of a store that averages, and images to look at, are taken from: always the same ones."""
     return sample_blocks(blocks, sample_size(path))
 
 
@@ -61,7 +61,7 @@ def read_opinions(chunks: Chunks, label_node: str, identity: str, blocks: Sequen
     its label set's."""
     of_labels = (f"{label_node}/{layout.QUALITY}", f"{label_node}/{layout.CHECKS}")
     nodes = (layout.CLASS_IDS, layout.CHECKS, *of_labels)
-    # Without labels there are no arrays of them either.
+    # Without labels these arrays do not exist.
     mapped = {node: MappedArray(chunks, node) for node in nodes if blocks and can_be_mapped(chunks, node)}
 
     def read(node: str, block: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def read_opinions(chunks: Chunks, label_node: str, identity: str, blocks: Sequen
             quality_checks(identity, ids, checks, quality) == label_checks[:, 0]
         )
         if not sound.all():
-            return f"Block {block} of {of_labels[0]} is damaged, or not that of its images."
+            return f"Block {block} of {of_labels[0]} is damaged, or does not belong to its images."
         return ids, class_ids, quality
 
     found = chunks.tree.map(read_all, blocks)
@@ -126,7 +126,7 @@ def distribution(values: np.ndarray, low: float, high: float) -> dict[str, Any]:
 def statistics(opinions: Opinions, class_names: Sequence[str]) -> dict[str, Any]:
     """Agreement with the class that was asked for, p(class), entropy (nats), and the classes at either end; JSON-able.
 
-    ``agreement`` of a class is the share of its images whose top-1 it is, ``entropy`` their mean. Nothing without images.
+    ``agreement`` of a class is the share of its images whose top-1 it is, ``entropy`` their mean. Empty without images.
     """
     if not len(opinions.ids):
         return {}
@@ -137,7 +137,7 @@ def statistics(opinions: Opinions, class_names: Sequence[str]) -> dict[str, Any]
     mean_entropy = np.bincount(place, entropy) / counts
 
     def ends(values: np.ndarray, first: str, last: str) -> dict[str, list[dict[str, Any]]]:
-        """The classes with the largest and the smallest values; of equal ones those with the smaller ids."""
+        """The classes with the largest and the smallest values; ties go to the smaller ids."""
 
         def facts(order: np.ndarray) -> list[dict[str, Any]]:
             return [

@@ -1,4 +1,4 @@
-"""All that is read of a store: what it is, its images, views and labels by image id in any order, what is missing, its runs."""
+"""Everything that can be read from a store: what it is, rows by image id in any order, what is missing, its runs."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ class Reader:
     """A store in a folder, a bucket or an HDF5 file, to be read. Can be pickled to workers.
 
     ``images[ids]`` uint8 (n, H, W, 3) RGB · ``class_ids[ids]`` int32 (n,) · ``views[name][ids]`` float32 (n, V, P) ·
-    ``labels[name].logits(ids)`` float32 (n, V, C). Every row is proved to be its image's before it is handed out; who
-    reads chunk files past this class does it with ``checks[ids]`` uint32 (n, 2) and :func:`dmkd.stores.checks.image_checks`.
+    ``labels[name].logits(ids)`` float32 (n, V, C). Every row is proved to be its image's before it is handed out; code
+    that reads chunk files itself does this with ``checks[ids]`` uint32 (n, 2) and :func:`dmkd.stores.checks.image_checks`.
 
     Blocks are seen as soon as they are written. Attributes, view sets and label sets are read at the first look and kept (in a
-    bucket each is a request): what another process has added since is seen by a store that is opened anew, or after
+    bucket each is a request): what another process has added since is seen by a newly opened store, or after
     :meth:`refresh`.
     """
 
@@ -41,7 +41,7 @@ class Reader:
         return f"{type(self).__name__}({self.path!r}: {self.num_images} images of {shape})"
 
     def refresh(self) -> None:
-        """Look at attributes, view sets and label sets anew when they are next asked for."""
+        """Reread attributes, view sets and label sets when they are next asked for."""
         self.chunks.refresh()
         self._forget_sets()
 
@@ -93,7 +93,7 @@ class Reader:
         return stored_image_codec(self.attributes.get("image_codec", "raw"))
 
     def as_stored(self, images: np.ndarray) -> np.ndarray:
-        """Images uint8 (n, H, W, 3) as a reader will get them when they have been written: what a teacher is to look at."""
+        """Images uint8 (n, H, W, 3) as a reader will get them once they have been written: what a teacher must see."""
         return self.image_codec.as_stored(images)
 
     @property
@@ -138,7 +138,7 @@ class Reader:
 
     @property
     def labels(self) -> dict[str, LabelSet]:
-        """Label sets by name, as they were at the first look. One whose creation was interrupted is not there yet."""
+        """Label sets by name, as they were at the first look. One whose creation was interrupted is left out."""
         if self._labels is None:
             self._labels = read_label_sets(self.chunks)
         return dict(self._labels)
@@ -151,12 +151,12 @@ class Reader:
         """Any way of naming ids -> int64 (n,); a boolean mask over all N images selects its true ones."""
         return self.chunks.resolve_ids(ids)
 
-    # What people and programs have noted
+    # Notes by people and programs
 
     @property
     def card(self) -> dict[str, Any]:
-        """The data set's card: ``readme`` (Markdown) and ``licence``; {} if none was written. For people alone."""
-        # An attribute and no file: Zarr warns of every file in a group that is none of its own, and other backends have none.
+        """The data set's card: ``readme`` (Markdown) and ``licence``; {} if none was written. For people only."""
+        # An attribute, not a file: Zarr warns about every foreign file in a group, and other backends have no files.
         try:
             return self.chunks.tree.attributes(layout.CARD)
         except KeyError:

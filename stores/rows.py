@@ -52,7 +52,7 @@ class Rows(ABC):
 
     @abstractmethod
     def _proved(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """``rows`` as a reader gets them, after making sure that they are those of these ids, (n,)."""
+        """``rows`` as a reader gets them, after making sure that they belong to these ids, (n,)."""
 
 
 class ImageRows(Rows):
@@ -62,7 +62,7 @@ class ImageRows(Rows):
         class_ids = self._chunks.read_small(layout.CLASS_IDS, ids)
         stored = self._chunks.read_small(layout.CHECKS, ids)
         found = image_checks(ids, class_ids, rows)
-        # Only where class ids and checks agree the pixels are to blame.
+        # The pixels are at fault only where class ids and checks agree.
         self._chunks.refuse((layout.CLASS_IDS, layout.CHECKS), ids, found[:, 0] != stored[:, 0])
         self._chunks.refuse((self._node,), ids, found[:, 1] != stored[:, 1])
         return rows
@@ -87,7 +87,7 @@ class CheckRows(Rows):
 
 
 class ViewRows(Rows):
-    """float32 (N, V, P): without the last component of the array, which says whose views they are."""
+    """float32 (N, V, P): without the last component of the array, which says which image they belong to."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,7 +124,7 @@ def proved_encoded(
     views: str,
 ) -> dict[str, np.ndarray]:
     """``arrays``, the codec's (name -> (n, ...), stored at ``nodes``) of the label set with this identity, after making sure that
-    they are those of ids int64 (n,) and were made from the images and ``views`` that are there now."""
+    they belong to ids int64 (n,) and were made from the images and ``views`` that are there now."""
     of_images, of_views = chunks.read_small(layout.CHECKS, ids), chunks.read_small(views, ids)
     found = encoded_checks(identity, ids, of_images, of_views, arrays)
     wrong = found != chunks.read_small(checks, ids)[:, 1]
@@ -133,8 +133,8 @@ def proved_encoded(
 
 
 def proved(chunks: Chunks, ids: np.ndarray, read: Callable[[], Read]) -> Read:
-    """What ``read`` gives. Another process may have made a block anew since the small arrays that prove it were kept: if
-    anything is wrong they are forgotten, and all is read once more before the error is raised."""
+    """What ``read`` gives. Another process may have rewritten a block since the small arrays that prove it were kept: if
+    anything is wrong they are dropped, and everything is read once more before the error is raised."""
     try:
         return read()
     except DamagedChunkError:

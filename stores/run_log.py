@@ -27,9 +27,9 @@ SAVE_SECONDS = 30.0
 
 
 class RunLog:
-    """The log of one run, written by its driver alone. A context: the way it is left is the outcome that is recorded.
+    """The log of one run, written only by its driver. A context manager: how it exits is recorded as the outcome.
 
-    Nothing is written before the first worker or block: a run that finds all done leaves no trace.
+    Nothing is written before the first worker or block: a run that finds everything done leaves no trace.
     """
 
     def __init__(self, tree: "Tree", facts: Mapping[str, Any]) -> None:
@@ -62,14 +62,14 @@ class RunLog:
                 self.save()
 
     def add_worker(self, facts: Mapping[str, Any]) -> str:
-        """Note a worker that has started -> its name in this log: w0, w1 ..."""
+        """Record a worker that has started -> its name in this log: w0, w1 ..."""
         name = f"w{len(self._workers)}"
         self._workers[name] = dict(facts)
         self.save()
         return name
 
     def add_block(self, block: int, worker: str, seconds_made: float, seconds_written: float) -> None:
-        """Note a block that was written. Saves now and then."""
+        """Record a block that was written. Saves from time to time."""
         self._rows.append([block, worker, round(seconds_made, 3), round(seconds_written, 3), round(time.time(), 1)])
         if len(self._rows) == BLOCKS_A_PART:
             self.save()
@@ -78,7 +78,7 @@ class RunLog:
             self.save()
 
     def save(self) -> None:
-        """Write what has been noted. Raises ``StoreWriteError`` if the disk fails."""
+        """Write what has been recorded. Raises ``StoreWriteError`` if the disk fails."""
         self._saved_at = time.monotonic()
         try:
             self._save()

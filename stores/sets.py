@@ -1,4 +1,4 @@
-"""What a store is read through besides its images: a view set, a label set."""
+"""What a store holds besides its images: view sets and label sets."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -123,12 +123,12 @@ class LabelSet:
         return opinion_table(wanted, ClassRows(self._chunks, layout.CLASS_IDS)[wanted], self.quality[wanted])
 
     def opinions(self, blocks: Sequence[int]) -> Opinions:
-        """The quality of all images of some :meth:`labelled_blocks`, fast. What is damaged is named and left out."""
+        """The quality of all images of some :meth:`labelled_blocks`, fast. Damaged blocks are named and left out."""
         return read_opinions(self._chunks, self.node, self.identity, blocks)
 
     def encoded(self, ids: Ids) -> dict[str, np.ndarray]:
         """The codec's arrays at these ids, axis 0 being the id. Raises ``DamagedChunkError`` if they were not made from the
-        images and views that are there."""
+        images and views that are there now."""
         if isinstance(ids, int | np.integer):
             return {name: rows[0] for name, rows in self.encoded([int(ids)]).items()}
         wanted = self._chunks.resolve_ids(ids)
@@ -140,7 +140,7 @@ class LabelSet:
         return proved(self._chunks, wanted, read)
 
     def prove(self, ids: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        """Raise ``DamagedChunkError`` unless the codec's arrays, (n, ...) straight from the files, are those of ids int64
+        """Raise ``DamagedChunkError`` unless the codec's arrays, (n, ...) straight from the files, belong to ids int64
         (n,)."""
         proved(self._chunks, ids, lambda: self._proved(ids, arrays))
 
@@ -186,7 +186,7 @@ def read_view_sets(chunks: Chunks) -> dict[str, ViewSet]:
 
 
 def read_label_sets(chunks: Chunks) -> dict[str, LabelSet]:
-    """As :func:`read_view_sets`. A label set whose creation was interrupted is not there yet."""
+    """As :func:`read_view_sets`. A label set whose creation was interrupted is left out."""
     found = _read_attributes(chunks, layout.LABELS)
     return {name: LabelSet(chunks, name, its) for name, its in found.items() if "identity" in its}
 

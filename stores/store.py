@@ -1,4 +1,4 @@
-"""The store: all of a :class:`~dmkd.stores.reader.Reader`, written a block at a time."""
+"""The store: a :class:`~dmkd.stores.reader.Reader` that is also written, a block at a time."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,14 +25,14 @@ class Store(Reader):
     :func:`open_store`. Can be pickled to workers.
 
     ``images[ids]`` uint8 (n, H, W, 3) RGB · ``class_ids[ids]`` int32 (n,) · ``views[name][ids]`` float32 (n, V, P) ·
-    ``labels[name].logits(ids)`` float32 (n, V, C), and what else a :class:`~dmkd.stores.reader.Reader` has. Blocks are seen as
-    soon as they are written; view and label sets as they were when this object looked first, added one or was refreshed.
+    ``labels[name].logits(ids)`` float32 (n, V, C), and everything else of a :class:`~dmkd.stores.reader.Reader`. Blocks are
+    seen as soon as they are written; view and label sets as they were at this object's first look, last addition or refresh.
     """
 
     # Looking
 
     def _repr_html_(self) -> str:
-        """A card for notebooks: what the store is, its labels, some images. Takes at most a second and raises nothing."""
+        """A card for notebooks: what the store is, its labels, some images. Takes at most a second and never raises."""
         from .showing.html_card import html_card
 
         return html_card(self)
@@ -41,7 +41,7 @@ class Store(Reader):
         """A contact sheet of these images, at most 400, as a Pillow image: a notebook shows it when it ends a cell.
 
         Captions have id, class, and the probability and entropy of the label set ``labels`` (None: the first that has labels
-        of all of them). Small images are enlarged pixel by pixel. ``columns`` None: 8, or what fits.
+        for all of them). Small images are enlarged pixel by pixel. ``columns`` None: 8, or what fits.
         Raises ``UsageError`` for an unknown label set, ``MissingBlockError`` for images that have not been made.
         """
         from .showing.contact_sheet import show_images
@@ -109,11 +109,11 @@ class Store(Reader):
     def add_label_set(
         self, name: str, *, teacher: Mapping[str, Any], source: str, view_set: str, codec: Codec, num_classes: int
     ) -> None:
-        """Begin a label set, or check that the one of this name has the same teacher, views and codec.
+        """Start a label set, or check that the one of this name has the same teacher, views and codec.
 
         A codec that must be fitted gets its arrays by :meth:`fit_label_set`, any other at once.
         ``teacher`` is what the teacher is (weights' hash, preprocessing), ``source`` where it was found: the latter is
-        kept for later runs and is no part of the identity.
+        kept for later runs and is not part of the identity.
         """
         _check_name(name, "label set")
         self._forget_sets()  # another process may have added the views
@@ -147,7 +147,7 @@ class Store(Reader):
         """Write the constants of a label set's codec and make room for its blocks; once only, they never change."""
         label_set = LabelSet(self.chunks, name, self.chunks.tree.attributes(f"{layout.LABELS}/{name}"))
         if label_set.fitted:
-            raise UsageError(f"Label set {name!r} of {self.path} has its constants already.")
+            raise UsageError(f"Label set {name!r} of {self.path} already has its constants.")
         coder = label_set.codec.bind(label_set.num_classes, constants)
         if constants:
             self.chunks.tree.create_group(f"{label_set.node}/{layout.CONSTANTS}")
@@ -155,14 +155,14 @@ class Store(Reader):
             self.chunks.tree.write_constant(f"{label_set.node}/{layout.CONSTANTS}/{part}", values)
         for part, spec in layout.label_specs(coder.arrays(label_set.num_views)).items():
             self.chunks.tree.create_array(f"{label_set.node}/{part}", spec, self.num_images, self.block_size)
-        # The mark comes last: what was interrupted before it is done again.
+        # The mark comes last: anything interrupted before it is redone.
         self.chunks.tree.set_attributes({"fitted": True}, label_set.node)
         self._forget_sets()
 
     def grow(self, num_images: int) -> None:
         """Make room for more images of the same recipe. What is there stays as it is.
 
-        A last block that is only partly used is deleted first, images before all else, so that it is made again whole:
+        A last block that is only partly used is deleted first, starting with its images, so that it is made again whole:
         an image depends on its id alone, so its old pixels come back.
         """
         self.check_growth(num_images)
@@ -181,7 +181,7 @@ class Store(Reader):
         self.touch()
 
     def _array_nodes(self) -> list[str]:
-        """All arrays images first, and of each label set the marker first."""
+        """All arrays, images first, and in each label set the marker first."""
         nodes = [layout.IMAGES, layout.CHECKS, layout.CLASS_IDS]
         for label_set in filter(lambda label_set: label_set.fitted, self.labels.values()):
             nodes += reversed(label_set.array_nodes.values())
@@ -229,4 +229,4 @@ class Store(Reader):
 
 def _check_name(name: str, what: str) -> None:
     if not name or not all(c.isalnum() or c in "._-" for c in name) or name.startswith((".", "_")):
-        raise UsageError(f"{name!r} can't name a {what}: use letters, digits, '.', '_' and '-'.")
+        raise UsageError(f"{name!r} is not a valid {what} name: use letters, digits, '.', '_' and '-'.")

@@ -1,5 +1,5 @@
-"""One block's arrays: made of what a caller gives, checked before the first byte is written, and bound to their images. Written
-once the markers of what will not hold any more are gone.
+"""One block's arrays: made from what a caller gives, checked before the first byte is written, and bound to their images. They
+are written after the markers of everything that will no longer hold have been deleted.
 """
 
 from collections.abc import Mapping
@@ -19,17 +19,17 @@ Arrays = dict[str, np.ndarray]  # node -> rows (n, ...), in the order of writing
 
 @dataclass(frozen=True)
 class NewBlock:
-    """What is to be written of one block of n ids."""
+    """What to write for one block of n ids."""
 
     block: int
     ids: np.ndarray  # int64 (n,)
     views: Arrays
     labels: Arrays
-    images: Arrays  # class ids, checks and images; nothing without images
+    images: Arrays  # class ids, checks and images; empty without images
 
     @property
     def checks(self) -> np.ndarray | None:
-        """Of new images, uint32 (n, 2)."""
+        """Those of new images, uint32 (n, 2)."""
         return self.images.get(layout.CHECKS)
 
 
@@ -41,8 +41,8 @@ def new_block(
     views: Mapping[str, np.ndarray],
     labels: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> NewBlock:
-    """What is to be written of a block, given what :meth:`dmkd.stores.Store.write_block` is. Raises ``UsageError`` for data
-    that the arrays do not take."""
+    """What to write for a block, from the arguments of :meth:`dmkd.stores.Store.write_block`. Raises ``UsageError`` for data
+    that the arrays can't hold."""
     if not 0 <= block < store.num_blocks:
         raise UsageError(f"{store.path} has blocks 0 to {store.num_blocks - 1}, there is no block {block}.")
     if (images is None) != (class_ids is None):
@@ -63,7 +63,7 @@ def new_block(
 
 
 def write(store: Reader, new: NewBlock) -> None:
-    """Write a block. What it makes untrue counts as missing from the first moment on, whatever happens then. Raises
+    """Write a block. Whatever it invalidates counts as missing from the start, even if writing fails halfway. Raises
     ``StoreWriteError`` if the disk fails."""
     try:
         with store.chunks.tree.transaction():
@@ -148,8 +148,8 @@ def _checked(
 
 
 def _retire(store: Reader, new: NewBlock) -> None:
-    """Delete the markers of what will not hold once the new rows are written. What is written anew as it was keeps its marker,
-    so that a block can be made twice."""
+    """Delete the markers of everything that will no longer hold once the new rows are written. What is rewritten unchanged
+    keeps its marker, so that a block can be made twice."""
     chunks, block = store.chunks, new.block
     if (
         new.checks is not None
@@ -163,7 +163,7 @@ def _retire(store: Reader, new: NewBlock) -> None:
 
 
 def _labels_hold(chunks: Chunks, label_set: LabelSet, new: NewBlock) -> bool:
-    """Whether a block's labels will be those of its images and views."""
+    """Whether a block's labels will still belong to its images and views."""
     if label_set.checks_node in new.labels:
         return _holds(chunks, label_set.checks_node, new.labels, new.block)
     if label_set.views_node in new.views and not _holds(chunks, label_set.views_node, new.views, new.block):

@@ -176,6 +176,6 @@ def test_a_store_that_can_not_be_written_is_told(tiny_generator, tiny_teacher, t
     command += ["--block-size", "8", "--views", "center", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, env=environment, check=False)
     assert done.returncode == 1, done.stderr
-    assert "Could not write" in done.stderr and "run the same command again" in done.stderr
+    assert "Could not write" in done.stderr and "Rerun the same command" in done.stderr
     assert "Traceback" not in done.stderr
     assert open_store(tmp_path / "s.zarr").missing_blocks() == [0, 1]

@@ -1,5 +1,5 @@
-"""Label codecs: how a teacher's logits are written. What a codec is: :mod:`.base`. Each has a file of its own, and an entry in
-:data:`CODECS`, which is all that it takes to add one.
+"""Label codecs: how a teacher's logits are written. What a codec is: :mod:`.base`. Each has a file of its own and an entry in
+:data:`CODECS`; that is all it takes to add one.
 
 Codecs use plain arrays and standard Zarr codecs, so that the logits can be rebuilt from the attributes without dmkd.
 """
@@ -32,7 +32,7 @@ def parse_codec(text: str | None) -> Codec:
     if not colon:
         return default
     if not default.parameter:
-        raise UsageError(f"Codec {name} takes no parameter, and {text!r} gives one.")
+        raise UsageError(f"Codec {name} takes no parameter, but {text!r} gives one.")
     (field,) = fields(default)
     try:
         parameter = type(getattr(default, field.name))(value)

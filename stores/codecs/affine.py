@@ -1,4 +1,4 @@
-"""Whole numbers with an offset and a step of their own for every row: what ``uint8`` and ``features`` share."""
+"""Whole numbers with an offset and a step for every row: what ``uint8`` and ``features`` share."""
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -10,8 +10,8 @@ LARGEST = 1e38  # offset + 255 steps must not overflow float32
 
 
 def affine_spec(num_views: int) -> ArraySpec:
-    """Offset and step of every view. In float16 they would cost a row of mean 1000 and range 1 a quarter more error (none to
-    speak of at common logits), in exchange for 4 bytes a view."""
+    """Offset and step of every view. In float16 they would save 4 bytes a view, and give a row of mean 1000 and range 1 a
+    quarter more error (usual logits next to none)."""
     return ArraySpec((num_views, 2), "float32", ("view", "offset_and_step"), float("nan"))
 
 
@@ -23,7 +23,7 @@ def quantise_rows(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarr
     """
     low = values.min(-1, keepdims=True).astype(np.float64)
     step = ((values.max(-1, keepdims=True) - low) / levels).astype(np.float32)
-    # Divided by the step as it is stored; a step of 0 belongs to a row in which all is the offset.
+    # Divided by the step as it is stored; a step of 0 belongs to a row whose values all equal the offset.
     whole = np.rint((values - low) / np.where(step > 0, step, 1)).clip(0, levels).astype(np.uint8)
     return whole, np.concatenate([low.astype(np.float32), step], -1)
 

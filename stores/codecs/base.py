@@ -1,4 +1,4 @@
-"""What a label codec is: two base classes, and the check that all of them begin with.
+"""What a label codec is: two base classes, and the check that all of them start with.
 
 n images, V views, C classes, d features. A **codec** is configuration, the JSON in the store. Some codecs need
 **constants** as well: small arrays, the same for all images, made once by :meth:`Codec.fit` before the first block and
@@ -33,14 +33,14 @@ Arrays = Mapping[str, Array]
 class Codec(ABC):
     """How logits are written. ``str(codec)`` is how users write it.
 
-    A codec is a frozen dataclass of one field at most, which has a default; the field is its parameter and its JSON. What follows
-    is said by the class; only the first three must be.
+    A codec is a frozen dataclass of one field at most, which has a default; the field is its parameter and its JSON. The class
+    sets what follows; only the first three are required.
     """
 
     name: ClassVar[str]  # what users and stores call it, without parameter
     help: ClassVar[str]  # what it keeps, in a few words
     example: ClassVar[str]  # as users may write it, for help and completion
-    usual: ClassVar[tuple[str, ...]] = ()  # what a report measures, where that is not the example alone
+    usual: ClassVar[tuple[str, ...]] = ()  # what a report measures, if not just the example
     parameter: ClassVar[str] = ""  # what messages call the field's value
     input: ClassVar[Literal["logits", "features"]] = (
         "logits"  # what encode takes: the teacher's, or its penultimate features
@@ -72,7 +72,7 @@ class Codec(ABC):
         return {}
 
     def expected_share(self, part: str, spec: ArraySpec) -> Share:
-        """What of its raw bytes the coder's array ``part`` takes on disk."""
+        """The share of its raw bytes that the coder's array ``part`` takes on disk."""
         return Share("exact" if spec.compression is None else "at most", 1.0)
 
     @abstractmethod
@@ -95,11 +95,11 @@ class Coder(ABC):
 
     @property
     def facts(self) -> dict[str, float]:
-        """What the fit is known to be worth, by name: for reports."""
+        """What is known of the fit's quality, by name: for reports."""
         return {}
 
     def notices(self, label_set: str) -> list[str]:
-        """What is worth knowing after the fit for this label set: sentences."""
+        """Sentences worth showing after the fit for this label set."""
         return []
 
     @abstractmethod
@@ -119,7 +119,7 @@ class Coder(ABC):
         Only a codec that drops classes looks at the temperature: the tail's mass depends on it."""
 
     def decode_features(self, arrays: Arrays) -> Array:
-        """float32 (..., d): the teacher's penultimate features, of codecs that take these."""
+        """float32 (..., d): the teacher's penultimate features, for codecs that store them."""
         raise TypeError(f"{type(self).__name__} holds no features")
 
     def sparse(self, arrays: Arrays) -> tuple[Array, Array]:
@@ -143,7 +143,7 @@ def checked(values: np.ndarray, width: int, what: str, limit: float = float(np.f
     largest = np.abs(values).max(initial=0)
     if not largest <= limit:  # also catches NaN
         problem = "NaN or infinite" if not np.isfinite(largest) else f"as large as {largest:g} (at most {limit:g} fits)"
-        raise UsageError(f"{what} are {problem}: check the teacher, or write them with another codec.")
+        raise UsageError(f"{what} are {problem}: check the teacher, or choose another codec.")
     return values
 
 

@@ -23,7 +23,7 @@ class Features(Codec):
     bits: int = 8
 
     name = "features"
-    help = "what the teacher's last layer takes, and the layer once"
+    help = "the inputs of the teacher's last layer, and the layer itself once"
     example = "features"
     parameter = "a whole number of bits"
     input = "features"

@@ -19,15 +19,15 @@ from .float16 import LARGEST as HALF_LARGEST
 LARGEST_MULTIPLE = 2**15 - 1
 LARGEST = 1e30  # a logit: products of these with the basis must not overflow float32
 MISSING = 2**16 - 1  # the zigzag integer of -2^15, which no coefficient is: see the fallback
-# A view's error may be so many times the expected one. Rounding alone stays below sqrt(3) times the root-mean-square.
+# A view's error may be this many times the expected one. Rounding alone stays below sqrt(3) times the root-mean-square.
 FALLBACK_FACTOR = 4.0
 
 # Coefficients whose standard deviation is below this many steps are left out: they would nearly all be zero.
 # Measured at step 1: between 0.25 and 0.45 bytes and error trade as they do when the step is changed.
 KEEP_ABOVE = 0.35
-# Worth this many observations, the prior that a coefficient is reconstructed in the middle of its interval.
+# The prior that a coefficient is reconstructed in the middle of its interval weighs as much as this many observations.
 PRIOR_COUNT = 16
-# One part in this many of the sample shows how much of unseen logits the basis of the rest misses.
+# One part in this many of the sample is held out: it shows how much of unseen logits the basis of the rest misses.
 HOLD_OUT = 8
 ENOUGH_CAPTURED = 0.98  # share of the variance of views that were not in the sample
 
@@ -38,13 +38,13 @@ EXPECTED_BITS, EXPECTED_AT_STEP, FEWEST_BITS = 3.1, 0.5, 0.5
 
 @dataclass(frozen=True)
 class Klt(Codec):
-    """Logits up to their mean over the classes, which no softmax sees, and which is not kept.
+    """Logits less their mean over the classes, which softmax ignores and which is not kept.
 
     ``step`` is in units of logits. Each kept coefficient is off by noise of variance at most about step²/12 and the basis
     is orthonormal, so the root-mean-square error of a logit is about step * sqrt(K / 12 C), plus what lies outside the K
     directions kept.
 
-    The error is known in advance and kept: a view that would be off by more than four times the expected error is written
+    The error is known in advance and bounded: a view that would be off by more than four times the expected error is written
     in half precision instead (see :class:`KltCoder`).
 
     Fitted on a ``sample`` of logits. With the teacher's last layer (``weight``) a few hundred views are enough, since every
@@ -54,7 +54,7 @@ class Klt(Codec):
     step: float = 0.5
 
     name = "klt"
-    help = "transform coding with that step"
+    help = "transform coding with the given step"
     example = "klt:0.5"
     usual = ("klt:0.25", "klt:0.5", "klt:1", "klt:2")
     parameter = "a step in units of logits"
@@ -76,7 +76,7 @@ class Klt(Codec):
         """``mean`` float32 (C,); ``basis`` float32 (K, C), orthonormal rows, largest variance first; ``pull`` float32 (K,);
         ``fit`` float32 (3,): expected root-mean-square error of a logit, share of the variance captured, views in the sample.
 
-        Share and error are honest: an eighth of the sample is measured in the basis of the rest.
+        Share and error are honest: they are measured on an eighth of the sample, in the basis of the rest.
         """
         if sample is None or sample.ndim != 2 or sample.shape[1] != num_classes or len(sample) < 2:
             found = "none" if sample is None else sample.shape
@@ -84,7 +84,7 @@ class Klt(Codec):
                 f"Codec klt is fitted on the logits of two views or more, (m, {num_classes}), not {found}."
             )
         if not np.isfinite(sample).all():
-            raise UsageError("The logits that codec klt is to be fitted on are NaN or infinite: check the teacher.")
+            raise UsageError("The logits to fit codec klt on are NaN or infinite: check the teacher.")
         if weight is not None and (weight.shape[:1] != (num_classes,) or not np.isfinite(weight).all()):
             raise UsageError(
                 f"The teacher's last layer, weight {weight.shape}, does not give {num_classes} finite logits."
@@ -188,8 +188,8 @@ class KltCoder(Coder):
         ]
         if self.captured < ENOUGH_CAPTURED:
             sentences.append(
-                f"The {int(self.fit[2]):,} views it was fitted on show only {self.captured:.1%} of what others vary in, "
-                "so many views will fall back to half precision: fit on more images or views, or choose another codec."
+                f"The {int(self.fit[2]):,} views it was fitted on capture only {self.captured:.1%} of the variance of "
+                "others, so expect many to fall back to half precision: fit on more images or views, or choose another codec."
             )
         return sentences
 

@@ -37,18 +37,18 @@ def kl_divergence(exact: np.ndarray, decoded: np.ndarray, temperature: float) ->
 
 
 def top1_agreement(exact: np.ndarray, decoded: np.ndarray) -> float:
-    """Logits (..., C) twice -> share of rows whose largest logit is that of the same class."""
+    """Logits (..., C) twice -> share of rows whose largest logit belongs to the same class."""
     return float((exact.argmax(-1) == decoded.argmax(-1)).mean())
 
 
 def logit_rmse(exact: np.ndarray, decoded: np.ndarray) -> float:
-    """Root-mean-square difference of two (..., C) logits after each row's mean, which softmax does not see, is taken off."""
+    """Root-mean-square difference of two (..., C) logits after subtracting each row's mean, which softmax ignores."""
     difference = decoded.astype(np.float64) - exact
     return float((difference - difference.mean(-1, keepdims=True)).std())
 
 
 def stored_bytes(specs: Mapping[str, ArraySpec], arrays: Mapping[str, np.ndarray]) -> int:
-    """Bytes on disk of one block's arrays, checksums included: written to a store's arrays for once and measured."""
+    """Bytes on disk of one block's arrays, checksums included: they are actually written, and measured."""
     from ..trees.zarr_tree import ZarrTree
 
     with tempfile.TemporaryDirectory() as folder:

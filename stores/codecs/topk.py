@@ -13,7 +13,7 @@ from .float16 import LARGEST
 
 @dataclass(frozen=True)
 class TopK(Codec):
-    """k logits with their class ids, and logsumexp, mean and variance of the C - k others: 4k + 12 bytes up to 65,536 classes.
+    """The k largest logits with class ids, and logsumexp, mean, variance of the C - k others: 4k + 12 bytes up to 65,536 classes.
 
     Raw logits, never probabilities, and the tail's own logsumexp rather than one minus what was kept: no rounding can
     make its mass negative. At temperature T, β = 1/T, the tail weighs
@@ -27,7 +27,7 @@ class TopK(Codec):
     k: int = 50
 
     name = "topk"
-    help = "that many largest logits, and the weight of the rest at every temperature"
+    help = "the given number of largest logits, and the weight of the rest at every temperature"
     example = "topk:50"
     usual = ("topk:10", "topk:50", "topk:100")
     parameter = "a number of classes"

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..reader import Reader
 from ..sets import LabelSet
 
-SMALL_PX, LARGE_PX = 128, 256  # images are enlarged to at least the one and reduced to at most the other
+SMALL_PX, LARGE_PX = 128, 256  # images are enlarged to at least the first, reduced to at most the second
 MARGIN, GAP, LINE_PX = 28, 14, 18
 TEXT_PX, HEADING_PX, TITLE_PX = 14, 15, 24
 MAX_WIDTH = 2400
@@ -26,8 +26,8 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a caption. ``share``, from 0 to 1, is drawn as a bar behind it, and ``right`` stands at its end.
-    ``marked`` lines have a green mark at their beginning."""
+    """One line of a caption. ``share``, from 0 to 1, is drawn as a bar behind it, and ``right`` is put at its end.
+    ``marked`` lines start with a green mark."""
 
     text: str
     color: str = GREY
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture uint8 (h, w, 3) and what stands below it. ``boxes``: outlines (top, left, height, width), fractions of the
+    """A picture uint8 (h, w, 3) and the lines below it. ``boxes``: outlines (top, left, height, width), fractions of the
     picture, and their colours."""
 
     pixels: np.ndarray
@@ -49,7 +49,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
-    """Tiles side by side, on more lines where they do not fit. The heading stands left of them, or above if it is long."""
+    """Tiles side by side, wrapped where they do not fit. The heading is on their left, or above them if it is long."""
 
     tiles: Sequence[Tile]
     heading: str = ""
@@ -61,14 +61,14 @@ def draw_sheet(
 ) -> Image.Image:
     """The sheet as an RGB image. ``columns`` None: as many as fit 2400 pixels, at most 8. Tiles are at least ``tile_px`` wide.
 
-    Small pictures are enlarged by a whole factor, pixel by pixel: nothing is invented between them.
+    Small pictures are enlarged by a whole factor, pixel by pixel, without interpolation.
     """
     width = max([tile_px, *(_shown_size(tile)[0] for row in rows for tile in row.tiles)])
     left = max([0, *(_width(row.heading, HEADING_PX) + GAP for row in rows if row.heading and not row.above)])
     left = min(left, 220)
     most = max([1, *(len(row.tiles) for row in rows)])
     columns = min(columns or 8, most, max(1, (MAX_WIDTH - 2 * MARGIN - left) // (width + GAP)))
-    # A title that is wider than the tiles makes the sheet wider: it is what says what one looks at.
+    # A title wider than the tiles makes the sheet wider: it says what the sheet shows.
     inner = max(
         left + columns * (width + GAP) - GAP, _width(title, TITLE_PX, True), min(_width(subtitle, TEXT_PX), 900)
     )
@@ -98,8 +98,8 @@ def draw_sheet(
 
 
 def image_tiles(store: Reader, ids: Sequence[int], label_set: LabelSet | None, named: bool = True) -> list[Tile]:
-    """A tile for each id: id, class, and if there are labels p(class) and entropy; where the teacher disagrees, in red
-    what it says instead. ``named``: with the class, which a heading may have said."""
+    """A tile for each id: id, class, and if there are labels p(class) and entropy; where the teacher disagrees, what it
+    sees instead, in red. ``named``: with the class, unless a heading names it already."""
     chosen = np.asarray(ids, np.int64)
     if not len(chosen):
         return []
@@ -126,7 +126,7 @@ def show_images(store: Reader, ids: Ids, labels: str | None, columns: int | None
     label_set = _labels_of(store, wanted, labels)
     if len(wanted) > MAX_TILES:
         raise UsageError(
-            f"{len(wanted):,} images are too many for one sheet, which takes {MAX_TILES}: ask for fewer ids."
+            f"{len(wanted):,} images are too many for one sheet, which holds {MAX_TILES}: ask for fewer ids."
         )
     if not len(wanted):
         raise UsageError("There are no images to show: give some image ids.")
@@ -135,7 +135,7 @@ def show_images(store: Reader, ids: Ids, labels: str | None, columns: int | None
 
 
 def _labels_of(store: Reader, ids: np.ndarray, name: str | None) -> LabelSet | None:
-    """The label set of this name; without a name the first that has labels of all these images, or None."""
+    """The label set of this name; without a name the first that has labels for all these images, or None."""
     label_sets = store.labels
     if name is not None:
         if name not in label_sets:
@@ -150,8 +150,10 @@ def _labels_of(store: Reader, ids: np.ndarray, name: str | None) -> LabelSet | N
 def caption_key(label_set: LabelSet | None) -> str:
     """What the captions mean."""
     if label_set is None:
-        return "image id, class that was asked for; there are no labels yet"
-    return f"p: what {label_set.name} gives the class that was asked for; H: its entropy in nats; red: what it sees instead"
+        return "image id, class asked for; no labels yet"
+    return (
+        f"p: {label_set.name}'s probability of the class asked for; H: its entropy in nats; red: what it sees instead"
+    )
 
 
 def class_label(store: Reader, class_id: int) -> str:
@@ -161,7 +163,7 @@ def class_label(store: Reader, class_id: int) -> str:
 
 
 def enlarge(pixels: np.ndarray) -> Image.Image:
-    """uint8 (h, w, 3) at the size that sheets show it in: by a whole factor, or reduced."""
+    """uint8 (h, w, 3) at the size that sheets show it at: enlarged by a whole factor, or reduced."""
     image = Image.fromarray(pixels)
     size = _scaled(image.size)
     return image.resize(size, Image.Resampling.NEAREST if size[0] >= image.width else Image.Resampling.LANCZOS)
@@ -223,7 +225,7 @@ def _width(text: str, size: int, strong: bool = False) -> int:
 
 
 def _plain(text: str) -> str:
-    """On one line: Pillow measures no other."""
+    """On one line: Pillow can't measure several."""
     return " ".join(text.split())
 
 

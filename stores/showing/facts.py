@@ -1,6 +1,6 @@
-"""Everything that can be said about a store within a second or two: what it is, how far, how big, what teachers think.
+"""Everything that can be found out about a store in a second or two: what it is, how complete, how big, what teachers think.
 
-Each array is listed once, which gives what is there and how many bytes it takes; of small arrays some blocks are read.
+Each array is listed once, which gives its blocks and their sizes; of small arrays some blocks are read.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Listing = Mapping[str, Mapping[int, int]]  # node -> block -> bytes
 def store_facts(store: Reader, every_block: bool = False) -> dict[str, Any]:
     """JSON-able facts: what the store is, what made it, whether it is complete, its sizes, sets and runs.
 
-    ``every_block``: the label sets' statistics are over all blocks and not over a sample. Damaged chunks that are met are
+    ``every_block``: the label sets' statistics cover all blocks, not a sample. Damaged chunks found on the way are
     named in ``damaged`` and left out. Raises ``StoreUnreachableError`` if a bucket does not answer.
     """
     damaged: list[str] = []
@@ -83,7 +83,7 @@ def _array_facts(store: Reader, node: str, blocks: Mapping[int, int]) -> dict[st
 
 
 def _readable(label_set: LabelSet, damaged: list[str]) -> bool:
-    """Whether a label set has arrays of blocks, and constants that can be read; if not, why goes to ``damaged``."""
+    """Whether a label set has arrays of blocks, and constants that can be read; if not, ``damaged`` gets the reason."""
     try:
         return label_set.fitted and label_set.coder is not None
     except DamagedChunkError as error:
@@ -115,7 +115,7 @@ def _label_set_facts(
     labelled = listing[label_set.marker]
     parts = label_set.array_nodes.values()
     size = sum(sum(listing[node].values()) for node in parts)
-    # Of whole blocks: a marker that is there has the codec's other arrays beside it.
+    # Of whole blocks: where the marker is there, so are the codec's other arrays.
     views = sum(len(store.block_ids(block)) for block in labelled if block < store.num_blocks) * label_set.num_views
     facts: dict[str, Any] = {
         "missing_blocks": _absent(store, labelled),

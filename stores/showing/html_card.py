@@ -1,4 +1,4 @@
-"""What a store looks like at the end of a notebook's cell: a small card in HTML, with a few of its images.
+"""A store at the end of a notebook cell: a small card in HTML, with a few of its images.
 
 Never an error and never a wait: what has not been read within :data:`SECONDS` is left out.
 """
@@ -27,7 +27,7 @@ _QUIET = "opacity:.65;font-weight:normal"
 
 
 def html_card(store: Reader, seconds: float = SECONDS) -> str:
-    """The card: what the store is, how far, its labels, some images. Raises nothing."""
+    """The card: what the store is, how complete, its labels, some images. Never raises."""
     parts: dict[str, str] = {}
     # Another thread reads, since a bucket may not answer at all; it dies with the process.
     reader = threading.Thread(target=_read, args=(store, parts), daemon=True)
@@ -101,7 +101,7 @@ def _labels(store: Reader, without_images: set[int]) -> str:
 
 
 def _images(store: Reader, missing: set[int]) -> str:
-    """Some images, of different classes where there are such among those that one block holds."""
+    """Some images of one block, of different classes if it holds several."""
     block = next(block for block in range(store.num_blocks) if block not in missing)
     ids = np.array(store.block_ids(block))
     class_ids = store.class_ids[ids]
@@ -118,7 +118,7 @@ def _images(store: Reader, missing: set[int]) -> str:
 
 
 def _data_uri(pixels: np.ndarray) -> str:
-    """A small picture as it is, a large one reduced to twice the size that it is shown in."""
+    """A small picture as it is, a large one reduced to twice its size on the card."""
     from PIL import Image
 
     image, buffer = Image.fromarray(pixels), io.BytesIO()

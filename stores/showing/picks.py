@@ -18,8 +18,8 @@ ORDERS = ("entropy", "agreed", "disagreed")
 def pick_by_class(
     store: Reader, count: int, classes: Sequence[int] | None = None, most_classes: int = 12
 ) -> dict[int, np.ndarray]:
-    """Class id -> ids int64 of up to ``count`` of its images, the smallest first. ``classes`` None: ``most_classes`` of those
-    that there are images of, evenly spread. Raises ``StoreError`` if there are no images yet."""
+    """Class id -> ids int64 of up to ``count`` of its images, the smallest first. ``classes`` None: ``most_classes`` of the
+    classes that have images, evenly spread. Raises ``StoreError`` if there are no images yet."""
     missing = set(store.missing_blocks())
     blocks = sampled(store.path, [block for block in range(store.num_blocks) if block not in missing])
     if not blocks:
@@ -36,7 +36,7 @@ def pick_by_class(
 
 
 def pick_by_opinion(store: Reader, label_set: LabelSet, order: str, count: int) -> tuple[np.ndarray, int]:
-    """Ids int64 of ``count`` images, and among how many they were found.
+    """Ids int64 of ``count`` images, and how many they were picked from.
 
     ``order``: ``entropy``, from the smallest to the largest in equal steps of rank; ``agreed``, those with the largest
     p(class); ``disagreed``, those with the smallest. Raises ``StoreError`` if nothing is labelled yet.
@@ -52,9 +52,9 @@ def pick_by_opinion(store: Reader, label_set: LabelSet, order: str, count: int) 
         sign = 1 if order == "disagreed" else -1
         chosen = np.argsort(sign * opinions.quality[:, 1], kind="stable")[:count]
     else:
-        raise UsageError(f"Images can't be ordered by {order!r}; there are {', '.join(ORDERS)}.")
+        raise UsageError(f"Images can't be ordered by {order!r}; choose from {', '.join(ORDERS)}.")
     return opinions.ids[chosen], len(opinions.ids)
 
 
 def _nothing(store: Reader, what: str) -> StoreError:
-    return StoreError(f"{store.path} has no {what} yet: nothing can be shown.")
+    return StoreError(f"{store.path} has no {what} yet: nothing to show.")

@@ -1,7 +1,7 @@
-"""A store in a bucket: Zarr's view of an object store, through obstore. Nothing but PUT, GET, HEAD, DELETE and LIST.
+"""A store in a bucket: Zarr's view of an object store, through obstore. Only PUT, GET, HEAD, DELETE and LIST.
 
-Every request goes through :class:`Bucket`, so that every failure becomes one sentence there. What is transient is tried
-again below it, by obstore, until ``PATIENCE`` is over.
+Every request goes through :class:`Bucket`, where every failure becomes one sentence. Transient failures are retried below it,
+by obstore, until ``PATIENCE`` runs out.
 """
 
 import os
@@ -21,8 +21,8 @@ from ..errors import NotAStoreError, StoreError, StoreUnreachableError, StoreWri
 REQUEST_TIME = timedelta(seconds=60)
 # Larger chunks go up in several parts, which a killed writer leaves behind invisibly; see the README on expiring them.
 SINGLE_PUT_BYTES = 32 * 2**20
-PATIENCE = timedelta(minutes=3)  # a server that is restarted ends no run
-FIRST_PATIENCE = timedelta(seconds=5)  # but a wrong URL is told at once
+PATIENCE = timedelta(minutes=3)  # a server restart does not end a run
+FIRST_PATIENCE = timedelta(seconds=5)  # but a wrong URL is reported quickly
 
 _reached: set[tuple[str | None, str]] = set()  # (endpoint, bucket) that have answered this process
 
@@ -30,7 +30,7 @@ _reached: set[tuple[str | None, str]] = set()  # (endpoint, bucket) that have an
 def open_bucket(path: str) -> "Bucket":
     """The storage of a store at ``s3://bucket/name`` (or gs, az), by the credentials of the environment.
 
-    The first time in a process it is asked for a listing and must answer within seconds. Raises ``UsageError`` for what can't
+    On first use in a process it is asked for a listing and must answer within seconds. Raises ``UsageError`` for what can't
     be a bucket or for a missing library, ``NotAStoreError`` if there is no such bucket, ``StoreError`` if it refuses the
     credentials or there are none, ``StoreUnreachableError`` if it does not answer.
     """
@@ -42,10 +42,10 @@ def open_bucket(path: str) -> "Bucket":
 
 
 class Bucket(ObjectStore):
-    """zarr's ObjectStore, whose failures are ``StoreError``s that name the store at ``path``. To
+    """zarr's ObjectStore, whose failures are ``StoreError``s that name the store at ``path``. For
     :class:`dmkd.stores.trees.zarr_tree.ZarrTree` it is what :class:`dmkd.stores.trees.folder.Folder` is on a disk."""
 
-    reads_at_once = 16  # most of the time is waiting
+    reads_at_once = 16  # most of the time is spent waiting
 
     def __init__(self, store: Any, path: str, *, read_only: bool = False) -> None:
         super().__init__(store, read_only=read_only)
@@ -55,37 +55,37 @@ class Bucket(ObjectStore):
         return Bucket(self.store, self.path, read_only=read_only)
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        with self._telling(key):
+        with self._with_store_errors(key):
             return await super().get(key, prototype, byte_range)
 
     async def exists(self, key: str) -> bool:
-        with self._telling(key):
+        with self._with_store_errors(key):
             return await super().exists(key)
 
     async def set(self, key: str, value: Any) -> None:
         import obstore
 
         self._check_writable()
-        with self._telling(key, writing=True):
-            # One PUT rather than the many requests of a multipart upload. What is there is replaced, as a whole.
+        with self._with_store_errors(key, writing=True):
+            # One PUT rather than the many requests of a multipart upload. An existing object is replaced, as a whole.
             await obstore.put_async(self.store, key, value.as_buffer_like(), chunk_size=SINGLE_PUT_BYTES)
 
     async def delete(self, key: str) -> None:
-        with self._telling(key, writing=True):
+        with self._with_store_errors(key, writing=True):
             await super().delete(key)
 
     async def delete_dir(self, prefix: str) -> None:
-        with self._telling(prefix, writing=True):
+        with self._with_store_errors(prefix, writing=True):
             await super().delete_dir(prefix)
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:  # type: ignore[override]
-        with self._telling(prefix):
+        with self._with_store_errors(prefix):
             async for name in super().list_dir(prefix):  # one LIST for a thousand names
                 yield name
 
     @property
     def storage(self) -> "Bucket":
-        """What zarr opens."""
+        """What zarr is to open."""
         return self
 
     def taken(self) -> bool:
@@ -93,7 +93,7 @@ class Bucket(ObjectStore):
         return bool(self.names(""))
 
     def names(self, prefix: str) -> list[str]:
-        """Names of what lies directly below a prefix."""
+        """Names directly below a prefix."""
 
         async def collect() -> list[str]:
             return [key.rstrip("/").rsplit("/", 1)[-1] async for key in self.list_dir(prefix)]
@@ -104,7 +104,7 @@ class Bucket(ObjectStore):
         """Name -> bytes of the objects directly below a prefix: one LIST for a thousand of them."""
         import obstore
 
-        with self._telling(prefix):
+        with self._with_store_errors(prefix):
             objects = obstore.list_with_delimiter(self.store, prefix)["objects"]
         return {meta["path"].rpartition("/")[2]: meta["size"] for meta in objects}
 
@@ -113,13 +113,13 @@ class Bucket(ObjectStore):
         return []
 
     @contextmanager
-    def _telling(self, key: str, writing: bool = False) -> Iterator[None]:
+    def _with_store_errors(self, key: str, writing: bool = False) -> Iterator[None]:
         from obstore.exceptions import BaseError
 
         try:
             yield
         except (BaseError, FileNotFoundError) as error:
-            raise _told(error, self.path, key, writing) from error
+            raise _as_store_error(error, self.path, key, writing) from error
 
 
 async def _list_once(bucket: Bucket) -> None:
@@ -155,7 +155,7 @@ def _connect(path: str, patience: timedelta) -> Any:
         )
     except Exception as error:
         if _no_credentials(str(error)):
-            raise _told(error, path, "", writing=False) from error
+            raise _as_store_error(error, path, "", writing=False) from error
         raise UsageError(f"{path} can't be opened: {first_line(error)}.") from error
 
 
@@ -185,7 +185,7 @@ def _aws_profile(path: str) -> dict[str, Any]:
         raise UsageError(f"The AWS profile for {path} can't be used: {error}") from error
 
 
-def _told(error: Exception, path: str, key: str, writing: bool) -> StoreError:
+def _as_store_error(error: Exception, path: str, key: str, writing: bool) -> StoreError:
     """obstore's error in one sentence. Its text holds the server's answer, an XML document, and the Rust debug output."""
     text = str(error)
     status = int(match[1]) if (match := re.search(r"status code: (\d{3})", text)) else None
@@ -197,28 +197,28 @@ def _told(error: Exception, path: str, key: str, writing: bool) -> StoreError:
     if _no_credentials(text):
         return failed(f"There are no credentials for {bucket}: set {locations.SCHEMES[scheme]} in the environment.")
     if code == "NoSuchBucket" or status == 404 or isinstance(error, FileNotFoundError):
-        return NotAStoreError(f"There is no bucket {bucket}{_server(scheme)}: make it first, or correct the name.")
+        return NotAStoreError(f"There is no bucket {bucket}{_server(scheme)}: create it first, or correct the name.")
     if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
         verb = "be written" if writing else "be read"
         return failed(
-            f"{where} can't {verb}: access is refused ({code or status}); check {locations.SCHEMES[scheme]}, and what they "
-            "are allowed to do."
+            f"{where} can't {verb}: access is denied ({code or status}); check {locations.SCHEMES[scheme]} and their "
+            "permissions."
         )
     if "incorrectly configured region" in text or code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
-        return failed(f"{bucket} lies in another region: set AWS_REGION to it{f' ({message})' if message else ''}.")
+        return failed(f"{bucket} is in another region: set AWS_REGION accordingly{f' ({message})' if message else ''}.")
     if status is not None and 400 <= status < 500 and status not in (408, 425, 429):
         return failed(
             f"{where}: the object store refused the request ({code or status}{f': {message}' if message else ''})."
         )
     reason = f"answers {status} {code or ''}".strip() if status else _connection(error)
     return StoreUnreachableError(
-        f"{where} could not be {'written' if writing else 'read'}: the object store{_server(scheme)} {reason}; when it is "
-        "there again, run the same command again."
+        f"{where} could not be {'written' if writing else 'read'}: the object store{_server(scheme)} {reason}; once it is "
+        "back, rerun the same command to resume."
     )
 
 
 def _no_credentials(text: str) -> bool:
-    """Without credentials obstore asks the cloud machine that it hopes to run on (169.254.169.254)."""
+    """Without credentials obstore asks the cloud machine that it assumes it runs on (169.254.169.254)."""
     return "//169.254." in text or bool(
         re.search(r"Missing ?(AccessKeyId|SecretAccessKey)|MissingAccount|MissingCredentials", text)
     )

@@ -1,6 +1,6 @@
-"""A store in a local folder, listed by the system itself: zarr takes five times as long, which 20,000 blocks make felt.
+"""A store in a local folder, listed by the system itself: zarr takes five times as long, which shows at 20,000 blocks.
 
-:class:`dmkd.stores.trees.bucket.Bucket` has the same verbs.
+:class:`dmkd.stores.trees.bucket.Bucket` has the same methods.
 """
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Folder:
-    """What :class:`dmkd.stores.trees.zarr_tree.ZarrTree` asks of the place that it lies in, of a local folder at ``path``."""
+    """What :class:`dmkd.stores.trees.zarr_tree.ZarrTree` needs of the place it is in: a local folder at ``path``."""
 
     reads_at_once = 1
 
@@ -18,16 +18,16 @@ class Folder:
 
     @property
     def storage(self) -> str:
-        """What zarr opens."""
+        """What zarr is to open."""
         return self.path
 
     def taken(self) -> bool:
-        """Whether there is anything at all; an empty folder is nothing."""
+        """Whether there is anything at all; an empty folder does not count."""
         local = Path(self.path)
         return local.exists() and not (local.is_dir() and not any(local.iterdir()))
 
     def names(self, prefix: str) -> list[str]:
-        """Names of what lies directly below a prefix; none if there is no such folder."""
+        """Names directly below a prefix; none if there is no such folder."""
         try:
             return os.listdir(Path(self.path) / prefix)
         except (FileNotFoundError, NotADirectoryError):

@@ -1,6 +1,6 @@
-"""Chunks of an HDF5 array, written and read past h5py as HDF5's own filters would: shuffle, deflate, Fletcher-32.
+"""Chunks of an HDF5 array, written and read without h5py, just as HDF5's own filters would: shuffle, deflate, Fletcher-32.
 
-What is written here plain h5py reads, and what it wrote is read here.
+Plain h5py reads what is written here, and the other way round.
 """
 
 import zlib
@@ -14,7 +14,7 @@ CHECKSUM_BYTES = 4
 
 
 def filter_options(compressed: bool) -> dict[str, Any]:
-    """What h5py's ``create_dataset`` takes for an array whose chunks are read and written here."""
+    """Arguments of h5py's ``create_dataset`` for an array whose chunks are read and written here."""
     return {
         "shuffle": compressed,
         "compression": "gzip" if compressed else None,
@@ -52,13 +52,13 @@ def write_chunk(array: Any, block: int, rows: np.ndarray) -> None:
 
 
 def read_chunk(array: Any, block: int) -> np.ndarray:
-    """A whole chunk (B, ...). Raises ``ValueError`` if it is damaged. Reads with h5py alone what other programs wrote."""
+    """A whole chunk (B, ...). Raises ``ValueError`` if it is damaged. What other programs wrote is read by h5py alone."""
     if array.shuffle != bool(array.compression) or array.compression not in (None, "gzip") or not array.fletcher32:
         start = block * array.chunks[0]
         return read_checked(array, slice(start, start + array.chunks[0]))
     try:
         chunk: Any = None
-        if not array.compression:  # of known length, and what is read into numpy's memory can be changed by readers
+        if not array.compression:  # of known length; and readers may change what is read into numpy's memory
             chunk = np.empty(array.dtype.itemsize * int(np.prod(array.chunks)) + CHECKSUM_BYTES, np.uint8)
         skipped, chunk = array.id.read_direct_chunk(_corner(array, block), out=chunk)
         if len(chunk) <= CHECKSUM_BYTES:
@@ -70,12 +70,12 @@ def read_chunk(array: Any, block: int) -> np.ndarray:
     except (RuntimeError, ValueError, OSError, zlib.error) as error:
         raise ValueError(reason_of(error)) from error
     if skipped:
-        raise ValueError("a filter was left out")
+        raise ValueError("a filter was skipped")
     return rows
 
 
 def read_checked(array: Any, rows: slice = slice(None)) -> np.ndarray:
-    """What h5py reads. Raises ``ValueError`` if a chunk is damaged."""
+    """Rows as h5py reads them. Raises ``ValueError`` if a chunk is damaged."""
     try:
         return array[rows] if array.ndim else array[()]
     except OSError as error:
@@ -83,7 +83,7 @@ def read_checked(array: Any, rows: slice = slice(None)) -> np.ndarray:
 
 
 def reason_of(error: Exception) -> str:
-    """What is in brackets in HDF5's messages: its own reason."""
+    """The part in brackets of HDF5's messages: its own reason."""
     text = str(error)
     return text[text.find("(") + 1 : text.rfind(")")] if "(" in text else text
 

@@ -1,7 +1,7 @@
-"""The verbs of :class:`dmkd.stores.trees.tree.Tree` on one HDF5 file, which plain h5py opens without plugins.
+"""A :class:`dmkd.stores.trees.tree.Tree` in one HDF5 file, which plain h5py opens without plugins.
 
 Groups, arrays and chunks are HDF5's own. Each chunk ends in HDF5's checksum (Fletcher-32), so h5py refuses a damaged one, and
-what is compressed is so by shuffle and deflate (:mod:`dmkd.stores.trees.hdf5_chunks`). Attributes are JSON, as text. A file
+compression is by shuffle and deflate (:mod:`dmkd.stores.trees.hdf5_chunks`). Attributes are JSON, as text. A file
 changes by transactions that happen as a whole or not at all (:mod:`dmkd.stores.trees.journaled_file`): HDF5 alone may leave
 a file that can't be opened.
 
@@ -25,10 +25,10 @@ from ..layout import ArraySpec
 from .hdf5_chunks import chunk_sizes, filter_options, read_checked, read_chunk, reason_of, write_chunk
 from .journaled_file import USER_BLOCK, Changes, Snapshot, Version, locked, new_file, read_version, settle
 
-# Indexes of chunks that are found fast, however many there are, and checksums of all that HDF5 itself writes. Since HDF5 1.10.
+# Chunk indexes that stay fast however many chunks there are, and checksums of all that HDF5 itself writes. Since HDF5 1.10.
 FORMAT = ("v110", "v110")
 DELETED = "deleted_blocks"
-OWN_ATTRIBUTES = (DELETED, "DIMENSION_LABELS")  # of arrays, and no part of the store's
+OWN_ATTRIBUTES = (DELETED, "DIMENSION_LABELS")  # of arrays, but not part of the store's
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,13 +42,13 @@ class Hdf5Tree:
     metadata_file = "the file"
     image_files = False
     chunk_files = False
-    one_writer = True  # locks on a file are not to be relied on between machines
+    one_writer = True  # file locks can't be relied on between machines
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._lock = threading.RLock()
         self._file: h5py.File | None = None  # what is read from
-        self._opened: FileIO | None = None  # the same, as the system has it
+        self._opened: FileIO | None = None  # the same file, as the system opened it
         self._version: Version | None = None  # of what is read
         self._changing: h5py.File | None = None  # inside a transaction
         self._present: dict[str, set[int]] = {}  # array -> blocks that are there, in what is read
@@ -66,11 +66,11 @@ class Hdf5Tree:
         return os.path.isfile(self.path) and bool(h5py.is_hdf5(self.path))
 
     def taken(self) -> bool:
-        """Whether there is anything at the path, a store or not."""
+        """Whether anything is at the path, a store or not."""
         return os.path.lexists(self.path)
 
     def create_root(self) -> None:
-        """Make the file. What was there before is kept."""
+        """Make the file. An existing one is kept."""
         if self.exists():
             return
         with new_file() as content:
@@ -79,7 +79,7 @@ class Hdf5Tree:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is changed inside happens as a whole at the end, or not at all; one process at a time. May be nested."""
+        """Changes made inside happen as a whole at the end, or not at all; one process at a time. May be nested."""
         with self._lock:
             if self._changing is not None:
                 yield
@@ -101,7 +101,7 @@ class Hdf5Tree:
                     self._changing = None
                     self._close()
             self._open()
-            if self._version != new:  # someone else was faster
+            if self._version != new:  # another process was faster
                 self._present.clear()
 
     def create_group(self, node: str) -> None:
@@ -109,7 +109,7 @@ class Hdf5Tree:
             file.require_group(node)
 
     def attributes(self, node: str = "") -> dict[str, Any]:
-        """A node's attributes, read from the store anew."""
+        """A node's attributes, freshly read from the store."""
         return self._reading(lambda file: _attributes(file[node or "/"]))
 
     def set_attributes(self, attributes: Mapping[str, Any], node: str = "") -> None:
@@ -130,13 +130,13 @@ class Hdf5Tree:
     def create_array(
         self, node: str, spec: ArraySpec, num_rows: int, block_size: int, attributes: Mapping[str, Any] | None = None
     ) -> None:
-        """Make an array of ``num_rows`` rows; one that is there already is replaced.
+        """Make an array of ``num_rows`` rows, replacing an existing one.
 
-        Chunks hold pixels, whatever lossless image codec a Zarr store would write them in. Raises ``UsageError`` for jpeg.
+        Chunks hold raw pixels, whatever lossless image codec a Zarr store would write them in. Raises ``UsageError`` for jpeg.
         """
         if parse_image_codec(spec.image_codec).lossy:
             raise UsageError(
-                f"{self.path}: an HDF5 file holds pixels as they are, not JPEG files: keep these images in a Zarr store."
+                f"{self.path}: an HDF5 file holds raw pixels, not JPEG files: keep these images in a Zarr store."
             )
         with self._writing() as file:
             if node in file:
@@ -156,7 +156,7 @@ class Hdf5Tree:
             self._present.pop(node, None)
 
     def write_constant(self, node: str, values: np.ndarray) -> None:
-        """Make an array that has nothing to do with images, in one chunk; one that is there already is replaced."""
+        """Write an array that has nothing to do with images, in one chunk, replacing an existing one."""
         with self._writing() as file:
             if node in file:
                 del file[node]
@@ -216,16 +216,16 @@ class Hdf5Tree:
         return self._reading(read)
 
     def for_each(self, work: Callable[[int], None], blocks: Iterable[int]) -> None:
-        """Do some work that reads blocks."""
+        """Run ``work``, which reads a block, on each block."""
         for block in blocks:
             work(block)
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """The results of some work that reads, in the order of ``items``."""
+        """The results of ``work``, which reads, in the order of ``items``."""
         return [work(item) for item in items]
 
     def delete_block(self, node: str, block: int) -> None:
-        """From now on the block counts as missing, and who reads it with h5py gets fill values."""
+        """From now on the block counts as missing, and h5py reads fill values there."""
         with self._writing() as file:
             array = _array(file, node)
             present = self._list(file, node)
@@ -235,7 +235,7 @@ class Hdf5Tree:
                 present.remove(block)
 
     def chunk_path(self, node: str, block: int) -> str:
-        """Where a block's chunk lies, for messages: as h5py's users would write it."""
+        """Where a block's chunk is, for messages: as h5py's users would write it."""
         size = self._reading(lambda file: _array(file, node).chunks[0])
         return f"{node}[{block * size}:{(block + 1) * size}] of {self.path}"
 
@@ -244,7 +244,7 @@ class Hdf5Tree:
         return False
 
     def count_partials(self) -> int:
-        """Nothing is left behind that the next writer does not overwrite."""
+        """None: the next writer overwrites whatever was left behind."""
         return 0
 
     def sweep_partials(self) -> int:
@@ -259,7 +259,7 @@ class Hdf5Tree:
             yield self._changing
 
     def _reading(self, read: Callable[[h5py.File], Result]) -> Result:
-        """What ``read`` gives, of a file that nobody changed meanwhile."""
+        """What ``read`` gives, of a file that nobody changed while it ran."""
         with self._lock:
             if self._changing is not None:
                 return read(self._changing)
@@ -275,7 +275,7 @@ class Hdf5Tree:
                         return result
 
     def _current(self) -> h5py.File:
-        """The file, opened anew if it has been changed."""
+        """The file, reopened if it has been changed."""
         settle(self.path)
         if self._file is not None:
             same = os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
@@ -295,7 +295,7 @@ class Hdf5Tree:
             if os.path.exists(f"{self.path}.journal") or read_version(self._descriptor) != version:
                 return self._current()  # it was being changed just then
             raise StoreError(
-                f"{self.path} can't be opened ({reason_of(error)}): it is damaged or was cut off; bring it back from a copy."
+                f"{self.path} can't be opened ({reason_of(error)}): it is damaged or truncated; restore it from a backup."
             ) from error
         return self._file
 
@@ -323,7 +323,7 @@ class Hdf5Tree:
 def _array(file: h5py.File, node: str) -> Any:
     array = file[node]
     if not isinstance(array, h5py.Dataset):
-        raise KeyError(f"{node} is no array")
+        raise KeyError(f"{node} is not an array")
     return array
 
 
@@ -339,7 +339,7 @@ def _attributes(node: Any) -> dict[str, Any]:
 def _set_attributes(node: Any, attributes: Mapping[str, Any]) -> None:
     for name, value in attributes.items():
         text = json.dumps(value).encode()
-        # Of fixed length: HDF5 keeps other texts where it has no checksums.
+        # Of fixed length: HDF5 keeps other strings where nothing is checksummed.
         node.attrs.create(name, np.array(text, h5py.string_dtype("utf-8", len(text))))
 
 

@@ -6,11 +6,12 @@ HDF5 reads and writes through :class:`Changes`, which keeps every write in memor
 2. writes all that changes below it, with its crc32c, to ``<path>.journal``, which appears whole (it is renamed);
 3. makes these changes in the file, the number of the commit first, and deletes the journal.
 
-Killed before step 2 is over, the file is the old one; after it, whoever opens the file next does step 3 (:func:`settle`).
+If the writer is killed before step 2 is over, the file is the old one; after it, whoever opens it next does step 3
+(:func:`settle`).
 Each step is on the disk (fsync) before the next one begins. Writers take turns by a lock on the file, the one that
-HDF5 takes itself; readers take none: they see by the number of the commit that something changed, and read again.
+HDF5 takes itself; readers take none: they see from the number of commits that something changed, and read again.
 
-The first 512 bytes are no concern of HDF5's (its "user block"): a mark, a random id, the number of commits.
+HDF5 ignores the first 512 bytes (its "user block"): a mark, a random id, the number of commits.
 """
 
 import fcntl
@@ -52,7 +53,7 @@ def is_marked(path: str) -> bool:
 
 
 def read_version(descriptor: int) -> Version | None:
-    """The version of an open file; None if something else wrote it: it can be read and not be changed."""
+    """The version of an open file; None if something else wrote it: it can be read but not changed."""
     header = os.pread(descriptor, _HEADER.size, 0)
     if len(header) < _HEADER.size or not header.startswith(MARK):
         return None
@@ -82,12 +83,12 @@ class Snapshot(io.RawIOBase):
 
 
 class Changes(Snapshot):
-    """The same, and what is written to it is kept in memory until :meth:`commit`."""
+    """The same, but writable: writes are kept in memory until :meth:`commit`."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
         self._old_size = self._size
-        self._writes: list[tuple[int, bytes]] = []  # the later ones count
+        self._writes: list[tuple[int, bytes]] = []  # later ones win
 
     def readinto(self, buffer: Any) -> int:
         view, start = memoryview(buffer).cast("B"), self._at
@@ -113,7 +114,7 @@ class Changes(Snapshot):
         return self._size
 
     def flush(self) -> None:
-        """Nothing: what counts is the commit."""
+        """Does nothing: only the commit counts."""
 
     def commit(self, path: str, version: Version) -> Version:
         """Make the changes in the file at ``path``, which is locked and of this version -> its new version.
@@ -129,7 +130,7 @@ class Changes(Snapshot):
                 os.fsync(self._descriptor)
             _write_journal(path, new, self._size, [(0, _HEADER.pack(MARK, *new)), *head])
         except BaseException:
-            if not os.path.exists(_journal(path)):  # else the change is certain to be made
+            if not os.path.exists(_journal(path)):  # otherwise the change is certain to happen
                 with suppress(OSError):
                     os.ftruncate(self._descriptor, self._old_size)
             raise
@@ -148,7 +149,7 @@ class Changes(Snapshot):
         return head, tail
 
     def save_new(self, path: str) -> None:
-        """Make a new file of what was written. It appears whole."""
+        """Make a new file from what was written. It appears whole."""
         with suppress(FileNotFoundError):
             os.unlink(_journal(path))  # of a file that has been deleted
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -165,15 +166,15 @@ class Changes(Snapshot):
 
 @contextmanager
 def new_file() -> Iterator[Changes]:
-    """What HDF5 can write a new file to; :meth:`Changes.save_new` puts it on the disk."""
+    """A target for HDF5 to write a new file to; :meth:`Changes.save_new` puts it on the disk."""
     with open(os.devnull, "rb") as nothing:
         yield Changes(nothing.fileno())
 
 
 @contextmanager
 def locked(path: str) -> Iterator[tuple[int, Version]]:
-    """The file at ``path``, open for change by this process alone, and its version. What a killed writer had begun to
-    change is finished first."""
+    """The file at ``path``, open for writing by this process alone, and its version. A change that a killed writer left
+    half done is finished first."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except (PermissionError, IsADirectoryError) as error:
@@ -185,8 +186,8 @@ def locked(path: str) -> Iterator[tuple[int, Version]]:
         version = read_version(descriptor)
         if version is None:
             raise UsageError(
-                f"{path} was written by another program, so dmkd reads it and does not change it: `dmkd convert` makes a "
-                "file of it that can be changed."
+                f"{path} was written by another program, so dmkd reads it but does not change it: `dmkd convert` makes a "
+                "copy that can be changed."
             )
         yield descriptor, version
     finally:
@@ -194,7 +195,7 @@ def locked(path: str) -> Iterator[tuple[int, Version]]:
 
 
 def settle(path: str) -> None:
-    """If a change of the file is going on, wait for its end; if its writer was killed meanwhile, finish it."""
+    """If the file is being changed, wait for that to end; if its writer was killed meanwhile, finish the change."""
     if os.path.exists(_journal(path)):
         with locked(path):
             pass
@@ -211,13 +212,13 @@ def _lock(path: str, descriptor: int) -> None:
         except BlockingIOError:
             if time.monotonic() > give_up_at:
                 raise StoreError(
-                    f"{path} is locked: another program (h5py in a notebook, say) has it open. Close it there, then run "
-                    "the same command again."
+                    f"{path} is locked: another program (h5py in a notebook, say) has it open. Close it there, then rerun "
+                    "the same command."
                 ) from None
             time.sleep(0.02)
         except OSError as error:
             raise StoreError(
-                f"{path} lies on a file system that locks no files ({error.strerror}), which HDF5 needs: use a Zarr store "
+                f"{path} is on a file system without file locks ({error.strerror}), which HDF5 needs: use a Zarr store "
                 "there and `dmkd convert` it, or set HDF5_USE_FILE_LOCKING=FALSE and let only one process write."
             ) from error
 
@@ -253,12 +254,12 @@ def _replay(path: str, descriptor: int) -> None:
     body = content[:-4]
     found = read_version(descriptor)
     if len(content) < _JOURNAL.size or google_crc32c.value(body) != int.from_bytes(content[-4:], "little"):
-        raise StoreError(
-            f"{_journal(path)} is damaged, so {path} can't be brought to order: bring both back from a copy."
-        )
+        raise StoreError(f"{_journal(path)} is damaged, so {path} can't be recovered: restore both from a backup.")
     _, file_id, commits, size, count = _JOURNAL.unpack_from(body)
     if found is None or found.id != file_id or not commits - 1 <= found.commits <= commits:
-        raise StoreError(f"{_journal(path)} is that of another file than {path}: delete it, or bring its file back.")
+        raise StoreError(
+            f"{_journal(path)} belongs to another file than {path}: delete it, or restore the file it belongs to."
+        )
     at = _JOURNAL.size
     for _ in range(count):
         offset, length = _CHANGE.unpack_from(body, at)

@@ -1,6 +1,6 @@
-"""What a store is written in: the verbs that every backend fulfils, and the one list of backends.
+"""What a store is written in: the methods that every backend has, and the list of backends.
 
-A new backend is a class with the verbs of :class:`Tree` in a file of its own, and an entry in :data:`BACKENDS`.
+A new backend is a class with the methods of :class:`Tree` in a file of its own, and an entry in :data:`BACKENDS`.
 """
 
 import json
@@ -28,66 +28,66 @@ class Tree(Protocol):
     is one chunk on disk and is written, read and deleted as a whole. Beside these there are constants: small arrays in
     one chunk that have nothing to do with images.
 
-    A tree is made for any path, whatever is there, and reads nothing before its first verb. It can be pickled to another
-    process, which opens it anew. Threads may share one; several processes may read, and write different blocks, at the
+    A tree can be made for any path, whatever is there, and reads nothing before its first method call. It can be pickled to
+    another process, which reopens it. Threads may share one; several processes may read, and write different blocks, at the
     same time (see ``one_writer``). Attributes, children and blocks are looked up at each call, so that what another process
-    has written is seen; shapes and dtypes may be remembered from the first look.
+    has written is seen; shapes and dtypes may be cached.
 
     A block is written or deleted, and attributes are set, as a whole or not at all, however the process ends: a reader sees
     what was there before, or what is there after. An array or a constant that was being made may be there in part;
-    whoever makes one writes down afterwards that it is whole.
+    whoever makes one records afterwards that it is complete.
 
-    Errors that any verb may raise: ``OSError`` if the disk fails, for which callers have the sentence, ``StoreError`` where
+    Errors that any method may raise: ``OSError`` if the disk fails, which callers turn into a sentence, ``StoreError`` where
     the backend has one of its own, ``KeyError`` if a node is not there or is a group where an array is meant,
-    ``DamagedMetadataError`` if what describes a node can't be read.
+    ``DamagedMetadataError`` if a node's metadata can't be read.
     """
 
     path: str
 
-    # What differs between backends, for those who must know
+    # What differs between backends, for callers that need to know
 
     kind: str  # what lies at the path, for messages: "Zarr v3 group"
     a_kind: str  # a store of this kind, for messages: "an HDF5 file"
-    metadata_file: str  # what to bring back from a copy if attributes are damaged, for messages: "zarr.json"
+    metadata_file: str  # what to restore from a backup if attributes are damaged, for messages: "zarr.json"
     image_files: bool  # whether images can be written as JPEG and WebP files; if not, as pixels
-    chunk_files: bool  # whether a user can copy and delete a chunk alone, at its ``chunk_path``
+    chunk_files: bool  # whether a user can copy and delete a single chunk, at its ``chunk_path``
     one_writer: bool  # whether all writing must be left to one process where workers are on several machines
 
     # The whole
 
     def exists(self) -> bool:
-        """Whether there is a tree at the path, be it empty. Makes nothing."""
+        """Whether there is a tree at the path, even an empty one. Creates nothing."""
 
     def taken(self) -> bool:
-        """Whether there is anything at the path, a tree or not. An empty folder is nothing."""
+        """Whether anything is at the path, a tree or not. An empty folder does not count."""
 
     def create_root(self) -> None:
-        """Make an empty tree, and the folders above it. A tree that is there already is kept as it is."""
+        """Make an empty tree, and the folders above it. An existing tree is kept as it is."""
 
     def transaction(self) -> AbstractContextManager[None]:
         """Within this context, changes belong together. They are visible to this tree at once; may be nested.
 
-        A backend that can make them as a whole at the end, or not at all if an exception leaves the context or the process
-        dies. Elsewhere each happens when its verb is called, in the order of the calls and never half; whoever writes
-        therefore orders changes so that the tree is sound after each of them.
+        A backend that can makes them as a whole at the end, or not at all if an exception leaves the context or the process
+        dies. Elsewhere each happens when its method is called, in the order of the calls and never by half; callers
+        therefore order changes so that the tree is sound after each of them.
         """
 
     def count_partials(self) -> int:
-        """How many half-written files are there: killed writers left them, or a writer is about to rename them."""
+        """How many half-written files there are: left by killed writers, or about to be renamed by a writer."""
 
     def sweep_partials(self) -> int:
-        """Delete these files -> how many there were. Does no harm to a writer that is at work."""
+        """Delete these files -> how many there were. Harmless to a writer at work."""
 
     # Groups and attributes
 
     def create_group(self, node: str) -> None:
-        """Make a group in a group that exists. One that is there already is kept as it is."""
+        """Make a group in a group that exists. An existing one is kept as it is."""
 
     def children(self, node: str) -> list[str]:
         """Names of the groups and arrays directly below a group, sorted; none if there is no such group."""
 
     def names(self, node: str) -> list[str]:
-        """As :meth:`children`, by one listing without a look at each: other files that lie there may be among them."""
+        """As :meth:`children`, by one listing without looking at each: other files there may be among them."""
 
     def attributes(self, node: str = "") -> dict[str, Any]:
         """The attributes of a group or an array."""
@@ -100,11 +100,11 @@ class Tree(Protocol):
     def create_array(
         self, node: str, spec: ArraySpec, num_rows: int, block_size: int, attributes: Mapping[str, Any] | None = None
     ) -> None:
-        """Make an array (``num_rows``, \\*``spec.shape``) without blocks, in a group that exists; one that is there already is
+        """Make an array (``num_rows``, \\*``spec.shape``) without blocks, in a group that exists; an existing one is
         replaced, blocks and attributes too.
 
-        ``spec.compression``, ``order`` and ``image_codec`` say how a chunk is written; what the backend lacks it replaces
-        by what gives the same rows. Raises ``UsageError`` for an image codec that would not: a lossy one without
+        ``spec.compression``, ``order`` and ``image_codec`` say how a chunk is written; a backend replaces what it lacks
+        with something that gives the same rows. Raises ``UsageError`` for an image codec where it can't: a lossy one without
         ``image_files``.
         """
 
@@ -112,18 +112,18 @@ class Tree(Protocol):
         """(num_rows, ...)"""
 
     def dtype(self, node: str) -> "np.dtype":
-        """That of the rows in memory, in the byte order of this machine."""
+        """The dtype of the rows in memory, in the byte order of this machine."""
 
     def resize(self, node: str, num_rows: int) -> None:
-        """Make room for more rows. Blocks that are there stay."""
+        """Make room for more rows. Existing blocks stay."""
 
     def write_constant(self, node: str, values: "np.ndarray") -> None:
-        """Write a constant of any dtype and one axis or more, in a group that exists; one that is there already is replaced."""
+        """Write a constant of any dtype and one axis or more, in a group that exists, replacing an existing one."""
 
     def read_constant(self, node: str) -> "np.ndarray":
         """A constant as it was written. Raises ``ValueError`` or ``RuntimeError`` if its chunk is damaged."""
 
-    # Blocks of an array: block b holds the rows from b * block_size to (b + 1) * block_size, the last one those that are left
+    # Blocks of an array: block b holds the rows from b * block_size to (b + 1) * block_size, the last one what is left
 
     def present_blocks(self, node: str) -> set[int]:
         """Blocks whose chunk is there, by one listing; damaged ones count."""
@@ -141,7 +141,7 @@ class Tree(Protocol):
         """The rows of a block that is there (n, ...), not to be changed in place.
 
         Raises ``ValueError`` or ``RuntimeError``, which says why, if the chunk is not what was written: each ends in a
-        checksum. The caller says which chunk it was, see :meth:`chunk_path`. Of a block that is not there, fill values or
+        checksum. The caller says which chunk it was, see :meth:`chunk_path`. For a block that is not there: fill values or
         ``ValueError``.
         """
 
@@ -149,7 +149,7 @@ class Tree(Protocol):
         """Delete a block's chunk, if it is there."""
 
     def chunk_path(self, node: str, block: int) -> str:
-        """Where a block's chunk lies, or would, for messages."""
+        """Where a block's chunk is, or would be, for messages."""
 
     def has_plain_files(self, node: str) -> bool:
         """Whether each chunk is a local file at its :meth:`chunk_path`: the rows of a whole block as they are in memory here, in
@@ -158,10 +158,10 @@ class Tree(Protocol):
     # Reading many blocks
 
     def for_each(self, work: Callable[[int], None], blocks: Iterable[int]) -> None:
-        """Do some work that reads each of these blocks; on several threads where most of the time is waiting."""
+        """Run ``work``, which reads a block, on each of these; on several threads where most of the time is waiting."""
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """The results of some work that reads, in the order of ``items``, done as in :meth:`for_each`."""
+        """The results of ``work``, which reads, in the order of ``items``, run as in :meth:`for_each`."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Backend:
     """A kind of tree, and how to recognise one without importing the libraries that read it."""
 
     claims: Callable[[str], bool]  # whether what is or will be at a path is of this kind
-    open: Callable[[str], Tree]  # path -> its tree; what it takes is imported here
+    open: Callable[[str], Tree]  # path -> its tree; its libraries are imported here
     is_store: Callable[[Path], bool]  # whether a local path that it claims holds a store of dmkd's
 
 
@@ -178,7 +178,7 @@ def _claims_hdf5(path: str) -> bool:
         return False
     if scheme(path):
         raise UsageError(
-            f"{path}: an HDF5 file lies on a disk; in a bucket a store is Zarr, and ends in neither .h5 nor .hdf5."
+            f"{path}: an HDF5 file must be on a disk; a store in a bucket is Zarr, and its name does not end in .h5 or .hdf5."
         )
     return True
 
@@ -208,7 +208,7 @@ def _is_zarr_store(path: Path) -> bool:
         return False
 
 
-# The first one that claims a path has it; the last one claims all.
+# The first one that claims a path gets it; the last one claims every path.
 BACKENDS = (
     Backend(_claims_hdf5, _open_hdf5, _is_hdf5_store),
     Backend(lambda path: True, _open_zarr, _is_zarr_store),
@@ -217,7 +217,7 @@ BACKENDS = (
 
 def open_tree(path: str) -> Tree:
     """The tree at ``path``, of the kind that the path names: HDF5 if it ends in .h5 or .hdf5, else Zarr. Nothing is read yet.
-    Raises ``UsageError`` for a path that can be no store's."""
+    Raises ``UsageError`` for a path that can't be a store's."""
     return _backend(path).open(path)
 
 

@@ -1,4 +1,4 @@
-"""The verbs of :class:`dmkd.stores.trees.tree.Tree` on Zarr v3, in a folder or a bucket."""
+"""A :class:`dmkd.stores.trees.tree.Tree` in Zarr v3, in a folder or a bucket."""
 
 import json
 import re
@@ -62,7 +62,7 @@ class ZarrTree:
     def exists(self) -> bool:
         """Whether the path holds a Zarr v3 group. Raises ``DamagedMetadataError`` if it holds one that can't be read."""
         try:
-            with self._told_if_damaged(""):
+            with self._naming_damage(""):
                 zarr.open_group(self._place.storage, mode="r", zarr_format=3)  # any other mode makes the folder
         except DamagedMetadataError:
             raise
@@ -71,18 +71,18 @@ class ZarrTree:
         return True
 
     def taken(self) -> bool:
-        """Whether there is anything at the path, a store or not; an empty folder is nothing."""
+        """Whether anything is at the path, a store or not; an empty folder does not count."""
         return self._place.taken()
 
     def create_root(self) -> None:
-        """Make the root group. What was there before is kept."""
+        """Make the root group. An existing one is kept."""
         self._group = zarr.open_group(self._place.storage, mode="a", zarr_format=3)
 
     def create_group(self, node: str) -> None:
         self._root.require_group(node)
 
     def attributes(self, node: str = "") -> dict[str, Any]:
-        """A node's attributes, read from the store anew."""
+        """A node's attributes, freshly read from the store."""
         return dict(self._node(node).attrs.asdict())
 
     def set_attributes(self, attributes: Mapping[str, Any], node: str = "") -> None:
@@ -96,7 +96,7 @@ class ZarrTree:
         return [name for name in self.names(node) if sync(zarr_store.exists(f"{prefix}{name}/zarr.json"))]
 
     def names(self, node: str) -> list[str]:
-        """Names of all that lies directly below a node, sorted, but for its metadata: groups, arrays, chunks."""
+        """Names of everything directly below a node except its metadata, sorted: groups, arrays, chunks."""
         return sorted(name for name in self._place.names(node) if name != "zarr.json")
 
     # Arrays
@@ -104,7 +104,7 @@ class ZarrTree:
     def create_array(
         self, node: str, spec: ArraySpec, num_rows: int, block_size: int, attributes: Mapping[str, Any] | None = None
     ) -> None:
-        """Make an array of ``num_rows`` rows; one that is there already is replaced."""
+        """Make an array of ``num_rows`` rows, replacing an existing one."""
         itemsize = np.dtype(spec.dtype).itemsize
         # Measured on quantised KLT coefficients: level 9 saves 0 to 3 % more and takes six times as long or longer.
         bitshuffle = BloscCodec(cname="zstd", clevel=7, shuffle="bitshuffle", typesize=itemsize)
@@ -127,7 +127,7 @@ class ZarrTree:
         self._arrays.pop(node, None)
 
     def write_constant(self, node: str, values: np.ndarray) -> None:
-        """Make an array that has nothing to do with images, in one chunk; one that is there already is replaced."""
+        """Write an array that has nothing to do with images, in one chunk, replacing an existing one."""
         array = self._root.create_array(
             node,
             shape=values.shape,
@@ -186,12 +186,12 @@ class ZarrTree:
         return np.asarray(array[start : start + array.chunks[0]])
 
     def for_each(self, work: Callable[[int], None], blocks: Iterable[int]) -> None:
-        """Do some work that reads blocks: several at once in a bucket, where most of the time is waiting."""
+        """Run ``work``, which reads a block, on each block: several at once in a bucket, where most of the time is waiting."""
         for _ in self.map(work, blocks):
             pass
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """The results of some work that reads, in the order of ``items``: done as in :meth:`for_each`."""
+        """The results of ``work``, which reads, in the order of ``items``: run as in :meth:`for_each`."""
         if self._place.reads_at_once == 1:
             return [work(item) for item in items]
         with ThreadPoolExecutor(self._place.reads_at_once) as pool:
@@ -201,7 +201,7 @@ class ZarrTree:
         sync(self._root.store.delete(f"{node}/{self._chunk_name(node, block)}"))
 
     def chunk_path(self, node: str, block: int) -> str:
-        """Where a block's chunk lies, for messages."""
+        """Where a block's chunk is, for messages."""
         return locations.join(self.path, node, self._chunk_name(node, block))
 
     def has_plain_files(self, node: str) -> bool:
@@ -239,32 +239,32 @@ class ZarrTree:
     @property
     def _root(self) -> zarr.Group:
         if self._group is None:
-            with self._told_if_damaged(""):
+            with self._naming_damage(""):
                 self._group = zarr.open_group(self._place.storage, mode="r+", zarr_format=3)
         return self._group
 
     def _node(self, node: str) -> zarr.Group | zarr.Array:
-        """A node, read anew."""
+        """A node, freshly read."""
         root = self._root
-        with self._told_if_damaged(node):
+        with self._naming_damage(node):
             return root[node] if node else zarr.open_group(root.store, mode="r+", zarr_format=3)
 
     @contextmanager
-    def _told_if_damaged(self, node: str) -> Iterator[None]:
-        """Metadata that is no JSON is told by the name of its file."""
+    def _naming_damage(self, node: str) -> Iterator[None]:
+        """Metadata that is not JSON is reported by the name of its file."""
         try:
             yield
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             file = locations.join(self.path, *filter(None, [node]), "zarr.json")
             raise DamagedMetadataError(
-                f"{file} is damaged ({error}): bring this one file back from a copy of the store."
+                f"{file} is damaged ({error}): restore this one file from a backup of the store."
             ) from error
 
     def _array(self, node: str) -> zarr.Array:
         if node not in self._arrays:
             array = self._node(node)
             if not isinstance(array, zarr.Array):
-                raise KeyError(f"{node} is no array")
+                raise KeyError(f"{node} is not an array")
             # Chunks full of the fill value must be written too: an all-black block is done, not missing.
             # open_array(config=...) is silently ignored on an existing array in zarr 3.1.6; with_config works.
             self._arrays[node] = array.with_config({"write_empty_chunks": True})

@@ -1,4 +1,4 @@
-"""What may be found in a store that is looked at, in one sentence each."""
+"""What verifying a store may find, in one sentence each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Finding:
     node: str
     sentence: str
     block: int | None = None
-    # Whether deleting chunks lets the next run make sound ones: so it is with wrong bytes, not with wrong attributes.
+    # Whether deleting chunks lets the next run make sound ones: true of wrong bytes, not of wrong attributes.
     repairable: bool = False
     # Whether it says that images or labels are not there yet: the store is incomplete.
     incomplete: bool = False

@@ -25,12 +25,12 @@ class Repair:
 def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
     """Delete what is broken, and only that, so that the next `dmkd generate` or `dmkd label` makes it again.
 
-    Each block is looked at once more before anything of it is deleted. Wherever a chunk goes, the marker of its block goes
-    first, so that an interruption leaves a block that counts as missing. Labels of a block stay if only its images are
-    damaged: the same pixels come back (should others come, ``Store.write_block`` deletes what was made from the old
-    ones). Views that no labels fit go too, since they may be what is wrong; they are drawn again. Images that no generator
-    made can't come back and are never deleted, and nothing is while attributes are wrong: what would be made by them is
-    not what was there.
+    Each block is checked once more before anything of it is deleted. The marker of a block is deleted before any other
+    chunk, so that an interruption leaves a block that counts as missing. Labels of a block stay if only its images are
+    damaged: the same pixels come back (if not, ``Store.write_block`` deletes what was made from the old ones). Views that
+    no labels fit are deleted too, since they may be at fault; they are drawn again. Images that no generator made can't
+    come back and are never deleted. Nothing is deleted while attributes are wrong: they would not reproduce what was
+    there.
     """
     done = Repair()
     tree = open_tree(store.path)

@@ -1,7 +1,7 @@
 """Whether a store is sound: every chunk of every array is read and looked at, one block at a time.
 
-Checksums, shapes, ranges and identities; that what is there is all there. Knows no models: whether pixels and logits are
-those that the recipe and the teacher give is :mod:`dmkd.verify`'s business.
+Checksums, shapes, ranges, identities and completeness. Runs no models: :mod:`dmkd.verify` checks whether pixels and logits are
+those that the recipe and the teacher give.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -111,7 +111,7 @@ class Verifier:
         if label_set.num_classes != num_classes:
             yield Finding(ERROR, node, f"It has {label_set.num_classes} classes and the store {num_classes}.")
         if view_set is None or label_set.num_views != view_set.num_views or label_set.num_classes != num_classes:
-            return  # every block would be found wrong for it
+            return  # it would make every block look wrong
         if not label_set.fitted:
             yield Finding(NOTE, node, "It was begun and has no labels yet.", incomplete=True)
             return
@@ -217,7 +217,7 @@ class Verifier:
         images = (yield from self._read(layout.IMAGES, block, len(ids))) if done else None
         if images is not None:
             self._odd_images.look_at(images, block, int(ids[0]))
-        # Without images the rest is what an interrupted run left, and is written anew: some of it may be older.
+        # Without images the rest was left by an interrupted run and will be rewritten: some of it may be older.
         if not done or class_ids is None or checks is None:
             return None
         wrong = class_checks(ids, class_ids) != checks[:, 0]

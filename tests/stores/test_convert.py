@@ -160,11 +160,11 @@ def test_bad_requests_are_told_and_harm_nothing(tmp_path):
     other = create_store(
         str(tmp_path / "o.zarr"), recipe={"other": 1}, num_images=4, image_shape=(8, 8, 3), class_names=["a"]
     )
-    for target, told in ((source.path, "is the store itself"), (other.path, "is there already; give the copy")):
+    for target, told in ((source.path, "is the store itself"), (other.path, "already exists; give the copy")):
         with pytest.raises(UsageError, match=told):
             convert(source, target)
     (tmp_path / "thesis.h5").write_text("years of work")
-    with pytest.raises(UsageError, match="is no dmkd store"):
+    with pytest.raises(UsageError, match="is not a dmkd store"):
         convert(source, str(tmp_path / "thesis.h5"))
     assert (tmp_path / "thesis.h5").read_text() == "years of work"
     os.truncate(tmp_path / "s.zarr/images/c.1.0.0.0", 100)

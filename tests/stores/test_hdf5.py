@@ -233,7 +233,7 @@ def test_a_disk_that_takes_no_more_is_told_and_harms_nothing(tmp_path):
     before = Path(store.path).read_bytes()
     command = [sys.executable, "-c", FULL_DISK, store.path]
     done = subprocess.run(command, capture_output=True, text=True, cwd=TESTS)
-    assert "Could not write block 1 of" in done.stdout and "run the same command again" in done.stdout, done.stderr
+    assert "Could not write block 1 of" in done.stdout and "Rerun the same command" in done.stdout, done.stderr
     assert Path(store.path).read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["s.h5"]
     store.write_block(1, **block_arrays(store, 1))
     assert_sound(Path(store.path), {0, 1})
@@ -243,7 +243,7 @@ def test_a_disk_that_takes_no_more_is_told_and_harms_nothing(tmp_path):
 def test_a_file_that_was_cut_off_is_told(tmp_path, size):
     store = filled_store(tmp_path / "s.h5", num_images=32)
     os.truncate(store.path, size)
-    with pytest.raises(StoreError, match=r"s\.h5 (can't be opened|is no dmkd store)"):
+    with pytest.raises(StoreError, match=r"s\.h5 (can't be opened|is not a dmkd store)"):
         open_store(store.path)
 
 
@@ -255,7 +255,7 @@ def test_what_is_no_store_is_told(tmp_path):
         file["x"] = [1, 2]
     with pytest.raises(NotAStoreError, match="HDF5 file lacks the attribute dmkd_format"):
         open_store(tmp_path / "theirs.h5")
-    with pytest.raises(UsageError, match="an HDF5 file lies on a disk"):
+    with pytest.raises(UsageError, match="an HDF5 file must be on a disk"):
         open_store("s3://bucket/imnet.h5")
     options = {"recipe": {}, "num_images": 4, "image_shape": (8, 8, 3), "class_names": ["a"]}
     with pytest.raises(UsageError, match="--image-codec webp is for Zarr stores"):
@@ -283,7 +283,7 @@ def test_the_journal_of_another_file_is_not_used(tmp_path):
     changes = journaled_file.Changes(os.open(other.path, os.O_RDONLY))
     with journaled_file.locked(other.path) as (_, version):
         journaled_file._write_journal(store.path, version, 10, [(0, b"x")])
-    with pytest.raises(StoreError, match=r"s\.h5\.journal is that of another file"):
+    with pytest.raises(StoreError, match=r"s\.h5\.journal belongs to another file"):
         open_store(store.path)
     changes.flush()
     assert Path(store.path).read_bytes() == before

@@ -74,7 +74,7 @@ class ToyTree:
 
     def create_array(self, node, spec, num_rows, block_size, attributes=None):
         if parse_image_codec(spec.image_codec).lossy:
-            raise UsageError("A toy holds pixels as they are.")
+            raise UsageError("A toy holds raw pixels.")
         shutil.rmtree(self._folder(node), ignore_errors=True)
         array = {"shape": [num_rows, *spec.shape], "dtype": spec.dtype, "block_size": block_size}
         self._describe(node, attributes=dict(attributes or {}), array=array)
@@ -238,5 +238,5 @@ def test_sentences_speak_of_it_by_its_own_words(place, tmp_path):
     assert "it holds no toy folder" in error("inspect", place.path)
     new = tmp_path / "new.toy"
     arguments = ["generate", "--generator", "digits", "--store", new, "--image-codec", "webp", "--device", "cpu"]
-    assert "a toy store holds pixels as they are; --image-codec webp" in error(*arguments)
+    assert "a toy store holds raw pixels; --image-codec webp" in error(*arguments)
     assert not new.exists()

@@ -127,7 +127,7 @@ def test_show_draws_the_images_and_takes_every_kind_of_ids(store):
     mask = np.zeros(100, bool)
     mask[:5] = True
     assert np.array_equal(np.asarray(store.show(mask, columns=5)), np.asarray(store.show(slice(0, 5), columns=5)))
-    for ids, told in (([], "no images"), (range(99_999), "too many"), ([100], "there is no 100")):
+    for ids, told in (([], "no images"), (range(99_999), "too many"), ([100], "there is no image 100")):
         with pytest.raises(UsageError, match=told):
             store.show(ids)
     with pytest.raises(UsageError, match="no label set 'x'; it has teacher"):

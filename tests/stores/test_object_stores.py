@@ -134,7 +134,7 @@ def test_a_store_may_be_a_whole_bucket_or_have_an_odd_name(s3_bucket):
 
 def test_a_bucket_that_is_not_there(s3_bucket, forgetful):
     for act in (open_store, new_store):
-        with pytest.raises(NotAStoreError, match="no bucket s3://nothing-here at http://127.0.0.1.*make it first"):
+        with pytest.raises(NotAStoreError, match="no bucket s3://nothing-here at http://127.0.0.1.*create it first"):
             act("s3://nothing-here/s.zarr")
 
 
@@ -200,14 +200,19 @@ def _import_but(name, real=builtins.__import__):
             403,
             "SignatureDoesNotMatch",
             StoreError,
-            "access is refused (SignatureDoesNotMatch); check AWS_ACCESS_KEY_ID",
+            "access is denied (SignatureDoesNotMatch); check AWS_ACCESS_KEY_ID",
         ),
-        (403, "AccessDenied", StoreError, "access is refused (AccessDenied)"),
-        (400, "ExpiredToken", StoreError, "access is refused (ExpiredToken)"),
+        (403, "AccessDenied", StoreError, "access is denied (AccessDenied)"),
+        (400, "ExpiredToken", StoreError, "access is denied (ExpiredToken)"),
         (400, "InvalidArgument", StoreError, "refused the request (InvalidArgument: so it says)"),
-        (400, "AuthorizationHeaderMalformed", StoreError, "in another region: set AWS_REGION to it (so it says)"),
+        (
+            400,
+            "AuthorizationHeaderMalformed",
+            StoreError,
+            "is in another region: set AWS_REGION accordingly (so it says)",
+        ),
         (404, "NoSuchBucket", NotAStoreError, "There is no bucket"),
-        (503, "SlowDown", StoreUnreachableError, "answers 503 SlowDown; when it is there again, run the same command"),
+        (503, "SlowDown", StoreUnreachableError, "answers 503 SlowDown; once it is back, rerun the same command"),
         (None, "", StoreUnreachableError, "the object store at http"),
     ],
 )
@@ -229,7 +234,7 @@ def test_a_refused_write_ends_a_run_and_one_that_may_yet_succeed_does_not(server
     monkeypatch.setattr(object_storage, "PATIENCE", timedelta(seconds=0.5))
     storage = open_bucket_of(server, f"{s3_bucket}/s.zarr")
     server.refuse(403, "AccessDenied")
-    with pytest.raises(StoreWriteError, match=r"s.zarr/images/c.0 can't be written: access is refused"):
+    with pytest.raises(StoreWriteError, match=r"s.zarr/images/c.0 can't be written: access is denied"):
         sync(storage.set("images/c.0", CHUNK))
     server.refuse(503, "SlowDown")
     with pytest.raises(StoreUnreachableError, match=r"s.zarr/images/c.0 could not be written"):

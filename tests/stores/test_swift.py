@@ -103,5 +103,5 @@ def test_wrong_credentials_are_refused_in_one_sentence(server, environment):
     before = time.monotonic()
     code, output, errors = dmkd("inspect", "s3://dmkd/s.zarr", **environment)
     assert (code, output) == (1, "") and len(errors.splitlines()) == 1, errors
-    assert "access is refused (SignatureDoesNotMatch); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in errors
+    assert "access is denied (SignatureDoesNotMatch); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in errors
     assert time.monotonic() - before < 20

@@ -173,15 +173,15 @@ def test_sheets_of_a_store_that_is_half_made(tmp_path):
     ("arguments", "told"),
     [
         (["--ids", "7-"], "can't be read"),
-        (["--ids", "100"], "there is no 100"),
+        (["--ids", "100"], "there is no image 100"),
         (["--ids", "5-3"], "can't be read"),
         (["--ids", "0-99999999"], "too many images"),
         (["--ids", "1", "--image", "3"], "give one of them"),
         (["--by", "entropy", "--classes", "3"], "--classes goes with --by class"),
-        (["--classes", "77"], "there is no 77"),
+        (["--classes", "77"], "there is no class 77"),
         (["--labels", "resnet"], "no label set 'resnet'; it has teacher"),
         (["--image", "3", "--temperature", "0"], "above 0"),
-        (["--image", "100"], "there is no 100"),
+        (["--image", "100"], "there is no image 100"),
         (["--out", "a.jpg"], "must end in .png"),
     ],
 )

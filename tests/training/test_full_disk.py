@@ -1,4 +1,4 @@
-"""A disk that takes no more, at each file of a training run: one sentence, and what was written before is whole."""
+"""A disk that takes no more, at each file of a training run: one line, and what was written before is intact."""
 
 import errno
 import json
@@ -70,8 +70,8 @@ def test_the_command_ends_with_a_sentence_that_names_the_file(store, tmp_path, m
         done = train_student(store, tmp_path / "out", "--val", store.path)
     assert done.exit_code == 1, done.output
     assert done.stderr.splitlines()[-1] == (
-        f"Error: Could not write {tmp_path / 'out' / file}: {reason}, then run the same command again; what was written before "
-        "is whole."
+        f"Error: Could not write {tmp_path / 'out' / file}: {reason}. Rerun the same command to resume; everything "
+        "written so far is intact."
     )
     again = train_student(store, tmp_path / "out", "--val", store.path)
     assert again.exit_code == 0, again.output
@@ -114,7 +114,7 @@ def test_a_file_that_can_not_grow_is_named_and_nothing_else_is_said(store, tmp_p
     arguments = [store.path, str(tmp_path), when, str(size)]
     done = subprocess.run([sys.executable, "-c", WRITES, *arguments], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1].startswith(f"Could not write {tmp_path}/{file}"), done.stderr
-    assert "the file would be larger than allowed here, then run the same command again" in done.stdout
+    assert "the file would be larger than allowed here. Rerun the same command to resume" in done.stdout
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
