@@ -190,7 +190,7 @@ def test_weights_that_have_changed_are_refused(tiny_generator, tmp_path):
         ({"block_size": 0}, "--block-size must be at least 1"),
         ({"sub_batch": -1}, "--sub-batch must be at least 1"),
         ({"guided_channels": 9}, "channels"),
-        ({"classes": "12"}, "there is no 12"),
+        ({"classes": "12"}, "there is no class 12"),
     ],
 )
 def test_options_out_of_range_leave_nothing_behind(tiny_generator, tmp_path, options, message):

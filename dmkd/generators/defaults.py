@@ -1,4 +1,4 @@
-"""Which generator a user means, where its weights are, and what a store of it is made with where nothing else is said."""
+"""Which generator a user means, where its weights are, and the defaults of its stores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ DM_KD_DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class GeneratorSource:
-    """Which generator is meant: what a user wrote, parsed once by :func:`parse_source`."""
+    """A generator as the user named it, parsed once by :func:`parse_source`."""
 
-    text: str  # as a store notes it: digits, a folder's whole path or a hub id
+    text: str  # as a store records it: digits, a folder's full path or a hub id
     weights: str  # where its weights are: a folder or a hub id
-    name: str | None  # of the bundled one; None: as its folder or repository is called
-    defaults: Mapping[str, Any]  # what a store of it is made with where nothing else is said
+    name: str | None  # of the bundled one; None: the name of its folder or repository
+    defaults: Mapping[str, Any]  # what a store of it is made with unless options say otherwise
 
 
 def parse_source(text: str) -> GeneratorSource:
@@ -44,7 +44,7 @@ def parse_source(text: str) -> GeneratorSource:
 
 
 def source_defaults(text: str | None) -> Mapping[str, Any]:
-    """The defaults of a source as a store notes it; None: no generator made it."""
+    """The defaults of a source as a store records it; None: no generator made it."""
     return DM_KD_DEFAULTS if text is None else parse_source(text).defaults
 
 
@@ -65,5 +65,5 @@ def text_to_image_defaults(steps: int, guidance: float, class_names: Sequence[st
 
 
 def teacher_of(class_names: Sequence[str]) -> str:
-    """The default teacher of classes that a generator does not bring itself: DM-KD's for ImageNet's, else ``none``."""
+    """The default teacher for classes given by the user: DM-KD's for ImageNet's, else ``none``."""
     return DM_KD_DEFAULTS["teacher"] if tuple(class_names) == class_names_from(IMAGENET) else "none"

@@ -39,16 +39,16 @@ _DECODE_PIXELS = 16 * 256 * 256
 
 @dataclass(frozen=True)
 class GeneratorInfo:
-    """What a generator is, as its configuration files tell."""
+    """What a generator is, from its configuration files."""
 
     name: str  # hub id, or the folder's name
-    source: str  # as asked for
+    source: str  # as the user gave it
     folder: Path  # where its files are on this machine
     image_size: int  # pixels, height and width
     num_classes: int
     class_names: tuple[str, ...]  # one a class, all its synonyms, comma-separated
     latent_shape: tuple[int, int, int]  # channels, height, width
-    learned_sigma: bool  # predicts variances beside the noise
+    learned_sigma: bool  # predicts variances as well as the noise
     num_train_timesteps: int
     sha256: str  # of the weights and of the configurations that pixels depend on; empty if only those were read
 
@@ -63,8 +63,8 @@ class GeneratorInfo:
         for option in ("prompts", "negative_prompt"):
             if getattr(images, option) is not None:
                 raise UsageError(
-                    f"--{option.removesuffix('s').replace('_', '-')} is for text-to-image generators; {self.name} is told "
-                    "the class itself."
+                    f"--{option.removesuffix('s').replace('_', '-')} is for text-to-image generators; {self.name} takes "
+                    "class ids, not text."
                 )
         sampler, steps = images.given("sampler", defaults["sampler"]), images.given("steps", defaults["steps"])
         check_steps(sampler, steps, sampler_named(sampler).steps(self.num_train_timesteps))
@@ -96,13 +96,13 @@ def configured_dit(source: str, index: dict[str, Any]) -> tuple[GeneratorInfo, l
 
 
 def dit_info(source: str, folder: Path | None, configs: list[dict[str, Any]], sha256: str) -> GeneratorInfo:
-    """What configurations say. ``folder`` is None if they are bundled. Raises ``UsageError`` for what is no DiT."""
+    """The same, from configurations. ``folder`` is None if they are bundled. Raises ``UsageError`` if they are not a DiT's."""
     index, transformer, vae, scheduler = configs
     num_classes = transformer.get("num_embeds_ada_norm", 1000)
     channels, latent_size = transformer.get("in_channels", 4), transformer.get("sample_size", 32)
     out_channels = transformer.get("out_channels") or channels
     if transformer.get("norm_type", "ada_norm_zero") != "ada_norm_zero" or not num_classes:
-        raise UsageError(f"The transformer of {source} is not class-conditional (adaLN-Zero), so it is no DiT.")
+        raise UsageError(f"The transformer of {source} is not class-conditional (adaLN-Zero), so it is not a DiT.")
     if out_channels not in (channels, 2 * channels):
         raise UsageError(
             f"The transformer of {source} has {channels} channels in and {out_channels} out, unlike a DiT."
@@ -134,7 +134,7 @@ def load_dit(info: GeneratorInfo, *, device: torch.device | str, dtype: torch.dt
     transformer = load_model(DiTTransformer2DModel, info.folder, "transformer", dtype)
     vae = load_model(AutoencoderKL, info.folder, "vae", dtype)
     if torch.device(device).type == "cuda":
-        # How cuDNN's half-precision kernels want it; else they transpose before and after each convolution.
+        # cuDNN's half-precision kernels want this; otherwise they transpose before and after each convolution.
         vae = vae.to(memory_format=torch.channels_last)
     return Generator(info, transformer.to(device), vae.to(device), _configs(info.folder)[3], compile=compile)
 
@@ -143,12 +143,12 @@ class Generator:
     """A frozen class-conditional DiT with its VAE: (class ids, seeds) to images.
 
     An image depends on its class id, its seed, how it is sampled and the weights' dtype: not on the other images sampled
-    with it, nor on what was sampled before. The number of images sampled at once counts by a rounding error (1e-5), and
-    so does an image's place among them where CPU threads can't share them evenly (three images, two threads): sampling
-    the same ids together again is what gives the same bits.
+    with it, nor on what was sampled before. The number of images sampled at once matters by a rounding error (1e-5), and
+    so does an image's place among them where CPU threads can't share them evenly (three images, two threads): only
+    sampling the same ids together gives the same bits.
 
     ``compile``: transformer and decoder go through ``torch.compile`` when first used, minutes for a DiT-XL/2. Its fused
-    kernels round in other places, so a store's recipe records it.
+    kernels round differently, so a store's recipe records it.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class Generator:
             guidance_interval=guidance_interval,
         )
         images, finite = self._decode(latents)
-        # One look at the device for both: each makes the CPU wait for it.
+        # Both in one transfer: each makes the CPU wait for the device.
         latents_finite, pixels_finite = torch.stack([torch.isfinite(latents).all(), finite]).tolist()
         if not (latents_finite and pixels_finite):
             what = "pixels" if latents_finite else "latents"
@@ -221,12 +221,12 @@ class Generator:
         scales = np.asarray(guidance, np.float32)
         parse_guidance((float(scales.min()), float(scales.max())))
         if scales.shape not in ((), (len(class_ids),)):
-            raise UsageError(f"There are {len(class_ids)} images and {scales.size} guidance scales.")
+            raise UsageError(f"There are {len(class_ids)} images but {scales.size} guidance scales.")
         check_guided_channels(guided_channels, self.info.latent_shape[0])
         classes = _as_int64(class_ids)
         if len(classes) != len(seeds):
             raise UsageError(
-                f"There are {len(classes)} class ids and {len(seeds)} seeds; every image needs one of each."
+                f"There are {len(classes)} class ids but {len(seeds)} seeds; every image needs one of each."
             )
         for class_id in classes.tolist():
             if not 0 <= class_id < self.info.num_classes:
@@ -252,7 +252,7 @@ class Generator:
         )
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents, (n, C, h, w), to images, float32 (n, 3, H, W) in [0, 1]; not-a-number stays what it is."""
+        """Latents, (n, C, h, w), to images, float32 (n, 3, H, W) in [0, 1]; NaN stays NaN."""
         return self._decode(latents)[0]
 
     @torch.no_grad()
@@ -279,7 +279,7 @@ def compile_for_fixed_shapes(module: torch.nn.Module) -> None:
     """
     import torch._inductor
 
-    # Where torch has it: reductions are not timed either.
+    # In versions of torch that have it: keeps reductions from being timed too.
     options = {"deterministic": True} if "deterministic" in torch._inductor.list_options() else None
     module.compile(dynamic=False, options=options)
 
@@ -310,7 +310,7 @@ def _files(folder: Path) -> dict[str, Path]:
     files = [folder / "scheduler" / "scheduler_config.json"]
     for component in _COMPONENTS:
         files.append(folder / component / "config.json")
-        # Only what would be loaded: a repository may hold the same weights in several formats.
+        # Only the file that would be loaded: a repository may hold the same weights in several formats.
         for pattern in _weights(component).split("|"):
             found = sorted(folder.glob(pattern))
             if found:

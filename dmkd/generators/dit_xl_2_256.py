@@ -1,4 +1,4 @@
-"""The configuration of facebook/DiT-XL-2-256, the default generator: so that it can be planned for without a network.
+"""The configuration of facebook/DiT-XL-2-256, the default generator, so that runs can be planned without a network.
 
 DiT-XL/2 at 256 x 256 pixels (Peebles & Xie 2023, table 1 and section 4: 28 layers, width 1152, 16 heads, patch 2) with the VAE
 stabilityai/sd-vae-ft-ema. The weights are not here.
@@ -10,7 +10,7 @@ SOURCE = "facebook/DiT-XL-2-256"
 
 
 def configs() -> list[dict[str, Any]]:
-    """What its files say: index, transformer, VAE, scheduler. Class names are timm's list of the same 1000 synsets."""
+    """Its configuration files: index, transformer, VAE, scheduler. Class names are timm's list of the same 1000 synsets."""
     from timm.data import ImageNetInfo
 
     names = ImageNetInfo("imagenet-1k").label_descriptions(detailed=False)

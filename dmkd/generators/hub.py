@@ -1,4 +1,4 @@
-"""Where weights come from: a folder, or a repository of the Hugging Face hub; and their true name, a sha256."""
+"""Where weights come from: a folder, or a repository on the Hugging Face hub; and what identifies them, a sha256."""
 
 import errno
 import hashlib
@@ -44,7 +44,7 @@ def check_source(source: str) -> None:
         raise UsageError(f"{source} is a file; give the folder that holds model_index.json.")
     if not folder.is_dir() and not _HUB_ID.fullmatch(source):
         raise UsageError(
-            f"There is no folder {source!r}, and it is no Hugging Face hub id either (like facebook/DiT-XL-2-256)."
+            f"There is no folder {source!r}, and it is not a Hugging Face hub id either (like facebook/DiT-XL-2-256)."
         )
 
 
@@ -52,7 +52,7 @@ def weights_sha256(files: Mapping[str, Path]) -> str:
     """One sha256, 64 hex digits, of a model's files, given by their names relative to its folder.
 
     It is the hash of the lines ``<sha256 of the content>  <name>``, sorted by name (as ``sha256sum`` prints them): it
-    changes with any byte of any file, and not with the folder's place or the files' dates.
+    changes with any byte of any file, but not with the folder's location or the files' dates.
     """
     lines = []
     for name in sorted(files):
@@ -66,7 +66,7 @@ def _download(source: str, needs: tuple[str, ...], wanted: tuple[str, ...]) -> P
 
     repository, _, revision = source.partition("@")
     folder, missing, rank = None, list(needs), 0
-    # First everything's best alternative, then the second one of what the repository turned out not to have, and so on.
+    # First the best alternative of everything, then the second one of whatever the repository lacks, and so on.
     while missing and rank < max(need.count("|") + 1 for need in missing):
         patterns = [need.split("|")[rank] for need in missing if rank < need.count("|") + 1]
         try:
@@ -88,12 +88,12 @@ def _explain(error: Exception, source: str, wanted: str) -> NoReturn:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
         where = error.filename or "the hub's cache"
         raise DmkdError(
-            f"Downloading {source} failed at {where}: {os.strerror(error.errno)}; make room or set HF_HOME to another "
+            f"Downloading {source} failed at {where}: {os.strerror(error.errno)}; free some space or set HF_HOME to another "
             "folder."
         ) from error
     if isinstance(error, errors.GatedRepoError):
         raise UsageError(
-            f"{source} is a gated hub repository: ask for access on its page, log in (`hf auth login`) and run again."
+            f"{source} is a gated hub repository: request access on its page, log in (`hf auth login`) and run again."
         ) from error
     if isinstance(error, errors.RevisionNotFoundError):
         raise UsageError(f"The hub repository {repository} has no revision {revision!r}.") from error
@@ -104,8 +104,8 @@ def _explain(error: Exception, source: str, wanted: str) -> NoReturn:
         ) from error
     option = f" --revision {revision}" if revision else ""
     raise DmkdError(
-        f"{source} is no local folder and could not be had from the Hugging Face hub, which is offline or unreachable, "
-        f"nor from its cache (wanted: {wanted}); on a connected machine run `hf download {repository}{option}` (or "
+        f"{source} is not a local folder and could not be fetched from the Hugging Face hub, which is offline or unreachable, "
+        f"nor found in its cache (wanted: {wanted}); on a connected machine run `hf download {repository}{option}` (or "
         f"`huggingface-cli download {repository}{option}`), copy its cache here and point HF_HOME to it, or give a folder."
     ) from error
 

@@ -1,4 +1,4 @@
-"""What a generator is to those who use one: what it says of itself, and what makes images."""
+"""The two interfaces of a generator: facts about it, and what makes images."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class GeneratorFacts(Protocol):
-    """What every generator says of itself."""
+    """Facts about any generator, known before its weights are loaded."""
 
     @property
     def name(self) -> str: ...
@@ -26,15 +26,15 @@ class GeneratorFacts(Protocol):
     def sha256(self) -> str: ...
     @property
     def cpu_sub_batch(self) -> int:
-        """Images sampled at once on a CPU, unless told."""
+        """Images sampled at once on a CPU by default."""
 
     def defaults(self, of_source: Mapping[str, Any], images: ImageOptions) -> Mapping[str, Any]:
-        """What a store of these images is made with where nothing else is said: see ``GeneratorSource.defaults``."""
+        """What a store of these images is made with by default: see ``GeneratorSource.defaults``."""
 
     def sampling(self, images: ImageOptions, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of a recipe that say how this generator is sampled and what it is told.
+        """The fields of a recipe that say how this generator is sampled and prompted.
 
-        Raises ``UsageError`` for what it can't do.
+        Raises ``UsageError`` for options it does not support.
         """
 
 

@@ -35,13 +35,13 @@ def describe_generator(
 ) -> GeneratorInfo | TextToImageInfo:
     """What the generator in a folder or hub repository is, without loading its weights (they are read for the sha256).
 
-    A text-to-image pipeline must be told its ``class_names``, and may be told its ``image_size`` in pixels (None: its
-    own); a DiT has both.
+    A text-to-image pipeline needs ``class_names``, and takes an ``image_size`` in pixels (None: its own); a DiT has both
+    already.
 
     Raises ``UsageError`` if there is none or it is not of a kind that dmkd can sample, ``DmkdError`` if the hub can't be
     reached.
     """
-    # The index first, and alone: what is no DiT pipeline should be told so, not that it lacks a DiT's files.
+    # The index first, and alone: for another kind of pipeline the error should say so, not that a DiT's files are missing.
     index = _index(source, wanted=NEEDS)
     if _reads_text(index):
         return describe_text_to_image(source, index, class_names=class_names, image_size=image_size)
@@ -57,16 +57,16 @@ def describe_generator(
 
 def configured_generator(source: str) -> tuple[GeneratorInfo, list[dict[str, Any]]]:
     """As :func:`describe_generator`, from the configuration alone: weights are neither read nor downloaded, and the sha256
-    is empty. And the configurations themselves: index, transformer, VAE, scheduler. Enough to plan by.
+    is empty. Also returns the configurations: index, transformer, VAE, scheduler. Enough for planning.
 
-    That of DiT-XL/2 at 256 x 256 is bundled, so the default generator can be planned for without a network."""
+    The one of DiT-XL/2 at 256 x 256 is bundled, so runs of the default generator can be planned without a network."""
     if source == dit_xl_2_256.SOURCE and not Path(source).is_dir():
         configs = dit_xl_2_256.configs()
         return dit_info(source, None, configs, ""), configs
     index = _index(source, wanted=CONFIGS)
     if _reads_text(index):
         raise UsageError(
-            f"{source} is a text-to-image pipeline, whose arithmetic dmkd can't count yet: it plans for DiT pipelines only."
+            f"{source} is a text-to-image pipeline, whose arithmetic dmkd can't count yet: it plans DiT pipelines only."
         )
     return configured_dit(source, index)
 
@@ -82,8 +82,8 @@ def load_generator(
 ) -> Generator | TextToImageGenerator:
     """Load a generator's weights as float32, bfloat16 or float16 (a torch dtype or its name) onto a device.
 
-    ``compile``: see ``Generator``. ``wording`` says how a text-to-image generator is told the class, and ``image_size``
-    (pixels) what it is to make; a DiT knows both, and has None.
+    ``compile``: see ``Generator``. ``wording`` says how a text-to-image generator's prompts name the class, ``image_size``
+    how many pixels it is to make; a DiT needs neither, and gets None.
 
     Raises what ``describe_generator`` raises, and ``DmkdError`` if the weights are damaged or incomplete.
     """
@@ -97,7 +97,7 @@ def load_generator(
         info = describe_generator(source, class_names=wording.class_names, image_size=image_size)
     if isinstance(info, GeneratorInfo):
         return load_dit(info, device=device, dtype=chosen, compile=compile)
-    assert wording is not None  # else there were no class names, and describe_generator has said so
+    assert wording is not None  # otherwise there were no class names, and describe_generator has raised
     return load_text_to_image(info, wording, device=device, dtype=chosen)
 
 
@@ -107,5 +107,5 @@ def _index(source: str, wanted: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _reads_text(index: dict[str, Any]) -> bool:
-    """Whether a pipeline is told what to make in words."""
+    """Whether a pipeline takes text."""
     return any(name.startswith("text_encoder") for name in index)

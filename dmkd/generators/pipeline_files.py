@@ -11,7 +11,7 @@ from dmkd.stores.errors import DmkdError, UsageError, first_line
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A configuration. Raises ``UsageError`` if the file can't be read or is none."""
+    """A configuration. Raises ``UsageError`` if the file can't be read or is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -40,7 +40,7 @@ def load_model(
             f"The weights in {folder / component} can't be loaded: {first_line(error)}. Download them again if they are "
             "damaged."
         ) from error
-    # diffusers and transformers leave weights that a file lacks at random values, with a warning.
+    # diffusers and transformers leave missing weights at random values, with only a warning.
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise DmkdError(

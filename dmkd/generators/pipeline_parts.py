@@ -1,5 +1,5 @@
-"""The parts of a diffusers text-to-image pipeline: which there are, their files, how large its images are, and all of them
-put together."""
+"""The parts of a diffusers text-to-image pipeline: which ones it has, their files, the size of its images, and putting the
+parts together."""
 
 import importlib.util
 import inspect
@@ -31,7 +31,7 @@ class Component:
         return isinstance(self.loader, type) and issubclass(self.loader, torch.nn.Module)
 
     def weights(self) -> dict[str, str | None]:
-        """Patterns of its weight files, best first, and the variant (see diffusers) that each of them is."""
+        """Patterns of its weight files, best first, and the variant (see diffusers) of each."""
         if self.library == "diffusers":
             stems = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
         else:
@@ -45,7 +45,7 @@ class Component:
         return patterns
 
     def needs(self) -> tuple[str, ...]:
-        """Its files, as ``resolve_folder`` wants to be told."""
+        """Its files, in the form that ``resolve_folder`` takes."""
         if self.is_model:
             return f"{self.name}/*.json", "|".join(self.weights())
         if self.name == "scheduler":
@@ -53,7 +53,7 @@ class Component:
         return (f"{self.name}/*",)
 
     def files(self, folder: Path) -> list[Path]:
-        """Those of its files that pixels depend on: of a model, what would be loaded, though there be other formats."""
+        """Those of its files that pixels depend on: for a model, the ones that would be loaded, not other formats."""
         if self.is_model:
             return [folder / self.name / "config.json", *folder.glob(self._chosen(folder))]
         return [path for need in self.needs() for path in folder.glob(need) if path.is_file()]
@@ -64,7 +64,7 @@ class Component:
             return load_model(self.loader, folder, self.name, dtype, variant).eval().requires_grad_(False)
         try:
             return self.loader.from_pretrained(folder / self.name, local_files_only=True)
-        except Exception as error:  # each tokenizer has its own, missing packages among them
+        except Exception as error:  # each tokenizer has its own errors, missing packages among them
             raise DmkdError(
                 f"{folder / self.name} can't be loaded as {self.loader.__name__}: {first_line(error)}."
             ) from error
@@ -104,7 +104,7 @@ def pipeline_class(source: str, index: dict[str, Any]) -> Any:
 
 
 def pipeline_components(source: str, index: dict[str, Any]) -> list[Component]:
-    """The pipeline's parts, less those that do not matter. Raises ``UsageError`` for code that is not a library's."""
+    """The pipeline's parts, without those that do not matter. Raises ``UsageError`` for code that is not a library's."""
     components = []
     for name, value in index.items():
         if name.startswith("_") or name in _DROPPED or not isinstance(value, list) or value[0] is None:
@@ -112,7 +112,7 @@ def pipeline_components(source: str, index: dict[str, Any]) -> list[Component]:
         library, class_name = value
         if library not in ("diffusers", "transformers"):
             raise UsageError(
-                f"The {name} of {source} is a {class_name} of {library}; dmkd loads what diffusers and transformers bring."
+                f"The {name} of {source} is a {class_name} of {library}; dmkd only loads what diffusers and transformers contain."
             )
         loader = getattr(importlib.import_module(library), class_name, None)
         if loader is None:
@@ -129,7 +129,7 @@ def assemble(source: str, folder: Path, dtype: torch.dtype) -> Any:
     index = read_json(folder / "model_index.json")
     found = pipeline_class(source, index)
     accepted = inspect.signature(found.__init__).parameters
-    # Configuration first, then the parts: those that the folder does not have, or that are not wanted, are None.
+    # Configuration first, then the parts; parts that the folder lacks, or that are not wanted, are None.
     parts: dict[str, Any] = {name: value for name, value in index.items() if name in accepted}
     missing = accepted.keys() - parts.keys() - {"self"}
     parts |= {name: None for name in missing if accepted[name].default is inspect.Parameter.empty}
@@ -138,12 +138,12 @@ def assemble(source: str, folder: Path, dtype: torch.dtype) -> Any:
     parts |= {part.name: part.load(folder, dtype) for part in pipeline_components(source, index)}
     try:
         return found(**parts)
-    except Exception as error:  # whatever its constructor makes of parts that do not fit or are not there
+    except Exception as error:  # whatever its constructor raises for parts that do not fit or are missing
         raise DmkdError(f"{source} can't be put together as a {found.__name__} ({named_line(error)}).") from error
 
 
 def own_image_size(folder: Path, options: Any) -> int:
-    """The pixels that the pipeline makes unless told otherwise."""
+    """The size in pixels that the pipeline makes by default."""
     if isinstance(options["height"].default, int):
         return options["height"].default
     size = _denoiser_config(folder).get("sample_size") or _FLOW_DEFAULT_LATENT
@@ -154,7 +154,7 @@ def check_image_size(source: str, folder: Path, size: int) -> int:
     patch = _denoiser_config(folder).get("patch_size") or 1
     unit = _vae_factor(folder) * (patch if isinstance(patch, int) else 1)
     if size < 1 or size % unit:
-        raise UsageError(f"--image-size {size}: {source} makes images of a multiple of {unit} pixels.")
+        raise UsageError(f"--image-size {size}: {source} makes images in multiples of {unit} pixels.")
     return size
 
 
@@ -164,7 +164,7 @@ def _denoiser_config(folder: Path) -> dict[str, Any]:
 
 
 def _vae_factor(folder: Path) -> int:
-    """Pixels a latent is wide."""
+    """Width of one latent in pixels."""
     config = read_json(folder / "vae/config.json")
     blocks = config.get("encoder_block_out_channels") or config.get("block_out_channels") or (0,) * 4
     return 2 ** (len(blocks) - 1)

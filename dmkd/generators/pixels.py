@@ -13,7 +13,7 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 def not_finite(
     generator: str, what: str, sampler: str, steps: int, guidance: float, dtype: torch.dtype, advice: str = ""
 ) -> DmkdError:
-    """The error for ``what`` a generator made, if that is no number. ``advice``: what to do, unless float16 is to blame."""
+    """The error for ``what`` a generator made that is not finite. ``advice``: what to do, unless float16 is to blame."""
     if dtype == torch.float16:
         advice = " float16 overflows above 65504: use bfloat16 or float32."
     return DmkdError(

@@ -1,4 +1,4 @@
-"""What a text-to-image pipeline's text encoders say, encoded once a prompt."""
+"""The outputs of a text-to-image pipeline's text encoders, computed once a prompt."""
 
 import inspect
 from collections import OrderedDict
@@ -17,8 +17,8 @@ class PromptCache:
     """A pipeline's ``encode_prompt`` that encodes each prompt once, alone, and then remembers.
 
     It takes the place of the method, so that the pipeline itself says which embeddings it needs (pooled ones, masks,
-    those of negative prompts) and in which order. Prompts are encoded one by one: what is said of one must not depend
-    on which others are in its batch.
+    those of negative prompts) and in which order. Prompts are encoded one by one: an embedding must not depend on which
+    other prompts are in its batch.
     """
 
     def __init__(self, encode: Callable[..., Any], device: torch.device, max_bytes: int = _CACHE_BYTES) -> None:
@@ -29,7 +29,7 @@ class PromptCache:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arguments = self._signature.bind(*args, **kwargs).arguments
-        # prompt, prompt_2, negative_prompt, …: all that is one for each image.
+        # prompt, prompt_2, negative_prompt, …: everything with one entry for each image.
         texts = {name: value for name, value in arguments.items() if "prompt" in name and isinstance(value, list)}
         rest = {name: value for name, value in arguments.items() if name not in texts}
         return _join(
@@ -49,7 +49,7 @@ class PromptCache:
 
 
 def _join(parts: list[Any]) -> Any:
-    """What ``encode_prompt`` said of single prompts -> what it says of all of them at once."""
+    """Results of ``encode_prompt`` for single prompts -> its result for all of them at once."""
     first = parts[0]
     if isinstance(first, tuple):
         return tuple(_join(list(group)) for group in zip(*parts, strict=True))
@@ -61,7 +61,7 @@ def _join(parts: list[Any]) -> Any:
         if all(torch.equal(part, first) for part in parts):  # positions, which all prompts share
             return first
         raise DmkdError(
-            "The pipeline's embeddings of different prompts have different lengths, so that an image would depend on the "
+            "The pipeline's embeddings of different prompts have different lengths, so an image would depend on the "
             "other ones sampled with it; dmkd does not sample such pipelines."
         )
     return first

@@ -4,8 +4,8 @@ Why not ``DiTPipeline``: it passes no generator to ``scheduler.step`` (the noise
 batch), takes 1000 for the null class whatever the model, guides all latent channels where DiT guides three, and keeps
 latents in the weights' dtype.
 
-From the first line of ``denoise`` to the last the CPU never waits for the device: it queues the work of a step, draws the
-noise of it meanwhile, and goes on to the next.
+From the first line of ``denoise`` to the last the CPU never waits for the device: it queues the work of a step, meanwhile
+draws its noise, and moves on to the next.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from dmkd.stores.errors import UsageError
 
 
 def check_guided_channels(guided_channels: int, latent_channels: int) -> None:
-    """Raise ``UsageError`` unless the generator's latents have that many channels to guide."""
+    """Raise ``UsageError`` unless the generator's latents have at least this many channels."""
     if not 1 <= guided_channels <= latent_channels:
         raise UsageError(f"{guided_channels} guided channels: this generator's latents have 1 to {latent_channels}.")
 
@@ -31,7 +31,9 @@ def image_generators(seeds: torch.Tensor | Sequence[int]) -> list[torch.Generato
     numbers = [int(seed) for seed in seeds]
     for seed in numbers:
         if not 0 <= seed < 2**32:
-            raise UsageError(f"Image seed {seed} is out of range: torch's CPU generator tells 0 to 2^32 - 1 apart.")
+            raise UsageError(
+                f"Image seed {seed} is out of range: torch's CPU generator only distinguishes 0 to 2^32 - 1."
+            )
     return [torch.Generator().manual_seed(seed) for seed in numbers]
 
 
@@ -42,10 +44,10 @@ def draw_noise(generators: Sequence[torch.Generator], latent_shape: Sequence[int
 
 
 def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """A tensor of the CPU on the device, without waiting for work that is queued there.
+    """A CPU tensor on the device, without waiting for work that is queued there.
 
-    Only from page-locked memory is a copy to a GPU asynchronous. torch keeps such memory, and gives it out again when the
-    copy from it is over: so many buffers go round as steps are queued.
+    Only copies from page-locked memory to a GPU are asynchronous. torch keeps such memory, and reuses it when the
+    copy from it is over: there are as many buffers as steps queued.
     """
     if torch.device(device).type != "cuda":
         return tensor.to(device)
@@ -73,7 +75,7 @@ def denoise(
 
     ``transformer`` is a ``DiTTransformer2DModel`` in eval mode with weights of ``dtype``; latents and steps are float32
     whatever that is. ``solver`` comes from a ``Sampler``, ``generators`` from ``image_generators``: the noise of
-    stochastic steps is drawn from each image's own, so it does not depend on the other images of the batch.
+    stochastic steps is drawn from each image's own, so it does not depend on the other images in the batch.
 
     Classifier-free guidance as in DiT's ``forward_with_cfg``: eps = uncond + guidance * (cond - uncond) in the first
     ``guided_channels`` channels; the other ones, and predicted variances, are the conditional half's. ``guidance`` is one
@@ -86,7 +88,7 @@ def denoise(
     scale = upload(scale.reshape(-1, 1, 1, 1), device)
     low, high = guidance_interval or (0.0, 1.0)
 
-    # Timesteps twice: as plain numbers for all that the CPU decides, and on the device for the transformer.
+    # Timesteps twice: as plain numbers for what the CPU decides, and on the device for the transformer.
     timesteps = solver.start(steps)
     model_timesteps = upload(torch.tensor(timesteps), device)
     classes = upload(torch.cat([class_ids, torch.full_like(class_ids, null_class)]), device)

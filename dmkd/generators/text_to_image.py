@@ -1,11 +1,11 @@
-"""Text-to-image pipelines of diffusers as generators of labelled images: the class is told by its name in a prompt.
+"""Text-to-image pipelines of diffusers as generators of labelled images: a prompt names the class.
 
-The pipeline's own ``__call__`` samples; dmkd gives it one noise generator an image and keeps what its text encoders say.
-What in it depends on other things than the recipe is off: the safety checker (it would store black images), SDXL's
+The pipeline's own ``__call__`` samples; dmkd gives it one noise generator an image and caches what its text encoders return.
+Whatever in it depends on more than the recipe is off: the safety checker (it would store black images), SDXL's
 watermark and PixArt's cleaning of captions (both only where certain packages are installed), and the rounding of the
 image size to those that the model was trained on.
 
-Which pipelines: those that diffusers has a class for, with a VAE, ``encode_prompt``, a guidance scale, and no image as
+Supported are pipelines that diffusers has a class for, with a VAE, ``encode_prompt``, a guidance scale, and no image as
 input. This module needs the extra ``dmkd[t2i]`` (transformers).
 """
 
@@ -41,14 +41,14 @@ from dmkd.stores.errors import DmkdError, UsageError
 
 @dataclass(frozen=True)
 class TextToImageInfo:
-    """What a text-to-image generator is, as its configuration files tell."""
+    """What a text-to-image generator is, from its configuration files."""
 
     name: str  # hub id, or the folder's name
-    source: str  # as asked for
+    source: str  # as the user gave it
     folder: Path  # where its files are on this machine
     pipeline: str  # the class in diffusers
     image_size: int  # pixels, height and width
-    class_names: tuple[str, ...]  # as told, one a class, all its synonyms, comma-separated
+    class_names: tuple[str, ...]  # as given, one a class, all its synonyms, comma-separated
     num_train_timesteps: int
     default_steps: int
     default_guidance: float
@@ -60,7 +60,7 @@ class TextToImageInfo:
 
     @property
     def cpu_sub_batch(self) -> int:
-        """Images are large, so it is their pixels that count; a power of two, as blocks are."""
+        """By pixels, since images may be large; a power of two, as blocks are."""
         most = max(1, 8 * 256**2 // self.image_size**2)
         return 1 << (most.bit_length() - 1)
 
@@ -103,12 +103,14 @@ class TextToImageInfo:
         }
 
     def _check_negative_prompt(self, guidance: float) -> None:
-        """Raise ``UsageError`` unless the pipeline heeds one."""
+        """Raise ``UsageError`` unless the pipeline uses one."""
         import diffusers
 
         options = inspect.signature(getattr(diffusers, self.pipeline).__call__).parameters
         if "negative_prompt" not in options or "true_cfg_scale" in options:
-            raise UsageError(f"--negative-prompt: a {self.pipeline} has its guidance built in and heeds none.")
+            raise UsageError(
+                f"--negative-prompt: a {self.pipeline} has its guidance built in and ignores negative prompts."
+            )
         if guidance <= 1:
             raise UsageError(f"--negative-prompt has no effect with guidance {guidance:g}: give one above 1.")
 
@@ -118,11 +120,11 @@ def describe_text_to_image(
 ) -> TextToImageInfo:
     """What the text-to-image pipeline with this ``model_index.json`` is; its weights are read for the sha256 only.
 
-    Raises ``UsageError`` if dmkd can't sample it, classes are not told, or transformers is not installed.
+    Raises ``UsageError`` if dmkd can't sample it, class names are missing, or transformers is not installed.
     """
     if not class_names:
         raise UsageError(
-            f"{source} is a text-to-image generator, so it must be told its classes: --class-names FILE, one name a line, "
+            f"{source} is a text-to-image generator, so it needs class names: --class-names FILE, one name a line, "
             "or --class-names imagenet."
         )
     found = pipeline_class(source, index)
@@ -170,7 +172,7 @@ def make_text_scheduler(config: Mapping[str, Any], sampler: str) -> Any:
                 f"--sampler {OWN_SCHEDULER} uses that."
             )
         if replacement is not own:
-            # Clipping to [-1, 1] is right for pixels and wrong for latents; DDIM does it unless told.
+            # Clipping to [-1, 1] is right for pixels but wrong for latents; DDIM does it by default.
             scheduler = replacement.from_config({"clip_sample": False, **scheduler.config})
     elif sampler != OWN_SCHEDULER:
         raise UsageError(
@@ -198,7 +200,7 @@ class TextToImageGenerator:
     """A frozen text-to-image pipeline and the wording of its prompts: (class ids, seeds) to images.
 
     An image depends on its class id, its seed, the wording, how it is sampled and the weights' dtype; the number of images
-    sampled at once counts by a rounding error. Noise is drawn on the CPU, from one generator an image.
+    sampled at once matters by a rounding error. Noise is drawn on the CPU, from one generator an image.
     """
 
     def __init__(self, info: TextToImageInfo, wording: Wording, pipe: Any) -> None:
@@ -208,7 +210,7 @@ class TextToImageGenerator:
         self.device, self.dtype = torch.device(pipe.device), pipe.vae.dtype
         self.pipe.encode_prompt = PromptCache(pipe.encode_prompt, self.device)
         self._options = inspect.signature(type(pipe).__call__).parameters
-        # Not the file's: pipelines correct what is known to be wrong in old ones.
+        # Not the file's: pipelines correct known mistakes in old ones.
         self._scheduler_config = {**pipe.scheduler.config, "_class_name": type(pipe.scheduler).__name__}
         self._finite: list[torch.Tensor] = []
         if hasattr(pipe.vae, "decoder"):
@@ -228,11 +230,11 @@ class TextToImageGenerator:
     ) -> torch.Tensor:
         """Images of class ids, int64 (n,), from seeds, int64 (n,) in [0, 2^32): uint8 (n, H, W, 3) on the device.
 
-        ``guidance`` is one scale for all (or n equal ones): the pipelines take no more. ``guided_channels`` and
+        ``guidance`` is one scale for all (or n equal ones): the pipelines take only one. ``guided_channels`` and
         ``guidance_interval`` must be None.
 
-        Raises ``UsageError`` for an option out of range, ``DmkdError`` if a pixel is not finite or the pipeline does not
-        behave as it must.
+        Raises ``UsageError`` for an option out of range, ``DmkdError`` if a pixel is not finite or the pipeline
+        misbehaves.
         """
         scales = np.unique(np.asarray(guidance, np.float32))
         if len(scales) > 1 or guided_channels is not None or guidance_interval is not None:
@@ -243,7 +245,7 @@ class TextToImageGenerator:
         classes, noise_seeds = np.asarray(class_ids, np.int64), np.asarray(seeds, np.int64)
         if len(classes) != len(noise_seeds):
             raise UsageError(
-                f"There are {len(classes)} class ids and {len(noise_seeds)} seeds; every image needs one each."
+                f"There are {len(classes)} class ids but {len(noise_seeds)} seeds; every image needs one of each."
             )
         if len(classes) and not 0 <= classes.min() <= classes.max() < self.info.num_classes:
             raise UsageError(
@@ -254,7 +256,7 @@ class TextToImageGenerator:
             return torch.empty((0, size, size, 3), dtype=torch.uint8, device=self.device)
 
         self._finite.clear()
-        # A fresh one: multistep schedulers remember.
+        # A fresh one: multistep schedulers keep state.
         self.pipe.scheduler = make_text_scheduler(self._scheduler_config, sampler)
         before = _random_state(self.device)
         images = self.pipe(
@@ -271,7 +273,7 @@ class TextToImageGenerator:
             raise DmkdError(_unseeded(f"The pipeline {self.info.name} with {type(self.pipe.scheduler).__name__}"))
         if images.shape != (len(classes), 3, size, size):
             raise DmkdError(
-                f"{self.info.name} was asked for {size}x{size} pixels and made {images.shape[2]}x{images.shape[3]}: "
+                f"{self.info.name} was asked for {size}x{size} pixels but made {images.shape[2]}x{images.shape[3]}: "
                 "choose an --image-size that it can make."
             )
         images = images.float()
@@ -289,19 +291,19 @@ class TextToImageGenerator:
         """Options that not every pipeline has."""
         wanted: dict[str, Any] = {"use_resolution_binning": False, "clean_caption": False}
         if steps != 2:
-            wanted["intermediate_timesteps"] = None  # Sana Sprint has a middle for two steps, and refuses it for others
+            wanted["intermediate_timesteps"] = None  # Sana Sprint takes this for two steps only
         if self.wording.negative_prompt is not None:
             wanted["negative_prompt"] = [self.wording.negative_prompt] * count
         return {name: value for name, value in wanted.items() if name in self._options}
 
 
 def _random_state(device: torch.device) -> list[torch.Tensor]:
-    """The state of the global random number generators: it changes when a number is drawn from one of them."""
+    """The state of the global random number generators: it changes when any number is drawn from them."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def _unseeded(what: str) -> str:
     return (
-        f"{what} draws noise that does not come from the image's seed, so its images could not be made again; "
+        f"{what} draws noise that does not come from the image's seed, so its images could not be reproduced; "
         f"try another --sampler ({', '.join(replacements())})."
     )

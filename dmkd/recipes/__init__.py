@@ -1,1 +1,1 @@
-"""What was asked for, and the numbers that follow from it: classes, seeds, prompts, guidance. Knows no torch."""
+"""What was asked for, and the numbers that follow from it: classes, seeds, prompts, guidance. Imports no torch."""

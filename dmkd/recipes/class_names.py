@@ -1,4 +1,4 @@
-"""Names of classes: where they come from, what they are hashed to, and how a user picks some of them."""
+"""Class names: where they come from, how they are hashed, and how a user picks some of them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def read_class_names(path: str) -> tuple[str, ...]:
 
 
 def class_names_from(source: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of ``imagenet``'s 1000 classes, as timm lists them, or those in a text file, one a line, or those listed.
+    """The names of ``imagenet``'s 1000 classes, as timm lists them, or those in a text file, one a line, or the names given.
 
     Raises ``UsageError`` if the file can't be read, or if a name begins with a comma.
     """
@@ -50,7 +50,7 @@ def first_synonym(class_name: str) -> str:
 
 
 def names_sha256(class_names: Sequence[str]) -> str:
-    """One sha256, 64 hex digits, of class names in their order: of the names, each followed by a line feed."""
+    """The sha256, 64 hex digits, of class names in order, each followed by a line feed."""
     return hashlib.sha256("".join(f"{name}\n" for name in class_names).encode()).hexdigest()
 
 
@@ -82,11 +82,11 @@ def parse_classes(text: str, class_names: list[str]) -> tuple[int, ...]:
         elif dash and first.isdigit() and last.isdigit() and int(first) <= int(last):
             chosen.update(range(int(first), int(last) + 1))
         else:
-            raise UsageError(f"--classes: {part!r} is no class id, range or class name of this generator.")
+            raise UsageError(f"--classes: {part!r} is not a class id, range or class name of this generator.")
     if not chosen:
         raise UsageError("--classes names no class.")
     if max(chosen) >= len(class_names):
         raise UsageError(
-            f"--classes: the generator has classes 0 to {len(class_names) - 1}, there is no {max(chosen)}."
+            f"--classes: the generator has classes 0 to {len(class_names) - 1}; there is no class {max(chosen)}."
         )
     return tuple(sorted(chosen))

@@ -1,3 +1,3 @@
-"""The types of number that a generator's weights can have. A module of its own, as a shell asks for them at the tab key."""
+"""The number types that a generator's weights can have. A module of its own, because tab completion imports it."""
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -12,7 +12,7 @@ Range = tuple[float, float]
 def parse_guidance(text: str | float | Range, least: float = 1) -> float | Range:
     """``2`` -> 2.0; ``"1.5:3"`` -> (1.5, 3.0): each image's scale is drawn from that range. Raises ``UsageError``.
 
-    ``least``: 0 for pipelines that call no guidance so.
+    ``least``: 0 for pipelines whose scale for no guidance is 0.
     """
     scales = _numbers("--guidance", text)
     if not all(least <= scale <= LARGEST for scale in scales):  # also refuses NaN

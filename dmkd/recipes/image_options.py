@@ -15,7 +15,7 @@ class ImageOptions:
     sampler: str | None = None
     steps: int | None = None
     guidance: float | str | None = None  # "1.5:3" for a range
-    guidance_interval: str | None = None  # "0.1:0.27"
+    guidance_interval: str | None = None  # e.g. "0.1:0.27"
     guided_channels: int | None = None
     dtype: str | None = None
     seed: int | None = None

@@ -1,4 +1,4 @@
-"""Which label sets a student learns from, and how much each of them counts."""
+"""Which label sets a student learns from, and with what weights."""
 
 from dmkd.stores.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""What a text-to-image generator is told: the prompt of each image, from the name of its class and a template."""
+"""The prompt of each image for a text-to-image generator: the name of its class in a template."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Wording:
     """How the prompts of a store are worded."""
 
     class_names: tuple[str, ...]  # one a class, all its synonyms, comma-separated: the first one is written
-    templates: tuple[str, ...]  # {} stands for the class name; a template that is there twice is drawn twice as often
+    templates: tuple[str, ...]  # {} stands for the class name; a template given twice is drawn twice as often
     negative_prompt: str | None
     seed: int  # the recipe's
 

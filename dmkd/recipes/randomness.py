@@ -28,7 +28,7 @@ def mix64(x: np.ndarray) -> np.ndarray:
 
 
 def key64(seed: int, purpose: str) -> np.uint64:
-    """A key from a seed of any size and a word, so that two uses of one seed share nothing."""
+    """A key from a seed of any size and a word, so that two uses of one seed are independent."""
     key = np.array([0x243F6A8885A308D3], np.uint64)
     for word in [seed & (2**64 - 1), seed >> 64 & (2**64 - 1), *purpose.encode()]:
         key = mix64(key ^ np.array([word], np.uint64))
@@ -61,7 +61,7 @@ def image_seeds(seed: int, ids: np.ndarray) -> np.ndarray:
 
 
 def class_order(seed: int, ids: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The class asked for each image: int32 (n,). Every run of C consecutive ids is a seeded permutation of ``classes``.
+    """The class asked for in each image: int32 (n,). Every run of C consecutive ids is a seeded permutation of ``classes``.
 
     Any range of ids is thus a nearly class-balanced sample, and a store that grows keeps what it has.
     """

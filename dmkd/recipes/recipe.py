@@ -17,7 +17,7 @@ from dmkd.stores.errors import MismatchError, UsageError
 class Recipe:
     """What determines the pixels. Two runs with equal recipes make the same images, whoever makes which block.
 
-    On one machine kind and one set of library versions the same to the bit; elsewhere to one or two grey levels.
+    Bit for bit on one kind of machine and one set of library versions; elsewhere within one or two grey levels.
     """
 
     generator: str  # its name: hub id, name of the folder, or 'digits'
@@ -29,14 +29,14 @@ class Recipe:
     steps: int
     guidance: float | tuple[float, float]  # classifier-free guidance scale; 1: none; a range: each image draws its own
     guidance_interval: tuple[float, float] | None  # guided in this share of the noise levels (1: pure noise); None: all
-    guided_channels: int | None  # of the latent channels, the first so many are guided; None: the pipeline's business
+    guided_channels: int | None  # how many latent channels, from the first, are guided; None: up to the pipeline
     dtype: str  # of the weights; latents are float32
     seed: int
-    sub_batch: int  # images sampled at once; a block is cut into sub-batches of just this size
-    compile: bool  # whether transformer and decoder went through torch.compile, which rounds in other places
+    sub_batch: int  # images sampled at once; a block is cut into sub-batches of exactly this size
+    compile: bool  # whether transformer and decoder went through torch.compile, which rounds differently
     cpu_threads: int | None  # torch threads, if made on a CPU: they change one pixel value in 25,000
     image_codec: str = "raw"  # how pixels are written; a lossy one changes them
-    # What a text-to-image generator is told; a class-conditional one knows its classes, and has None.
+    # For text-to-image generators; a class-conditional one knows its classes, and has None.
     prompts: tuple[str, ...] | None = None  # templates, of which each image draws one; {} is its class name
     negative_prompt: str | None = None
     class_names_sha256: str | None = None  # of the store's class names
@@ -47,8 +47,8 @@ class Recipe:
 
     @classmethod
     def from_json(cls, description: Mapping[str, Any]) -> "Recipe":
-        """The recipe that ``to_json`` described. A store from before a field existed lacks it: it takes its default, which is
-        what every image was made with until then, so a new field must have one.
+        """The recipe that ``to_json`` described. A store from before a field existed lacks it and gets the default, which
+        must be what every image was made with until then.
 
         Raises ``UsageError`` for unknown fields, and for missing ones without a default.
         """
@@ -57,12 +57,14 @@ class Recipe:
         odd = (description.keys() - known.keys()) | (needed - description.keys())
         if odd:
             names = ", ".join(sorted(odd))
-            raise UsageError(f"The store's recipe has other fields than this version of dmkd knows ({names}).")
+            raise UsageError(
+                f"The store's recipe does not fit this version of dmkd; unknown or missing fields: {names}."
+            )
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items()}
         return cls(**values)
 
     def wording(self, class_names: Sequence[str]) -> Wording | None:
-        """How a text-to-image generator is told these classes, the store's; None for another generator.
+        """How prompts name these classes, the store's; None unless the generator is text-to-image.
 
         Raises ``MismatchError`` if they are not those that the store was begun with.
         """
@@ -70,7 +72,7 @@ class Recipe:
             return None
         if names_sha256(class_names) != self.class_names_sha256:
             raise MismatchError(
-                "The store's class names are not those that its prompts were made of (class_names_sha256)."
+                "The store's class names are not those that its prompts were made from (class_names_sha256)."
             )
         return Wording(tuple(class_names), self.prompts, self.negative_prompt, self.seed)
 

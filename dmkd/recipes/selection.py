@@ -1,4 +1,4 @@
-"""Choosing images at training time by what is stored about them: ``entropy < 2.5 and agree``. The store stays as it is."""
+"""Choosing images at training time by what is stored about them: ``entropy < 2.5 and agree``. The store does not change."""
 
 import ast
 import operator
@@ -24,7 +24,7 @@ COLUMNS = {
 OF_THE_IMAGE = ("class_id", "image_id")  # the others are a teacher's opinion
 CONDITIONS = ("agree",)
 EXAMPLE = "entropy < 2.5 and agree"
-LONGEST = 1000  # characters: bounds the depth, Python's own parser being known to crash on deep nesting
+LONGEST = 1000  # characters: bounds the depth, since Python's own parser can crash on deep nesting
 
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt,
@@ -38,8 +38,8 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Selection:
-    """A condition on an image's columns, made by :func:`parse_selection`. ``str`` gives an expression that parses to an equal
-    one, with the spacing made uniform: fit for a recipe."""
+    """A condition on an image's columns, made by :func:`parse_selection`. ``str`` gives an equivalent expression with uniform
+    spacing, for recipes."""
 
     expression: str
 
@@ -48,7 +48,7 @@ class Selection:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any column of it is a teacher's opinion."""
+        """Whether it uses a column that is a teacher's opinion."""
         names = {node.id for node in ast.walk(_parsed(self.expression)) if isinstance(node, ast.Name)}
         return not names <= set(OF_THE_IMAGE)
 
@@ -89,7 +89,7 @@ def columns_of(quality: np.ndarray | None, class_ids: np.ndarray, image_ids: np.
     """A label set's quality, float32 (n, 3), class ids (n,) and image ids (n,) -> the columns of :data:`COLUMNS`, (n,) each.
 
     Float64 for entropy, p_class and top1, NaN where labels are missing; int64 for class_id and image_id; bool for agree.
-    Without a quality the columns of the image alone: enough for what does not need a teacher.
+    Without a quality, only the columns of the image itself: enough for selections that need no teacher.
     """
     class_id = np.asarray(class_ids, np.int64)
     columns = {"class_id": class_id, "image_id": np.asarray(image_ids, np.int64)}
@@ -104,9 +104,9 @@ def _parsed(text: str) -> ast.expr:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's remarks on style, such as "2.5and"
             return ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError) as error:  # MemoryError: the parser's word for too many levels
+    except (SyntaxError, ValueError, MemoryError) as error:  # MemoryError: what the parser raises for too many levels
         offset = getattr(error, "offset", None) or 1
-        raise _refused(text, "it is no expression", text.strip()[offset - 1 :]) from error
+        raise _refused(text, "it is not an expression", text.strip()[offset - 1 :]) from error
 
 
 def _condition(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -124,7 +124,7 @@ def _condition(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> 
             pairs = []
             for op, a, b in zip(ops, numbers, numbers[1:], strict=False):
                 if type(op) not in _COMPARISONS:
-                    raise _refused(text, "it is none of the comparisons < <= > >= == !=", node)
+                    raise _refused(text, "it is not one of the comparisons < <= > >= == !=", node)
                 pairs.append(_COMPARISONS[type(op)](a, b))
             return reduce(np.logical_and, pairs)
         case ast.Name(id=name) if name in CONDITIONS:
@@ -133,7 +133,7 @@ def _condition(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> 
             raise _refused(text, "this column must be compared with a number", node)
         case ast.Name():
             raise _refused(text, "there is no such column", node)
-    raise _refused(text, "it is no condition", node)
+    raise _refused(text, "it is not a condition", node)
 
 
 def _number(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -155,7 +155,7 @@ def _number(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> np.
 
 
 def _refused(text: str, reason: str, part: ast.expr | str | None = "") -> UsageError:
-    """``part``: what is at fault, a node or a piece of the text."""
+    """``part``: what is wrong, a node or a piece of the text."""
     if isinstance(part, ast.expr):
         part = ast.get_source_segment(text.strip(), part)
     at = f" at `{_short(part, 40)}`" if part else ""

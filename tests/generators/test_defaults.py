@@ -18,7 +18,7 @@ def test_a_source_is_the_bundled_one_a_folder_or_a_hub_id(tmp_path, monkeypatch)
     assert (folder.text, folder.weights, folder.name) == (str(tmp_path / "pipe"), str(tmp_path / "pipe"), None)
     assert (hub.text, hub.weights, hub.name) == ("someone/DiT@main", "someone/DiT@main", None)
     assert bundled.defaults["teacher"] == "digits-resnet" and folder.defaults == hub.defaults == DM_KD_DEFAULTS
-    assert parse_source(bundled.text) == bundled and parse_source(folder.text) == folder, "as a store notes it"
+    assert parse_source(bundled.text) == bundled and parse_source(folder.text) == folder, "as a store records it"
     assert source_defaults(None) == DM_KD_DEFAULTS and source_defaults("digits") == bundled.defaults
 
 

@@ -70,7 +70,7 @@ def test_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize("source", ["/no/such/folder", "./org/name", "dit", "a/b/c", "org/name@"])
 def test_what_is_neither_folder_nor_hub_id_is_refused(source, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="There is no folder .* no Hugging Face hub id"):
+    with pytest.raises(UsageError, match="There is no folder .* not a Hugging Face hub id"):
         resolve_folder(source, needs=NEEDS)
 
 
@@ -142,7 +142,7 @@ def test_errors_of_the_hub_are_told_apart(monkeypatch, name, message):
 
 def test_a_full_disk_is_no_network_problem(monkeypatch):
     failing_hub(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "/cache/blob"))
-    with pytest.raises(DmkdError, match=r"/cache/blob: No space left on device; make room or set HF_HOME"):
+    with pytest.raises(DmkdError, match=r"/cache/blob: No space left on device; free some space or set HF_HOME"):
         resolve_folder("org/safe", needs=NEEDS)
 
 

@@ -191,13 +191,13 @@ def test_a_recipe_that_differs_is_refused(stable_diffusion, names_file, tmp_path
         ({"guidance": 31}, "Guidance 31 is out of range: 0 .none. to 30"),
         ({"guidance_interval": "0.1:0.5"}, "--guidance-interval is for class-conditional generators"),
         ({"guided_channels": 3}, "--guided-channels is for class-conditional generators"),
-        ({"image_size": 30}, "makes images of a multiple of 4 pixels"),
+        ({"image_size": 30}, "makes images in multiples of 4 pixels"),
         ({"image_size": 0}, "image.size"),
         ({"prompts": ("cat",)}, "lacks {}"),
         ({"negative_prompt": "blurry", "guidance": 1}, "--negative-prompt has no effect with guidance 1"),
-        ({"class_names": None}, "must be told its classes: --class-names FILE"),
+        ({"class_names": None}, "needs class names: --class-names FILE"),
         ({"class_names": "nowhere.txt"}, "nowhere.txt can't be read"),
-        ({"classes": "3"}, "there is no 3"),
+        ({"classes": "3"}, "there is no class 3"),
     ],
 )
 def test_options_that_do_not_fit_leave_nothing_behind(stable_diffusion, names_file, tmp_path, options, message):

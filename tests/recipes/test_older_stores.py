@@ -136,6 +136,6 @@ def test_a_field_that_this_version_does_not_know_is_refused_still(path, fields):
     metadata["attributes"]["recipe"]["churn"] = 0.5
     (path / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(
-        UsageError, match="The store's recipe has other fields than this version of dmkd knows .churn.[.]"
+        UsageError, match="The store's recipe does not fit this version of dmkd; unknown or missing fields: churn[.]"
     ):
         generate(str(path), ImageOptions(), LabelOptions(), HERE, Silent())

@@ -47,11 +47,11 @@ def test_every_field_counts_for_the_identity():
 
 
 def test_a_recipe_of_another_version_is_refused():
-    with pytest.raises(UsageError, match=r"other fields .*\(eta\)"):
+    with pytest.raises(UsageError, match=r"unknown or missing fields: eta"):
         Recipe.from_json({**make_recipe().to_json(), "eta": 0})
     older = make_recipe().to_json()
     del older["steps"]
-    with pytest.raises(UsageError, match=r"other fields .*\(eta, steps\)"):
+    with pytest.raises(UsageError, match=r"unknown or missing fields: eta, steps"):
         Recipe.from_json({**older, "eta": 0})
 
 

@@ -1,6 +1,6 @@
-"""The samplers: ways from noise to images. One more is a class that says all of itself, and a place in the list below.
+"""The samplers: ways from noise to images. To add one, write a class and put it in the list below.
 
-Importing this imports neither torch nor diffusers, so help and completion read the list in no time.
+Importing this imports neither torch nor diffusers, so help and completion can read the list instantly.
 """
 
 from dmkd.generators.samplers.ddim import DdimSampler
@@ -16,7 +16,7 @@ OWN_SCHEDULER = "pipeline"  # for text-to-image pipelines: the scheduler that th
 
 
 def sampler_named(name: str) -> Sampler:
-    """Raises ``UsageError`` if there is none of that name."""
+    """Raises ``UsageError`` if there is none with that name."""
     if name not in SAMPLERS:
         raise UsageError(f"There is no sampler {name!r}; the samplers are {', '.join(SAMPLERS)}.")
     return SAMPLERS[name]

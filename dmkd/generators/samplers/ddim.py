@@ -17,6 +17,6 @@ class DdimSampler(Sampler):
         known = parameters(DDIMScheduler)
         options = {key: value for key, value in scheduler_config.items() if key in known}
         if scheduler_config.get("_class_name") != "DDIMScheduler":
-            # diffusers would clip to [-1, 1] unless told: right for pixels, wrong for latents
+            # diffusers clips to [-1, 1] by default: right for pixels, wrong for latents
             options.setdefault("clip_sample", False)
         return DiffusersSolver(DDIMScheduler(**options))

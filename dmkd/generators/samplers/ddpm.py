@@ -20,13 +20,13 @@ class DdpmSampler(Sampler):
     remark = "DM-KD's"
 
     def steps(self, num_train_timesteps: int) -> tuple[int, int]:
-        # DiT's spacing for one step is timestep 0, where noise is taken for a finished image.
+        # DiT's spacing for one step is timestep 0, where noise would be taken for a finished image.
         return 2, num_train_timesteps
 
     def guided_channels(self, latent_channels: int) -> int:
         """The first three, as in DiT's ``forward_with_cfg`` and hence in DM-KD's images.
 
-        The same guidance scale makes other images with three channels than with four.
+        The same guidance scale makes different images with three channels and with four.
         """
         return min(3, latent_channels)
 
@@ -66,7 +66,7 @@ class Ancestral:
         import torch
         from diffusers import DDPMScheduler
 
-        schedule = DDPMScheduler(**noise_schedule(scheduler_config, DDPMScheduler))  # for its betas alone
+        schedule = DDPMScheduler(**noise_schedule(scheduler_config, DDPMScheduler))  # only for its betas
         # diffusers multiplies the alphas up in float32, and 1 - alpha_t / alpha_s then has four good digits at small t:
         # 4e-5 off DiT's float64 tables over a trajectory.
         self.alphas_bar = torch.cumprod(1 - schedule.betas.double(), 0)

@@ -1,4 +1,4 @@
-"""What a sampler says of itself."""
+"""What a sampler is: the base class."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ class Sampler(ABC):
     """One way from noise to images: what it is called, what it takes, and its solver."""
 
     name: str  # as users write it
-    remark: str | None = None  # what help says of it, in brackets
+    remark: str | None = None  # what help adds in brackets
     # The class of diffusers that may replace a text-to-image pipeline's own scheduler; None: this is for DiTs only.
     scheduler: str | None = None
     flow_matching: bool = False  # whether that one can sample models of flow matching, too
 
     def steps(self, num_train_timesteps: int) -> tuple[int, int]:
-        """The fewest and the most steps, for a model trained with so many timesteps."""
+        """The fewest and the most steps, for a model trained with this many timesteps."""
         return 1, num_train_timesteps
 
     def guided_channels(self, latent_channels: int) -> int:
-        """How many of the latent channels are guided unless told: all, as in diffusers."""
+        """How many of the latent channels are guided by default: all, as in diffusers."""
         return latent_channels
 
     @abstractmethod
@@ -29,5 +29,5 @@ class Sampler(ABC):
         """A new solver, with the noise schedule (betas, prediction type) of the pipeline's own scheduler.
 
         ``scheduler_config`` is the pipeline's ``scheduler_config.json``; ``learned_sigma`` says whether the transformer
-        predicts variances beside the noise (twice as many channels out as in).
+        predicts variances as well as the noise (twice as many channels out as in).
         """

@@ -1,6 +1,6 @@
-"""Solvers: how latents go from one timestep to the next, given what the transformer predicts; and what several of them share.
+"""Solvers: how latents get from one timestep to the next, given what the transformer predicts; and what several of them share.
 
-All that a step multiplies with is a number that the CPU knows beforehand, so no step waits for the device.
+A step multiplies only by numbers that the CPU knows in advance, so no step waits for the device.
 """
 
 import inspect
@@ -17,7 +17,7 @@ class Solver(Protocol):
     """One way from noise to latents. It keeps what earlier steps predicted: one object, one trajectory at a time."""
 
     num_train_timesteps: int
-    learned_variance: bool  # whether ``step`` reads the variances that the model predicts beside the noise
+    learned_variance: bool  # whether ``step`` reads the variances that the model predicts as well as the noise
 
     def start(self, steps: int) -> list[int]:
         """Begin a trajectory -> the training timesteps at which the model will be asked, descending."""
@@ -28,7 +28,7 @@ class Solver(Protocol):
     def step(
         self, step: int, output: "torch.Tensor", latents: "torch.Tensor", noise: "torch.Tensor | None" = None
     ) -> "torch.Tensor":
-        """Latents after step number ``step``, float32 (n, C, h, w), from those before, and what the model said of these:
+        """Latents after step number ``step``, float32 (n, C, h, w), from those before, and the model's output for these:
         float32 (n, C, h, w), or (n, 2C, h, w) with ``learned_variance``. ``noise``: standard normal (n, C, h, w), if
         this step draws any."""
 
@@ -53,14 +53,14 @@ class DiffusersSolver:
     def step(
         self, step: int, output: "torch.Tensor", latents: "torch.Tensor", noise: "torch.Tensor | None" = None
     ) -> "torch.Tensor":
-        # The timestep as a plain number: as a tensor on the device it would be waited for.
+        # The timestep as a plain number: a tensor on the device would have to be waited for.
         return self.scheduler.step(output, self.timesteps[step], latents, return_dict=False)[0]
 
 
 def predicted_x0(
     prediction_type: str, output: "torch.Tensor", latents: "torch.Tensor", alpha: float, sigma: float
 ) -> "torch.Tensor":
-    """What a prediction of the given type says of the noiseless latents, where latents = alpha * x0 + sigma * noise."""
+    """The noiseless latents that a prediction of the given type implies, where latents = alpha * x0 + sigma * noise."""
     if prediction_type == "epsilon":
         return (latents - sigma * output) / alpha
     if prediction_type == "v_prediction":
@@ -71,7 +71,7 @@ def predicted_x0(
 
 
 def parameters(scheduler_class: type) -> set[str]:
-    """The names of the options that a scheduler of diffusers is made with."""
+    """The names of the options of a diffusers scheduler."""
     return set(inspect.signature(scheduler_class.__init__).parameters) - {"self"}  # type: ignore[misc]
 
 

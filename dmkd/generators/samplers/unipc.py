@@ -33,13 +33,13 @@ class _LinearStep(NamedTuple):
     of_latents: float
     of_last: float
     of_one_before: float
-    of_new: float = 0.0  # the corrector's: of what is predicted where it arrives
+    of_new: float = 0.0  # the corrector's: of the prediction at its destination
 
 
 class UniPC:
     """UniPC-2 with B(h) = exp(h) - 1, predicting x0, as diffusers' ``UniPCMultistepScheduler`` (``bh2``) has it.
 
-    A step first corrects the latents that it is given, by what the model predicts of them (UniC), then goes on to the
+    A step first corrects the latents that it is given, using the model's prediction for them (UniC), then proceeds to the
     next timestep (UniP). Both are linear in latents and predictions.
     """
 
@@ -48,7 +48,7 @@ class UniPC:
     def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
         from diffusers import UniPCMultistepScheduler
 
-        # For its timesteps and noise levels alone.
+        # Only for its timesteps and noise levels.
         self.schedule = UniPCMultistepScheduler(
             **noise_schedule(scheduler_config, UniPCMultistepScheduler),
             solver_order=2,
@@ -63,12 +63,12 @@ class UniPC:
         ratios = self.schedule.sigmas.double().tolist()  # sigma / alpha, of every timestep and 0 for the end
         self.alphas = [1 / math.sqrt(1 + ratio**2) for ratio in ratios]
         self.sigmas = [ratio * alpha for ratio, alpha in zip(ratios, self.alphas, strict=True)]
-        # The first step has one prediction only; in the last, which goes to noise level 0, x' is that of x0.
+        # The first step has only one prediction; in the last, which ends at noise level 0, x' is the prediction of x0.
         orders = [min(2, step + 1, steps - step) for step in range(steps)]
         self.predictors = [self._predictor(step, order) for step, order in enumerate(orders)]
         self.correctors = [self._corrector(step, order) for step, order in enumerate(orders[:-1])]
         self.predictions: list[torch.Tensor] = []  # of x0, the newest last
-        self.departure: torch.Tensor | None = None  # corrected latents that the last step went on from
+        self.departure: torch.Tensor | None = None  # corrected latents that the last step started from
         return self.schedule.timesteps.tolist()
 
     def draws_noise(self, step: int) -> bool:
@@ -102,7 +102,7 @@ class UniPC:
         return _LinearStep(self.sigmas[step + 1] / self.sigmas[step], whole - before, before)
 
     def _corrector(self, step: int, order: int) -> _LinearStep:
-        """The same way once more, now that the prediction at the next timestep is known."""
+        """The same step again, now that the prediction at the next timestep is known."""
         h = -self._log_snr_gain(step)
         phi_1 = math.expm1(h)
         whole = -self.alphas[step + 1] * phi_1
@@ -123,5 +123,5 @@ class UniPC:
         return math.log(self.alphas[step + 1] / self.sigmas[step + 1]) - math.log(self.alphas[step] / self.sigmas[step])
 
     def _distance_back(self, step: int) -> float:
-        """The way from this timestep back to the one before, in units of the way to the next: negative."""
+        """The distance from this timestep back to the previous one, in units of the distance to the next: negative."""
         return -self._log_snr_gain(step - 1) / self._log_snr_gain(step)
