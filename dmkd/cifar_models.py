@@ -26,7 +26,7 @@ CIFAR100_STATISTICS = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564,
 
 
 class _CifarModel(nn.Module):
-    """What timm asks of a model, for networks that end in pooling and one linear layer."""
+    """What timm expects of a model, for networks that end in pooling and one linear layer."""
 
     classifier_name = "fc"
 
@@ -53,10 +53,10 @@ class _CifarModel(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """float (n, in_chans, S, S) -> the last feature maps (n, num_features, s, s)."""
-        raise NotImplementedError  # each network has its own; what they share is around it
+        raise NotImplementedError  # each network has its own; the rest is shared
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Feature maps -> logits (n, C), or with ``pre_logits`` what the last layer is given (n, num_features)."""
+        """Feature maps -> logits (n, C), or with ``pre_logits`` the input of the last layer (n, num_features)."""
         x = nn.functional.dropout(self.global_pool(x), self.drop_rate, self.training)
         return x if pre_logits else self.get_classifier()(x)
 

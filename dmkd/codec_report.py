@@ -20,7 +20,7 @@ def codec_report(
     store: Store, teacher: str, codecs: tuple[str, ...], *, views: str | None, device: str, display: Display
 ) -> dict[str, Any]:
     """Label some blocks with a teacher, in memory, and measure the codecs on them; nothing is written to the store.
-    No ``codecs``: all of them, in usual sizes.
+    Without ``codecs``: all of them, in their usual sizes.
 
     Codecs are fitted on the first blocks (2048 views, or half of all) and measured on the next ones, which are one chunk:
     ``{"views": ..., "codecs": {codec: {"bytes_per_view": ..., "tv": {"1": ...}, ...}}}``, see

@@ -1,8 +1,8 @@
 """`dmkd export`: a store as the files that other tools read.
 
 The images are cut into parts by id: runs of ids that depend on the options alone, so a store that grows, or whose missing
-blocks are made later, adds to an export and changes nothing of it. Every file appears whole or not at all; what is there is
-read off the files, and for shards off ``export.json``, which says which ids each holds. It also holds everything that
+blocks are made later, adds to an export and changes nothing in it. Every file appears whole or not at all; what is there is
+known from the files, and for shards from ``export.json``, which says which ids each holds. It also holds everything that
 determines the files' contents: an export is never continued with other options, or from another store.
 """
 
@@ -38,7 +38,7 @@ SAVE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is to be written. ``None``: what suits the store."""
+    """What to write. ``None``: what suits the store."""
 
     format: str
     jpeg: int | None = None  # quality; None: PNG
@@ -66,7 +66,7 @@ class Exported:
 
 
 class Export(Protocol):
-    """One format. Part ``number`` holds ids [number * part_images, (number + 1) * part_images) as far as they are chosen."""
+    """One format. Part ``number`` holds ids [number * part_images, (number + 1) * part_images) if they are chosen."""
 
     part_images: int
 
@@ -74,7 +74,7 @@ class Export(Protocol):
         """The part's file; None if a part is many files."""
 
     def to_do(self, number: int, ids: np.ndarray) -> np.ndarray:
-        """Of the part's ids (n,) those that must be written if the part is not known to be done."""
+        """The ones of the part's ids (n,) that must be written if the part is not known to be done."""
 
     def write(self, number: int, samples: Iterator[list[Sample]], advance: Callable[[int], None]) -> None:
         """Write these samples, block by block."""
@@ -83,7 +83,7 @@ class Export(Protocol):
         """Small text files that belong to the export: name -> text."""
 
     def notices(self, ids: np.ndarray) -> list[str]:
-        """What a user of the files should know, if they hold these ids."""
+        """What users of the files should know, if they hold these ids."""
 
     def data_files(self) -> str:
         """A pattern, relative to the folder, of the files that hold data."""
@@ -93,7 +93,7 @@ def export_store(store: Store, folder: str, options: ExportOptions, display: Dis
     """Write the images of ``store``, and its labels where the format has room for them, to a local folder.
 
     What is there is skipped. Raises ``UsageError`` if an option is wrong or the folder is taken, ``MismatchError`` if it
-    holds an export of something else, ``DmkdError`` if the disk fails. Blocks that are missing are left out, and told.
+    holds an export of something else, ``DmkdError`` if the disk fails. Blocks that are missing are left out, with a notice.
     """
     reader = _reader(store, options)
     judge = _judge(store, reader.label_sets, options)
@@ -104,8 +104,8 @@ def export_store(store: Store, folder: str, options: ExportOptions, display: Dis
     state.check(len(ids), store.path)
     if len(missing):
         display.notice(
-            f"{len(missing):,} images of {store.path} have not been made or labelled yet and are left out; the same command "
-            "adds them later."
+            f"{len(missing):,} images of {store.path} have not been made or labelled yet and are left out; rerun the same "
+            "command later to add them."
         )
 
     target.mkdir(parents=True, exist_ok=True)
@@ -136,11 +136,11 @@ def _write_parts(
     options: ExportOptions,
     advance: Callable[[int], None],
 ) -> None:
-    """Parts side by side, one a thread. The first failure, or Ctrl-C, ends them all at their next block."""
-    stopping, telling = threading.Event(), threading.Lock()
+    """Parts in parallel, one a thread. The first failure, or Ctrl-C, ends them all at their next block."""
+    stopping, advancing = threading.Event(), threading.Lock()
 
-    def told(count: int) -> None:
-        with telling:
+    def locked_advance(count: int) -> None:
+        with advancing:
             advance(count)
 
     def samples(ids: np.ndarray) -> Iterator[list[Sample]]:
@@ -152,7 +152,7 @@ def _write_parts(
     def write(number: int) -> None:
         if stopping.is_set():
             return
-        export.write(number, samples(todo[number]), told)
+        export.write(number, samples(todo[number]), locked_advance)
         state.note(export.part_name(number), parts[number])
 
     with ThreadPoolExecutor(options.workers or default_cpu_threads()) as threads:
@@ -165,7 +165,7 @@ def _write_parts(
 
 
 class _Stopped(Exception):
-    """Another thread has failed: that is what is told."""
+    """Another thread has failed: its error is the one to report."""
 
 
 class _State:
@@ -179,7 +179,7 @@ class _State:
         self._images, self._saved_at = 0, 0.0
 
     def check(self, images: int, path: str) -> None:
-        """Refuse to go on with an export of something else, or of more than is asked for."""
+        """Refuse to continue an export of something else, or of more than was asked for."""
         if not self._stored:
             return
         refuse_mismatch(
@@ -187,16 +187,16 @@ class _State:
         )
         if self._stored["images"] > images:
             raise UsageError(
-                f"The export in {self._folder} was begun for {self._stored['images']:,} images, and {images:,} of {path} "
+                f"The export in {self._folder} was begun for {self._stored['images']:,} images, but {images:,} of {path} "
                 "were asked for or are there now: finish the store, ask for as many, or give another folder with --to."
             )
 
     def is_done(self, name: str | None, ids: np.ndarray) -> bool:
-        """Whether the file of this name is there and holds just these ids."""
+        """Whether the file of this name is there and holds exactly these ids."""
         return name is not None and self._parts.get(name) == _fingerprint(ids) and (self._folder / name).is_file()
 
     def note(self, name: str | None, ids: np.ndarray) -> None:
-        """A file of this name with these ids has been written. Saved now and then."""
+        """A file of this name with these ids has been written. Saved from time to time."""
         if name is None:
             return
         with self._lock:
@@ -225,7 +225,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
             return state
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise UsageError(f"{file} can't be read as what dmkd export writes: give another folder with --to.")
+    raise UsageError(f"{file} is damaged or was not written by dmkd export: give another folder with --to.")
 
 
 def _fingerprint(ids: np.ndarray) -> list[int]:
@@ -251,7 +251,7 @@ def _description(
 
 
 def _reader(store: Store, options: ExportOptions) -> SampleReader:
-    """What is read of each image, after checking the options that say so."""
+    """What to read of each image, after checking the options for it."""
     for option, value, known in (
         ("--format", options.format, FORMATS),
         ("--views", options.views, (FIRST, ALL)),
@@ -272,7 +272,7 @@ def _reader(store: Store, options: ExportOptions) -> SampleReader:
 
 
 def _refuse_logits(options: ExportOptions) -> None:
-    """Options that say which logits are written have no meaning where none are."""
+    """Refuse options about logits where none are written."""
     named = options.labels not in (None, "none") and options.select is None
     if named or options.views != FIRST or options.dtype != "float16":
         raise UsageError(
@@ -282,7 +282,7 @@ def _refuse_logits(options: ExportOptions) -> None:
 
 
 def _label_sets(store: Store, names: str | None) -> list[LabelSet]:
-    """Those named, in that order; all that have labels if none is. Raises ``UsageError``."""
+    """The ones named, in that order; without names all that have labels. Raises ``UsageError``."""
     there = store.labels
     if names is None:
         return [label_set for label_set in there.values() if label_set.fitted]
@@ -303,8 +303,8 @@ def _judge(store: Store, label_sets: Sequence[LabelSet], options: ExportOptions)
     if options.labels is None and len(candidates) > 1:
         names = ", ".join(label_set.name for label_set in candidates)
         raise UsageError(
-            f"--select goes by one teacher's opinion and {store.path} has several: name label sets with --labels, the "
-            f"first of them counts ({names})."
+            f"--select uses one teacher's opinion, but {store.path} has several: name label sets with --labels; the "
+            f"first one counts ({names})."
         )
     return candidates[0]
 
@@ -317,11 +317,9 @@ def _target(folder: str) -> Path:
     if target.exists() and not target.is_dir():
         raise UsageError(f"{folder} is a file: give a folder with --to.")
     if any((above / "zarr.json").exists() for above in [target.absolute(), *target.absolute().parents]):
-        raise UsageError(
-            f"{folder} lies in a store, which holds nothing but its own arrays: give another folder with --to."
-        )
+        raise UsageError(f"{folder} is inside a store, which holds only its own arrays: give another folder with --to.")
     if target.is_dir() and any(target.iterdir()) and not (target / STATE_FILE).exists():
-        raise UsageError(f"{folder} is not empty and holds no export: give a folder of its own with --to.")
+        raise UsageError(f"{folder} is not empty and holds no export: give an empty or new folder with --to.")
     return target
 
 
@@ -350,7 +348,7 @@ def default_shard_images(store: Store) -> int:
 def _chosen_ids(
     store: Store, label_sets: Sequence[LabelSet], judge: LabelSet | None, options: ExportOptions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids that can be written and were chosen, ascending; and ids asked for that are missing."""
+    """Ids that can be written and were chosen, ascending; and the requested ids that are missing."""
     needed = [*label_sets, *([judge] if judge else [])]
     absent = set(store.missing_blocks()).union(*(label_set.missing_blocks() for label_set in needed))
     asked = np.arange(options.images or store.num_images)
@@ -358,8 +356,8 @@ def _chosen_ids(
     ids, missing = asked[~is_missing], asked[is_missing]
     if not len(ids):
         raise UsageError(
-            f"{store.path} has no finished block of what was asked for yet (images"
-            f"{''.join(f', {label_set.name}' for label_set in needed)}): nothing can be exported."
+            f"{store.path} has no finished block yet of what was asked for (images"
+            f"{''.join(f', {label_set.name}' for label_set in needed)}): nothing to export."
         )
     if judge is not None:
         columns = columns_of(judge.quality[ids], store.class_ids[ids], ids)

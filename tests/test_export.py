@@ -97,7 +97,7 @@ def test_an_image_folder_of_named_classes_keeps_its_folders_and_needs_no_list_of
     assert {p.name for p in (tmp_path / "out").iterdir() if p.is_dir()} == {"ant", "bee", "wasp"}
     back = import_images(str(tmp_path / "t.zarr"), str(tmp_path / "out"), ImportOptions(), Silent())
     assert contents(back) == contents(store) and back.class_names == ["ant", "bee", "wasp"]
-    assert "They are 12 image files that existed before" in back.card["readme"]
+    assert "They are 12 existing image files" in back.card["readme"]
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_wrong_options_are_told_and_nothing_is_written(tmp_path, options, senten
 
 def test_select_among_several_teachers_must_name_one(tmp_path):
     store = two_labels(tmp_path / "s.zarr")
-    with pytest.raises(UsageError, match="goes by one teacher's opinion"):
+    with pytest.raises(UsageError, match="uses one teacher's opinion"):
         export(store, tmp_path / "out", select="p_class > 0.5")
     assert export(store, tmp_path / "out", select="p_class > 0.5", labels="r.v1").images > 0
 
@@ -421,8 +421,8 @@ def test_only_a_folder_of_its_own_is_written_to(tmp_path):
     for folder, sentence in (
         (tmp_path / "mine", "is not empty and holds no export"),
         (tmp_path / "file", "is a file"),
-        (tmp_path / "s.zarr/out", "lies in a store"),
-        (tmp_path / "s.zarr", "lies in a store"),
+        (tmp_path / "s.zarr/out", "is inside a store"),
+        (tmp_path / "s.zarr", "is inside a store"),
         ("s3://bucket/out", "must be a local folder"),
     ):
         with pytest.raises(UsageError, match=sentence):

@@ -153,7 +153,7 @@ def test_class_names_decide_the_ids_of_folders(tmp_path):
     (tmp_path / "three.txt").write_text("\ufefffirst\nsecond\nthird\n\n", encoding="utf-8")
     renamed = run_import(tmp_path / "d.zarr", tmp_path / "names", class_names=str(tmp_path / "three.txt"))
     assert renamed.class_names == ["first", "second", "third"]
-    with pytest.raises(UsageError, match="has 3 class folders and 4 classes were said"):
+    with pytest.raises(UsageError, match="has 3 class folders but 4 classes were given"):
         run_import(tmp_path / "e.zarr", tmp_path / "names", classes=4)
     with pytest.raises(UsageError, match="contradict each other"):
         run_import(tmp_path / "e.zarr", tmp_path / "names", classes=4, class_names=str(tmp_path / "three.txt"))
@@ -324,7 +324,9 @@ def test_broken_files_are_named_or_skipped(tmp_path):
     contents = image_folder(tmp_path / "images")
     write(tmp_path / "images/c1/004.png", b"")
     write(tmp_path / "images/c2/005.png", b"<html>not found</html>")
-    with pytest.raises(UsageError, match=r"2 of 24 files of .* the first is c1/004.png \(it is in no image format"):
+    with pytest.raises(
+        UsageError, match=r"2 of 24 files of .* the first is c1/004.png \(its image format is not known here"
+    ):
         run_import(tmp_path / "s.zarr", tmp_path / "images")
     truncated = png(picture(9))[:-200]
     write(tmp_path / "images/c0/001.png", truncated)  # its header is good
@@ -456,18 +458,18 @@ def bad_sources(root):
         "missing": "There is nothing to import at",
         "empty": "holds no images",
         "loose": "has images outside of class folders (a.png, 1 in all)",
-        "mixed": "is ambiguous: class_1_seed_0_num_0.png is named as DM-KD's images are",
+        "mixed": "is ambiguous: class_1_seed_0_num_0.png is named like DM-KD's images",
         "both": "holds both images (c/a.png) and tar files (a.tar)",
-        "file.zip": "is a file but no .tar",
+        "file.zip": "is a file but not a .tar",
         "no.tar": "can't be read as a tar file",
         "nothing.tar": "hold no images",
         "unlabelled.tar": "a.png in .*unlabelled.tar has no class (1 images there have none)",
         "words.tar": "a.cls in .*words.tar must hold a class id",
         "twice.tar": "has two images (a.png and a.jpg)",
         "cut.tar": "can't be read as a tar file",
-        "shard-{0..3}.tar": "4 of the 4 tar files of .* are not there",
-        "shard-{3..0}.tar": "names no file",
-        "{a,b}.zip": "is no .tar file",
+        "shard-{0..3}.tar": "4 of the 4 tar files of .* are missing",
+        "shard-{3..0}.tar": "matches no file",
+        "{a,b}.zip": "is not a .tar file",
         "huge": "class ids must be below",
     }
 

@@ -1,1 +1,1 @@
-"""What is written for people: cards of data sets and of models, and licences."""
+"""Texts for people: data set cards, model cards, licences."""

@@ -1,7 +1,7 @@
-"""The data set's card: what is in a store, how it was made, what it is not, and how to read it. Markdown with the YAML front
+"""The data set's card: what is in a store, how it was made, its limits, and how to read it. Markdown with the YAML front
 matter of a Hugging Face data set card.
 
-It is kept in the store, as the attribute ``readme`` of its group ``card``, and is part of no identity.
+It is kept in the store, as the attribute ``readme`` of its group ``card``, and is not part of any identity.
 """
 
 import json
@@ -21,8 +21,8 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 
 
 def write_card(store: Store, licence: str | None = None) -> str:
-    """Write the card of what is in the store now, and return it. ``licence`` None: the one that was said before, or what
-    is known of the generator."""
+    """Write the card of what is in the store now, and return it. ``licence`` None: the one given before, or what
+    is known about the generator."""
     licence = card_licence(store, licence)
     readme = card_text(store, licence)
     store.write_card(readme, licence)
@@ -30,7 +30,7 @@ def write_card(store: Store, licence: str | None = None) -> str:
 
 
 def card_licence(store: Store, said: str | None = None) -> str:
-    """The licence to name: what is said now, what the store's card has, or what is known of the generator."""
+    """The licence to name: the one given now, the one on the store's card, or what is known about the generator."""
     if said and said.strip():
         return " ".join(said.split())
     before = store.card.get("licence", UNKNOWN)
@@ -51,7 +51,7 @@ def card_text(store: Store, licence: str) -> str:
 
 
 def export_card(store: Store, export: Mapping[str, Any]) -> str:
-    """The card of an export of a store: ``export`` has what :mod:`dmkd.export` notes of it, ``images`` and ``data_files``."""
+    """The card of an export of a store: ``export`` has what :mod:`dmkd.export` records, ``images`` and ``data_files``."""
     licence = card_licence(store)
     configs = [{"config_name": "default", "data_files": [{"split": "train", "path": export["data_files"]}]}]
     sections = [
@@ -91,14 +91,14 @@ def _intro(store: Store) -> str:
     recipe = store.recipe
     images = f"{_made(store):,} RGB images of {width}x{height} pixels, {_classes(store)} classes"
     if recipe.get("source") == "import":
-        origin = f"They are {recipe['files']:,} image files that existed before (layout: {recipe['layout']})"
+        origin = f"They are {recipe['files']:,} existing image files (layout: {recipe['layout']})"
     else:
-        origin = f"They were made by the generator `{recipe.get('generator')}`: no photograph is among them"
-    labels = ", with a teacher's logits for every view" if store.labels else ", without labels of a teacher yet"
+        origin = f"They were made by the generator `{recipe.get('generator')}`: none is a photograph"
+    labels = ", with a teacher's logits for every view" if store.labels else ", without a teacher's labels yet"
     return (
         f"# {_name(store)}\n\n{images}{labels}. {origin}.\n\n"
         "A data set for knowledge distillation, in dmkd's store format: a student network learns from the stored logits "
-        "of teacher networks, which need not run again."
+        "of teacher networks, which do not have to run again."
     )
 
 
@@ -110,7 +110,7 @@ def _contents(store: Store) -> list[str]:
     facts = [
         (
             "images",
-            f"{_made(store):,}" + (f" of {store.num_images:,}: {missing:,} are not made yet" if missing else ""),
+            f"{_made(store):,}" + (f" of {store.num_images:,}: {missing:,} have not been made yet" if missing else ""),
         ),
         ("pixels", f"uint8, {'x'.join(map(str, store.image_shape))}, written as {store.image_codec}"),
         ("classes", f"{_classes(store)}: {shown}{more}"),
@@ -135,7 +135,7 @@ def _contents(store: Store) -> list[str]:
         )
         parts.append(markdown_table(header, label_rows))
         parts.append(
-            "*Agrees*: the share of images in which the teacher's likeliest class is the class asked for. *p(class)*: its mean "
+            "*Agrees*: the share of images whose likeliest class, to the teacher, is the class asked for. *p(class)*: its mean "
             "probability of that class. *Entropy*: of its softmax, in nats. All at the teacher's own evaluation view, over the "
             f"images of at most {sample_size(store.path)} labelled blocks, spread evenly over the store."
         )
@@ -181,7 +181,7 @@ def _making(store: Store) -> list[str]:
 
 
 def _reading(store: Store) -> list[str]:
-    """Code that reads just this store."""
+    """Code that reads this very store."""
     name = _name(store)
     lines = ["from dmkd.stores import open_store", "", f'store = open_store("{name}")']
     height, width, _ = store.image_shape
@@ -200,10 +200,10 @@ def _reading(store: Store) -> list[str]:
         "## How to read it",
         "With [Zarr](https://zarr.dev) alone, version 3 or later:",
         f'```python\nimport zarr\n\nzarr.open("{name}", mode="r")["images"][:64]\n```',
-        "With dmkd, which proves every row by its checksum:",
+        "With dmkd, which verifies every row by its checksum:",
         "```python\n" + "\n".join(lines) + "\n```",
-        "A view is a crop box (top, left, height, width, fractions of the image), a flip, and where views are mixed with another "
-        "image's, that too; a teacher's logits belong to the view, not to the image. "
+        "A view is a crop box (top, left, height, width, fractions of the image), a flip, and the other image's view if it is "
+        "mixed with one; a teacher's logits belong to the view, not to the image. "
         f"`dmkd train-student --store {name}` trains on matching pairs, and `dmkd export` writes "
         "image folders, WebDataset shards or Parquet.",
     ]
@@ -212,14 +212,14 @@ def _reading(store: Store) -> list[str]:
 def _exported(export: Mapping[str, Any]) -> list[str]:
     kind, images = export["format"], f"{export['images']:,} images"
     files = f"`{export['data_files']}`"
-    chosen = f" of which `{export['select']['rule']}` holds" if export["select"] else ""
+    chosen = f" for which `{export['select']['rule']}` holds" if export["select"] else ""
     quality = f"JPEG of quality {export['jpeg']}" if export["jpeg"] else "PNG, every pixel as in the store"
     head = f"This is an export of the store to `{kind}`: {images}{chosen}, as {quality}, named by image id, in {files}."
     rules = {
         "imagefolder": "One folder a class. `classes.txt` has the class names, class 0 first; `class_map.txt` the folders in "
         "that order, as timm's `--class-map` takes them.",
-        "webdataset": "A sample has `.cls` (class id), `.json` (names and each teacher's quality), and by name of label set "
-        "and view set `.logits.npy` and `.views.npy`.",
+        "webdataset": "A sample has `.cls` (class id), `.json` (names and each teacher's quality), and for each label set and "
+        "view set, under its name, `.logits.npy` and `.views.npy`.",
         "parquet": "Columns `image`, `label` and `id`; by label set `_logits`, `_top1`, `_p_class` and `_entropy`; by view set "
         "`_views`.",
     }
@@ -232,25 +232,25 @@ def _exported(export: Mapping[str, Any]) -> list[str]:
     if export.get("labels"):
         which = "all views" if export["views"] == "all" else "the first view of each image"
         parts.append(
-            f"Logits are {export['dtype']}, of {which}; without dmkd's renderer they can only be used with the crop that the "
-            "view says. Label sets whose codec drops classes (`topk`) are decoded for temperature 1."
+            f"Logits are {export['dtype']}, of {which}; without dmkd's renderer they can only be used with the view's "
+            "crop. Label sets whose codec drops classes (`topk`) are decoded for temperature 1."
         )
     return [*parts, f"```python\n{code[kind]}\n```"]
 
 
 def _limits(store: Store) -> list[str]:
-    lines = ["No person has looked at the images or corrected the classes."]
+    lines = ["Nobody has looked at the images or corrected the classes."]
     if store.recipe.get("generator"):
         lines = [
             "The class is what the generator was asked for, not what a person saw"
-            + ("; how often a teacher agrees is said above." if store.labels else "."),
+            + ("; see above for how often a teacher agrees." if store.labels else "."),
             "The images have the biases and the faults of the generator, and of what it was trained on.",
             "It is made for training students, not for measuring them: evaluate on real images.",
         ]
     if store.labels:
         lines.append("Logits are a teacher's opinion, with its errors, in a codec that rounds (see above).")
     if store.image_codec.lossy:
-        lines.append("Pixels have been compressed with loss; teachers looked at them as they are read.")
+        lines.append("Pixels have been compressed with loss; teachers saw them as a reader gets them.")
     if missing := store.num_images - _made(store):
         lines.append(f"The store is unfinished: {missing:,} images are missing.")
     for name, label_set in store.labels.items():
@@ -264,11 +264,11 @@ def _limits(store: Store) -> list[str]:
 def _rights(store: Store, licence: str) -> list[str]:
     what = "the generator's weights" if store.recipe.get("generator") else "the images"
     if licence == UNKNOWN:
-        return ["## Licence", f"The licence of {what} is not known to dmkd. Whoever passes this on must find it out."]
+        return ["## Licence", f"The licence of {what} is not known to dmkd. Find out before passing this on."]
     return [
         "## Licence",
         f"The licence named for {what} is **{licence}**. What it means for images made with them, and for students trained on "
-        "those, dmkd can't decide; teachers' weights have licences of their own.",
+        "those, dmkd can't say; teachers' weights have licences of their own.",
     ]
 
 

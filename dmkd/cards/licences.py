@@ -1,4 +1,4 @@
-"""Under which licence a generator's weights are, as far as that can be known without asking anyone."""
+"""The licence of a generator's weights, as far as it can be known offline."""
 
 from pathlib import Path
 
@@ -35,8 +35,8 @@ HUB_LICENCES = {
 
 
 def generator_licence(store: Store) -> str:
-    """The licence of what made the images: of a generator that is known here, or as the model card says that lies beside its
-    weights or in the hub's cache. ``unknown`` for imported images. Nothing is fetched."""
+    """The licence of what made the images: of a generator known here, or from the model card next to its weights or in the
+    hub's cache. ``unknown`` for imported images. Nothing is fetched."""
     source = store.source or ""
     repository, _, revision = source.partition("@")
     if repository in GENERATOR_LICENCES:
@@ -47,7 +47,7 @@ def generator_licence(store: Store) -> str:
 
 
 def front_matter(licence: str) -> dict[str, str]:
-    """A licence as the YAML at the top of a Hugging Face card has it."""
+    """A licence as in the YAML at the top of a Hugging Face card."""
     if licence.lower() in HUB_LICENCES:
         return {"license": licence.lower()}
     return {"license": "other", "license_name": licence}
@@ -72,7 +72,7 @@ def _licence_of(card: Path) -> str | None:
 
     try:
         data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
-    except Exception:  # YAML by strangers: what can't be read says nothing
+    except Exception:  # YAML by strangers: ignored if it can't be read
         return None
     licence = data.get("license_name") if data.get("license") == "other" else data.get("license")
     return licence if isinstance(licence, str) and licence.strip() else None

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table whose cells are one line each; what would end a cell is escaped."""
+    """A table whose cells are one line each, with cell separators escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""What a student's model card says: how it was made, out of the summary of its training run."""
+"""A student's model card: how it was made, from the summary of its training run."""
 
 from typing import Any
 
@@ -38,9 +38,9 @@ tags:
 
 def _opening(summary: dict[str, Any]) -> str:
     images, recipe = summary["store"]["images"], summary["store"]["recipe"]
-    maker = recipe.get("generator") or recipe.get("source") or "images that existed already"
+    maker = recipe.get("generator") or recipe.get("source") or "existing images"
     teachers = ", ".join(t["teacher"].get("architecture", t["teacher"]["name"]) for t in summary["teachers"].values())
-    taught = f"the logits that {teachers} gave to them" if teachers else "the classes asked for, without a teacher"
+    taught = f"{teachers}'s logits for them" if teachers else "the classes asked for, without a teacher"
     return (
         f"An image classifier ({summary['parameters']:,} parameters) trained with dmkd on {images:,} images of {maker} "
         f"and {taught}.\n"
@@ -48,7 +48,7 @@ def _opening(summary: dict[str, Any]) -> str:
 
 
 def _use(architecture: str) -> str:
-    first = "import dmkd.cifar_models  # tells timm of this architecture: pip install dmkd\nimport timm\n"
+    first = "import dmkd.cifar_models  # registers this architecture with timm: pip install dmkd\nimport timm\n"
     imports = first if architecture in CIFAR_MODELS else "import timm\n"
     return (
         f"```python\n{imports}\n"
@@ -64,7 +64,7 @@ def _accuracy(summary: dict[str, Any], which: str) -> str:
         f"On its own training views it agrees with its labels in {summary['agreement']:.2%} of cases (last epoch)."
     )
     if summary["evaluated_on"] is None or measured["top1"] is None:
-        return f"It was not measured on images of another source. {agreement}\n"
+        return f"It was not evaluated on images from another source. {agreement}\n"
     text = f"Top-1 {measured['top1']:.2%}, top-5 {measured['top5']:.2%} on `{summary['evaluated_on']}`. "
     if which == "best":
         text += (
@@ -72,7 +72,7 @@ def _accuracy(summary: dict[str, Any], which: str) -> str:
             f"images**, so its accuracy on them is optimistic; the last epoch's student reached {summary['top1']:.2%}. "
         )
     else:
-        text += "It is the student of the last epoch: nothing was chosen by these images. "
+        text += "It is the student of the last epoch: these images were not used to choose it. "
     return f"{text}{agreement}\n"
 
 
@@ -101,7 +101,7 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, Any]]:
 def _licence(recipe: dict[str, Any]) -> str:
     generator = recipe.get("generator")
     if generator is None:
-        return "The images were not made by dmkd: mind their licence, and the teacher's.\n"
+        return "The images were not made by dmkd: check their licence, and the teacher's.\n"
     known = GENERATOR_LICENCES.get(str(generator))
     terms = f"is under {known}" if known else "has a licence that dmkd does not know"
     if material := TRAINED_ON.get(str(generator)):

@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 
 from dmkd import digits
 from dmkd.classifiers.classifier import Classifier
-from dmkd.formats.decode import BrokenImage, decode_as_it_lies
+from dmkd.formats.decode import BrokenImage, decode_unturned
 from dmkd.formats.find import IMAGE_SUFFIXES, Classes, ImageFile, find_images, nothing_to_measure_on, read_bytes
 from dmkd.runtime.progress import Silent
 from dmkd.stores import Store, UsageError, open_store, store_exists
@@ -145,7 +145,7 @@ class _ImageFiles(torch.utils.data.Dataset):
         """Pixels and class id, or a sentence: an exception would reach the user with the traceback of a worker process."""
         file = self.files[index]
         try:
-            return self.transform(decode_as_it_lies(read_bytes(file))), file.class_id
+            return self.transform(decode_unturned(read_bytes(file))), file.class_id
         except BrokenImage as error:
             return f"{file.container}/{file.name} can't be read as an image: {error}."
         except UsageError as error:

@@ -1,4 +1,4 @@
-"""The bundled digits: a small, really trained pipeline, its teachers, and held-out real digits to test students on.
+"""The bundled digits: a small but fully trained pipeline, its teachers, and held-out real digits to test students on.
 
 ``PIPELINE`` is a diffusers ``DiTPipeline`` folder (learned variance, null class 10), ``TEACHERS`` maps names to timm
 ``local-dir`` folders, ``heldout()`` gives 360 digits that nothing here was trained on. ``python -m dmkd.digits.build``
@@ -28,5 +28,5 @@ def heldout() -> tuple[np.ndarray, np.ndarray]:
 
 
 def defaults() -> dict:
-    """What suits this pipeline and its students: ``pipeline/defaults.json``."""
+    """Defaults for this pipeline and its students: ``pipeline/defaults.json``."""
     return json.loads((PIPELINE / "defaults.json").read_text())

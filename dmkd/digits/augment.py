@@ -1,4 +1,4 @@
-"""Small random rotations, scalings and shifts, shared by the three trainings. No flips: a mirrored 2 is no digit."""
+"""Small random rotations, scalings and shifts, shared by the three trainings. No flips: a mirrored 2 is not a digit."""
 
 import math
 
@@ -15,7 +15,7 @@ def jitter(
     scale: float = 0.06,
     shift: float = 1.5,
 ) -> torch.Tensor:
-    """One random similarity transform for each image; what comes in from outside is black.
+    """One random similarity transform for each image; what enters from outside is black.
 
     images: float32 (n, channels, height, width) in [-1, 1]; the result has the same shape.
     degrees: largest rotation either way; scale: largest relative change of size; shift: largest shift in pixels.

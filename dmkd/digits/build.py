@@ -1,7 +1,7 @@
 """Rebuild every bundled asset from scikit-learn's digits: ``python -m dmkd.digits.build --out dmkd/digits``.
 
-About half an hour on two cores. Seeds and split are fixed; the same machine kind, versions and number of threads give the
-same weights. What was reached is printed and written to ``build_log.json``; contact sheets go where ``--sheet`` says.
+About half an hour on two cores. Seeds and split are fixed; the same kind of machine, versions and number of threads give the
+same weights. Results are printed and written to ``build_log.json``; contact sheets go where ``--sheet`` says.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from dmkd.digits.train_dit import make_scheduler, train_dit
 from dmkd.digits.train_teachers import PLANS, save_teacher, train_teacher
 from dmkd.digits.train_vae import train_vae
 
-THREADS = 1  # where cores are shared, a second thread waits more than it works
+THREADS = 1  # on shared cores a second thread waits more than it works
 STAGES = ("heldout", "teachers", "vae", "dit", "judged")
 JUDGED_IMAGES = 1000
 JUDGED_SEED = 404
@@ -120,7 +120,7 @@ def build_teachers(out: Path, images: np.ndarray, class_ids: np.ndarray) -> dict
 
 
 def judge_pipeline(out: Path, sheet: Path | None) -> list[dict]:
-    """Sample from the saved pipeline; ``digits-resnet`` says what it sees. One row a sampler and guidance."""
+    """Sample from the saved pipeline; ``digits-resnet`` classifies the images. One row a sampler and guidance."""
     from diffusers import DDPMScheduler, DiTPipeline
 
     pipeline = DiTPipeline.from_pretrained(out / "pipeline")
@@ -185,7 +185,7 @@ def main() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of every library that has a say in the weights."""
+    """Versions of Python and of every library that affects the weights."""
     libraries = ("torch", "diffusers", "timm", "numpy", "pillow", "scikit-learn")
     return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
 

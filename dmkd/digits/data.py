@@ -1,6 +1,6 @@
 """Real digits: scikit-learn's 8x8 digits, split once and upsampled to 32x32.
 
-scikit-learn is needed here only, and only by those who build or check the assets.
+scikit-learn is needed only here, and only to build or check the assets.
 """
 
 import hashlib

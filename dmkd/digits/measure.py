@@ -1,4 +1,4 @@
-"""What the assets reach: teachers on real digits, the pipeline's images under a teacher."""
+"""How good the assets are: teachers on real digits, the pipeline's images under a teacher."""
 
 import numpy as np
 import torch

@@ -27,7 +27,7 @@ class TeacherPlan:
     seed: int
 
 
-# The normalisations differ on purpose: whoever feeds all teachers the same numbers will see it in the accuracies.
+# The normalisations differ on purpose: feeding all teachers the same numbers shows up in the accuracies.
 PLANS = {
     "digits-resnet": TeacherPlan("test_resnet", {}, None, 1400, 2e-3, IMAGENET_MEAN, IMAGENET_STD, 301),
     "digits-vit": TeacherPlan("test_vit", {"img_size": 32, "patch_size": 8}, None, 1000, 1e-3, HALF, HALF, 302),

@@ -1,4 +1,4 @@
-"""Bytes of an image file -> RGB pixels, upright, of the size that a store has. Pillow alone, so pixels are Pillow's."""
+"""Bytes of an image file -> RGB pixels, upright, of the size that a store has. Only Pillow, so pixels are Pillow's."""
 
 import io
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _EXIF_ORIENTATION = 0x0112
 
 
 class BrokenImage(DmkdError):
-    """These bytes are no picture that a store can hold. ``str`` is the reason, without the file's name."""
+    """These bytes are not an image that a store can hold. ``str`` is the reason, without the file's name."""
 
 
 def open_decoders() -> None:
@@ -27,7 +27,7 @@ def open_decoders() -> None:
 
 
 def header_size(data: bytes) -> tuple[int, int]:
-    """(width, height) in pixels as the header tells; nothing is decoded. Raises ``BrokenImage``."""
+    """(width, height) in pixels from the header; nothing is decoded. Raises ``BrokenImage``."""
     with _reasons(), _open(data) as image:
         _check_depth(image)
         return image.size
@@ -59,17 +59,17 @@ def decode(data: bytes) -> Any:
         return _to_rgb(_upright(image))
 
 
-def decode_as_it_lies(data: bytes) -> Any:
+def decode_unturned(data: bytes) -> Any:
     """A whole image -> RGB Pillow image, not turned: what timm and torchvision evaluate on. Raises ``BrokenImage``."""
     with _reasons(), _open(data) as image:
         return image.convert("RGB")
 
 
 def fit(image: Any, size: int) -> np.ndarray:
-    """RGB Pillow image -> uint8 (size, size, 3): the shorter edge resized, then the centre. Of that size: as it is.
+    """RGB Pillow image -> uint8 (size, size, 3): the shorter edge resized, then the centre. Unchanged if it has that size.
 
-    The same numbers as torchvision's ``Resize(size, BICUBIC)`` and ``CenterCrop(size)``, on which timm's evaluation
-    transform stands: the longer edge is rounded down, the crop's corner to the nearest (even) pixel.
+    The same numbers as torchvision's ``Resize(size, BICUBIC)`` and ``CenterCrop(size)``, which timm's evaluation
+    transform uses: the longer edge is rounded down, the crop's corner to the nearest (even) pixel.
     """
     from PIL import Image
 
@@ -95,7 +95,7 @@ def _reasons() -> Iterator[None]:
     except (BrokenImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise BrokenImage("it is in no image format known here") from error
+        raise BrokenImage("its image format is not known here") from error
     except Exception as error:
         raise BrokenImage(first_line(error)) from error
 
@@ -107,13 +107,13 @@ def _open(data: bytes) -> Any:
 
 
 def _check_depth(image: Any) -> None:
-    """Refuse pixels of 32 bits: nobody knows which number is white."""
+    """Refuse 32-bit pixels: there is no telling which value is white."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
         raise BrokenImage("it has 32 bits a channel; convert it to 8")
 
 
 def _upright(image: Any) -> Any:
-    """Pillow's ``exif_transpose``, but for EXIF data that can't be read: those say nothing."""
+    """Pillow's ``exif_transpose``, except that unreadable EXIF data is ignored."""
     from PIL.Image import Transpose
 
     turns = {

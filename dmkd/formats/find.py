@@ -1,6 +1,6 @@
-"""Labelled image files that exist already: where they are, of which class, and what they are called.
+"""Labelled image files that exist already: where they are, their classes, and what they are called.
 
-Three layouts are known, and told apart by what lies there:
+Three layouts are known, and recognised by what is there:
 
 - ``image folder``: one folder of images a class, nested as you like. The class id is the folder's place in sorted
   order, the class name its name.
@@ -8,7 +8,7 @@ Three layouts are known, and told apart by what lies there:
 - ``webdataset``: tar files whose members ``<key>.jpg`` (or .png, .webp, .bmp, ...) and ``<key>.cls`` (or .json with "label"
   or "class") belong together.
 
-Whatever begins with a dot is passed over.
+Names that start with a dot are skipped.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from dmkd.runtime.progress import Display
 from dmkd.stores.errors import UsageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
-MAX_CLASSES = 1_000_000  # an id beyond is a mistake, and would be a list of names as long
+MAX_CLASSES = 1_000_000  # an id beyond this is a mistake, and would need a list of names as long
 TAR_IMAGE_SUFFIXES = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 
 _DM_KD_NAME = re.compile(r"class_(\d+)_seed_\d+_num_\d+\.\w+", re.IGNORECASE)
@@ -36,7 +36,7 @@ _KEY_AND_SUFFIX = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One image. ``container`` is the source's folder, or the tar file where ``offset`` says that the bytes begin."""
+    """One image. ``container`` is the source's folder, or the tar file, where the bytes start at ``offset``."""
 
     name: str  # relative to the source, with /
     class_id: int
@@ -53,12 +53,12 @@ class ImageSource:
     layout: str
     files: Sequence[ImageFile]
     class_names: list[str]
-    notes: list[str] = field(default_factory=list)  # what the user should hear
+    notes: list[str] = field(default_factory=list)  # what the user should know
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What was said about classes: their names, their number, or nothing."""
+    """What the user gave about classes: their names, their number, or nothing."""
 
     names: tuple[str, ...] | None = None
     count: int | None = None
@@ -67,7 +67,7 @@ class Classes:
 def find_images(source: str, classes: Classes, display: Display) -> ImageSource:
     """Find out what ``source`` is and list its images. Nothing is decoded.
 
-    Raises ``UsageError`` if it is none of the layouts, several at once, or empty.
+    Raises ``UsageError`` if it has none of the layouts, several at once, or is empty.
     """
     if classes.names is not None and classes.count not in (None, len(classes.names)):
         raise UsageError(
@@ -80,7 +80,7 @@ def find_images(source: str, classes: Classes, display: Display) -> ImageSource:
         return _list_tars(source, [Path(tar).expanduser() for tar in expand_braces(source)], classes, display)
     if path.is_file():
         if path.suffix.lower() != ".tar":
-            raise UsageError(f"{source} is a file but no .tar: give a folder of images, or WebDataset tar files.")
+            raise UsageError(f"{source} is a file but not a .tar: give a folder of images, or WebDataset tar files.")
         return _list_tars(source, [path], classes, display)
     if not path.is_dir():
         raise UsageError(f"There is nothing to import at {source}.")
@@ -94,7 +94,7 @@ def find_images(source: str, classes: Classes, display: Display) -> ImageSource:
     if images and tars:
         raise UsageError(
             f"{source} holds both images ({images[0][0]}) and tar files ({tars[0].name}): "
-            "import one kind at a time, each from a folder of its own."
+            "import one kind at a time, each from its own folder."
         )
     if tars:
         return _list_tars(source, tars, classes, display)
@@ -106,8 +106,8 @@ def find_images(source: str, classes: Classes, display: Display) -> ImageSource:
     if named:
         other = next(name for name, _ in images if not _DM_KD_NAME.fullmatch(os.path.basename(name)))
         raise UsageError(
-            f"{source} is ambiguous: {named[0]} is named as DM-KD's images are (class_<id>_seed_<n>_num_<k>) and {other} "
-            "is not: import each kind from a folder of its own."
+            f"{source} is ambiguous: {named[0]} is named like DM-KD's images (class_<id>_seed_<n>_num_<k>) but {other} "
+            "is not: import each kind from its own folder."
         )
     return _list_image_folder(source, path, images, classes)
 
@@ -127,7 +127,7 @@ def nothing_to_measure_on(source: str) -> UsageError:
 
 
 def files_sha256(files: Sequence[ImageFile]) -> str:
-    """sha256, as hex digits, of names, sizes in bytes and class ids: the source's true name."""
+    """sha256, as hex digits, of names, sizes in bytes and class ids: identifies the source."""
     digest = hashlib.sha256()
     for file in files:
         line = f"{file.name}\0{file.size}\0{file.class_id}\n"
@@ -136,7 +136,7 @@ def files_sha256(files: Sequence[ImageFile]) -> str:
 
 
 def read_bytes(file: ImageFile, limit: int | None = None, start: int = 0) -> bytes:
-    """The file's bytes from ``start`` on, or ``limit`` of them. Raises ``UsageError`` if they are not there as listed."""
+    """The file's bytes from ``start`` on, or ``limit`` of them. Raises ``UsageError`` if they are no longer as listed."""
     tar = file.offset is not None
     path = file.container if tar else os.path.join(file.container, file.name)
     wanted = file.size - start if limit is None else min(limit, file.size - start)
@@ -147,12 +147,12 @@ def read_bytes(file: ImageFile, limit: int | None = None, start: int = 0) -> byt
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}.") from error
     if len(data) != wanted:
-        raise UsageError(f"{path} has become shorter since it was listed: bring it back as it was and start again.")
+        raise UsageError(f"{path} has become shorter since it was listed: restore it and start again.")
     return data
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """``a-{08..10}.tar`` -> ``a-08.tar``, ``a-09.tar``, ``a-10.tar``; ``{x,y}`` too. As a shell does."""
+    """``a-{08..10}.tar`` -> ``a-08.tar``, ``a-09.tar``, ``a-10.tar``; ``{x,y}`` too. Like a shell."""
     found = _RANGE_OR_LIST.search(pattern)
     if not found:
         return [pattern]
@@ -167,7 +167,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, int]]:
-    """(name relative to ``root``, bytes) of all files below, in no order. Links are followed, but not in circles."""
+    """(name relative to ``root``, bytes) of all files below, in no particular order. Links are followed, but not in circles."""
 
     def below(folder: str, prefix: str, above: frozenset[str]) -> Iterator[tuple[str, int]]:
         above |= {os.path.realpath(folder)}
@@ -208,7 +208,7 @@ def _list_image_folder(source: str, root: Path, images: list[tuple[str, int]], c
         for entry in root.iterdir()
         if entry.is_dir()
         and not entry.name.startswith(".")
-        and not (entry / "zarr.json").exists()  # a store is no class
+        and not (entry / "zarr.json").exists()  # a store is not a class
     )
     numbers, names = _number_folders(source, folders, classes)
     files = [ImageFile(name, numbers[name.split("/", 1)[0]], size, str(root)) for name, size in sorted(images)]
@@ -220,8 +220,8 @@ def _list_image_folder(source: str, root: Path, images: list[tuple[str, int]], c
 def _number_folders(source: str, folders: list[str], classes: Classes) -> tuple[dict[str, int], list[str]]:
     """Class id of each folder, and all class names.
 
-    By themselves, folders are numbered in sorted order. If classes are named or counted, folders that bear the names,
-    or the ids as numbers, are matched by them; others must be as many as the classes.
+    By default folders are numbered in sorted order. If classes are named or counted, folders called by class name or id
+    are matched by that; others must be as many as the classes.
     """
     if classes.names is None and classes.count is None:
         return {folder: number for number, folder in enumerate(folders)}, folders
@@ -231,7 +231,7 @@ def _number_folders(source: str, folders: list[str], classes: Classes) -> tuple[
     for synonyms in ([[name] for name in names], [[part.strip() for part in name.split(",")] for name in names]):
         for number, group in enumerate(synonyms):
             for name in group:
-                by_name.setdefault(name, number)  # a whole name counts for more than a synonym
+                by_name.setdefault(name, number)  # a whole name takes precedence over a synonym
     if names and all(folder in by_name for folder in folders):
         return {folder: by_name[folder] for folder in folders}, names
     if all(_is_number(folder) and int(folder) < count for folder in folders):
@@ -239,13 +239,13 @@ def _number_folders(source: str, folders: list[str], classes: Classes) -> tuple[
     if len(folders) == count:
         return {folder: number for number, folder in enumerate(folders)}, names or folders
     raise UsageError(
-        f"{source} has {len(folders)} class folders and {count} classes were said: name the folders by class name or "
+        f"{source} has {len(folders)} class folders but {count} classes were given: name the folders by class name or "
         "class id, have one for every class, or leave --classes and --class-names out."
     )
 
 
 def _numbered_classes(source: str, files: Sequence[ImageFile], classes: Classes) -> list[str]:
-    """Class names where the files tell ids alone. Raises ``UsageError`` if an id is beyond the classes."""
+    """Class names where the files give only ids. Raises ``UsageError`` if an id is beyond the classes."""
     last = max(files, key=lambda file: file.class_id)
     if last.class_id >= MAX_CLASSES:
         raise UsageError(
@@ -254,7 +254,7 @@ def _numbered_classes(source: str, files: Sequence[ImageFile], classes: Classes)
     count = len(classes.names or ()) or classes.count or last.class_id + 1
     if last.class_id >= count:
         raise UsageError(
-            f"{last.name} in {source} is of class {last.class_id} and there are {count} classes (0 to {count - 1}): "
+            f"{last.name} in {source} is of class {last.class_id}, but there are {count} classes (0 to {count - 1}): "
             "give more with --classes or --class-names."
         )
     return list(classes.names or _placeholder_names(count))
@@ -270,12 +270,12 @@ def _is_number(text: str) -> bool:
 
 def _list_tars(source: str, tars: list[Path], classes: Classes, display: Display) -> ImageSource:
     if not tars:
-        raise UsageError(f"{source} names no file: ranges run upwards, such as {{000..009}}.")
+        raise UsageError(f"{source} matches no file: ranges run upwards, such as {{000..009}}.")
     if other := [tar for tar in tars if tar.suffix.lower() != ".tar"]:
-        raise UsageError(f"{other[0]} is no .tar file; WebDataset shards are plain tar files.")
+        raise UsageError(f"{other[0]} is not a .tar file; WebDataset shards are plain tar files.")
     if absent := [tar for tar in tars if not tar.is_file()]:
         raise UsageError(
-            f"{len(absent)} of the {len(tars)} tar files of {source} are not there, the first is {absent[0]}."
+            f"{len(absent)} of the {len(tars)} tar files of {source} are missing, the first is {absent[0]}."
         )
     parent = os.path.commonpath([tar.parent.absolute() for tar in tars])
     files: list[ImageFile] = []
@@ -289,14 +289,14 @@ def _list_tars(source: str, tars: list[Path], classes: Classes, display: Display
     if not files:
         raise UsageError(f"The tar files of {source} hold no images ({', '.join(TAR_IMAGE_SUFFIXES)}).")
     files.sort(key=lambda file: file.name)
-    notes = [f"{unpaired} samples of {source} have no image and are passed over."] if unpaired else []
+    notes = [f"{unpaired} samples of {source} have no image and are skipped."] if unpaired else []
     return ImageSource(source, "webdataset", files, _numbered_classes(source, files, classes), notes)
 
 
 def _list_tar(path: Path, name: str) -> tuple[list[ImageFile], int]:
     """Images of one tar file, and how many of its samples have none. Reads headers and labels, no pixels."""
     images: dict[str, tuple[str, int, int]] = {}  # key -> member's name, bytes, offset
-    class_ids: dict[str, tuple[str, int]] = {}  # key -> the suffix that told it, class id
+    class_ids: dict[str, tuple[str, int]] = {}  # key -> the suffix that it came from, class id
     keys: set[str] = set()
     try:
         with tarfile.open(path, "r:") as tar:
@@ -311,10 +311,10 @@ def _list_tar(path: Path, name: str) -> tuple[list[ImageFile], int]:
                     if key in images:
                         raise UsageError(
                             f"Sample {key} of {path} has two images ({images[key][0]} and {member.name}): "
-                            "it is not clear which one is meant."
+                            "it is unclear which one is meant."
                         )
                     images[key] = (member.name, member.size, member.offset_data)
-                elif suffix in ("cls", "json") and class_ids.get(key, ("",))[0] != "cls":  # .cls has the last word
+                elif suffix in ("cls", "json") and class_ids.get(key, ("",))[0] != "cls":  # .cls wins
                     told = tar.extractfile(member)
                     class_id = None if told is None else _read_class_id(told.read(), suffix, member.name, path)
                     if class_id is not None:

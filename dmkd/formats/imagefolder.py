@@ -1,8 +1,8 @@
 """An export as torchvision's and timm's ImageFolder read it: one folder of image files a class.
 
-Both number classes by their folders in sorted order. So folders are called after the classes where these sort in class
-order; else they bear class ids (``0042``), and where classes have no images, ``class_map.txt`` (timm's ``--class-map``)
-keeps the numbers right.
+Both number classes by their folders in sorted order. So folders are named after the classes where these sort in class
+order, else by class id (``0042``); and where classes have no images, ``class_map.txt`` (timm's ``--class-map``) keeps the
+numbers right.
 """
 
 import re
@@ -21,7 +21,7 @@ _PLAIN_NAME = re.compile(r"[\w-][\w .,()'-]{0,99}")
 
 
 class ImageFolderExport:
-    """Images as files. Parts are the store's blocks; what is there is read off the files themselves."""
+    """Images as files. Parts are the store's blocks; the files themselves show what is there."""
 
     def __init__(self, store: Store, folder: Path, image_format: ImageFormat) -> None:
         self.part_images = store.block_size
@@ -29,11 +29,11 @@ class ImageFolderExport:
         self._class_folders = class_folders(store.class_names)
 
     def part_name(self, number: int) -> str | None:
-        """Parts are no files here."""
+        """None: parts are not files here."""
         return None
 
     def to_do(self, number: int, ids: np.ndarray) -> np.ndarray:
-        """Those ids whose file is not there."""
+        """The ids whose file is missing."""
         class_ids = self._store.class_ids[ids].tolist()
         there = [self._file(i, c).exists() for i, c in zip(ids.tolist(), class_ids, strict=True)]
         return ids[~np.array(there, bool)]
@@ -54,8 +54,8 @@ class ImageFolderExport:
         if not absent:
             return []
         return [
-            f"{absent:,} of {len(self._class_folders):,} classes have no images here: who numbers class folders in sorted order, "
-            f"as torchvision does, gets other class ids than the store's; {CLASS_MAP} has them (timm's --class-map)."
+            f"{absent:,} of {len(self._class_folders):,} classes have no images here: numbering class folders in sorted order, "
+            f"as torchvision does, gives class ids that differ from the store's; {CLASS_MAP} has those (timm's --class-map)."
         ]
 
     def data_files(self) -> str:
@@ -66,7 +66,7 @@ class ImageFolderExport:
 
 
 def class_folders(class_names: list[str]) -> list[str]:
-    """A folder for each class, sorted in class order: the class names if they do and are plain file names, else the ids."""
+    """A folder for each class, sorted in class order: the class names if those do and are plain file names, else the ids."""
     plain = all(_PLAIN_NAME.fullmatch(name) and not name.endswith((" ", ".")) for name in class_names)
     distinct = len({name.casefold() for name in class_names}) == len(class_names)  # some disks take A for a
     if plain and distinct and sorted(class_names) == class_names:

@@ -81,7 +81,7 @@ def _groups(tables: Iterator[Any]) -> Iterator[Any]:
 
 
 def _schema(reader: SampleReader) -> Any:
-    """Arrow's types, and beside them those of ``datasets``, as its own writer notes them."""
+    """Arrow's types, along with those of ``datasets``, as its own writer records them."""
     import pyarrow as pa
 
     def value(dtype: str) -> tuple[Any, dict[str, Any]]:

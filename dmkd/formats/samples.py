@@ -1,4 +1,4 @@
-"""What an export is made of: the samples of a store, block by block, as files and arrays that other tools know."""
+"""What an export consists of: the samples of a store, block by block, as files and arrays that other tools know."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ PNG_EFFORT = (
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """PNG, which keeps every pixel, or JPEG (4:4:4) of a quality from 1 to 100."""
+    """PNG, which keeps every pixel, or JPEG (4:4:4) with a quality from 1 to 100."""
 
     jpeg: int | None = None
 
@@ -46,7 +46,7 @@ class ImageFormat:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and what is known of it. Logits are float16 or float32 (C,), or (V, C) of all views; view parameters float32
+    """One image and what is known about it. Logits are float16 or float32 (C,), or (V, C) of all views; view parameters float32
     (P,) or (V, P)."""
 
     id: int
@@ -63,7 +63,7 @@ class Sample:
 
 
 def sample_key(image_id: int) -> str:
-    """``00000042``: what files of image 42 are called, however many images there are."""
+    """``00000042``: the name of files of image 42, however many images there are."""
     return f"{image_id:08d}"
 
 

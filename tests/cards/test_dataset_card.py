@@ -70,7 +70,7 @@ def test_what_the_card_says_is_what_the_store_holds(tmp_path):
         arrays["labels"]["teacher"][1][:, 0] = arrays["class_ids"]
         store.write_block(block, **(arrays if block == 0 else {**arrays, "labels": {}}))
     text = card_text(store, "mit")
-    assert "32 RGB images of 8x8 pixels, 10 classes" in text and "32 of 100: 68 are not made yet" in text
+    assert "32 RGB images of 8x8 pixels, 10 classes" in text and "32 of 100: 68 have not been made yet" in text
     row = next(line for line in text.splitlines() if line.startswith("| teacher |"))
     assert [cell.strip() for cell in row.split("|")][6:8] == ["16", "100.0%"]
     assert "| `seed` | 17 |" in text and "| `note` | a \\| b |" in text
@@ -133,7 +133,7 @@ def test_imported_images_have_no_licence_that_dmkd_knows(tmp_path):
     )
     text = card_text(store, card_licence(store))
     assert "license: unknown" in text and "The licence of the images is not known to dmkd" in text
-    assert "4 image files that existed before" in text and "synthetic" not in text
+    assert "4 existing image files" in text and "synthetic" not in text
 
 
 def test_a_licence_that_the_hub_does_not_list_is_named_beside_other():
