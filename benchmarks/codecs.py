@@ -3,8 +3,8 @@
     python benchmarks/codecs.py [--json] [--teacher-like]
 
 On teacher-like logits: a random linear head of 1000 classes over sparse, non-negative, heavy-tailed 512-d features with a
-decaying spectrum, 64 images of 8 views a chunk. And, where the bundled teachers are installed, on what digits-resnet says
-of the held-out digits. Speeds are of this machine, compression excluded, and told for orientation.
+decaying spectrum, 64 images of 8 views a chunk. And, where the bundled teachers are installed, on digits-resnet's logits
+of the held-out digits. Speeds are this machine's, without compression, and only a rough guide.
 """
 
 import argparse

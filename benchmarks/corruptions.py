@@ -1,10 +1,10 @@
-"""Corrupts a finished store in every way that files go bad, and counts what `dmkd verify` and the reader make of it.
+"""Corrupts a finished store in every way that files go bad, and counts what `dmkd verify` finds and what readers accept.
 
     python benchmarks/corruptions.py            # a small store of random contents, 200 corruptions
 
-``found``: verify reports the array that was corrupted, as an error; or, if the chunk that was deleted is the very one by
-which a block counts as made, says that the block is missing. ``read_as_good``: a reader was handed the rows of the
-corrupted block, or rows that depend on it, without an error. The last line is JSON.
+``found``: verify reports the corrupted array, as an error; or, if the deleted chunk is the one that marks a block as made,
+reports the block as missing. ``read_as_good``: a reader got rows of the corrupted block, or rows that depend on it,
+without an error. The last line is JSON.
 """
 
 import argparse
@@ -81,12 +81,12 @@ def corrupt(store_path: Path | str, rng: np.random.Generator, kind: str, node: s
         chunks[other].write_bytes(content)
         return Corruption(kind, node, (block, other), before)
     else:
-        raise ValueError(f"{kind!r} is none of {', '.join(kinds)}.")
+        raise ValueError(f"{kind!r} is not one of {', '.join(kinds)}.")
     return Corruption(kind, node, (block,), before)
 
 
 def found_by_verify(store_path: Path | str, corruption: Corruption) -> bool:
-    """Whether verify tells of every corrupted block, naming the array or the label set that it belongs to."""
+    """Whether verify reports every corrupted block, naming the array or the label set that it belongs to."""
     verifier = Verifier(open_store(store_path))
     findings = list(verifier.attributes())
     for block in corruption.blocks:
@@ -105,7 +105,7 @@ def _concerns(finding: Finding, node: str) -> bool:
 
 
 def read_as_good(store_path: Path | str, corruption: Corruption) -> list[str]:
-    """What a reader hands out of the corrupted blocks without an error though it depends on the corrupted array."""
+    """What a reader returns from the corrupted blocks without an error although it depends on the corrupted array."""
     return [
         f"{name} of block {block}"
         for block in corruption.blocks
@@ -115,7 +115,7 @@ def read_as_good(store_path: Path | str, corruption: Corruption) -> list[str]:
 
 
 def readings(store: Store, node: str, block: int) -> dict[str, Callable[[], object]]:
-    """Every way to read what depends on an array, of one block."""
+    """Every way to read what depends on one block of an array."""
     ids = np.array(store.block_ids(block))
     images: dict[str, Callable[[], object]] = {
         "images[ids]": lambda: store.images[ids],

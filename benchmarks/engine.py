@@ -1,9 +1,9 @@
-"""What the block engine costs: over the bare loop, for each block, in the driver's memory; and what a second worker brings.
+"""What the block engine costs: over the bare loop, for each block, in the driver's memory; and what a second worker gains.
 
     python benchmarks/engine.py [--json] [--quick]
 
 - overhead: `generate` with the bundled digits through the engine (stages, store, run log), over the same sampling and
-  labelling in a plain loop that writes nothing. Same process, same models, in turns; the median of the rounds.
+  labelling in a plain loop that writes nothing. Same process, same models, taking turns; the median of the rounds.
 - a block: workers that do nothing make 2,000 and 20,000 blocks (1.28 million images at 256x256 are 20,000), each in a
   process of its own: seconds, and the driver's peak memory, in-process and on Ray. And what writing a small block costs.
 - two workers: a generator that sleeps, on one Ray actor and on two, counted once both work.
@@ -35,7 +35,7 @@ from dmkd.stores import Store, create_store, open_store
 
 @dataclass(frozen=True)
 class Given:
-    """An order whose worker is there already: only the blocks are timed, not the loading."""
+    """An order with a ready worker: only the blocks are timed, not the loading."""
 
     store_path: str
     worker: Any
@@ -136,7 +136,7 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
 
 
 def many_blocks(blocks: int, workers: int) -> dict[str, float]:
-    """Make so many blocks that hold nothing, in a process of their own -> seconds and its peak memory, in MB."""
+    """Make this many empty blocks, in a process of their own -> seconds and its peak memory, in MB."""
     command = [sys.executable, __file__, "--driver", str(blocks), "--workers", str(workers)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -155,7 +155,7 @@ def drive(blocks: int, workers: int) -> None:
 
 
 def peak_mb() -> float:
-    """This process's peak resident memory since it was executed; ``ru_maxrss`` would include that of its parent."""
+    """This process's peak resident memory since it was executed; ``ru_maxrss`` would include its parent's."""
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
@@ -204,7 +204,7 @@ def two_workers(folder: Path, blocks: int, seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the JSON line alone")
+    parser.add_argument("--json", action="store_true", help="print only the JSON line")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--driver", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
@@ -237,7 +237,7 @@ def print_table(result: dict[str, Any]) -> None:
     print(f"  the same in CPU time          {result['overhead_cpu_ratio']:.3f}")
     print(f"  a block in the bare loop      {result['bare_ms_per_block']:,.0f} ms")
     print(f"write a small block             {result['write_ms']:.2f} ms")
-    print("blocks that hold nothing:")
+    print("empty blocks:")
     for each in result["driver_runs"]:
         where = f"{each['workers']} Ray actors" if each["workers"] else "in-process"
         print(

@@ -2,20 +2,19 @@
 
     python benchmarks/faults.py [--json] [--quick] [--seed N]
 
-- kills: the command with three Ray workers; 40 times SIGKILL hits one of its processes, at moments that are drawn (with a
-  seed): an actor, one of Ray's helpers, Ray's control server (gcs), the raylet, or the command itself. Whenever it has ended
-  without success, the same command is started again at once, until the store is finished. If kills are left then, they hit
-  another store.
-- full disk: the same on a disk that holds half of the store (a tmpfs of that size; without the right to mount, in one process
-  with a limit on the size of a file). Then the disk gets larger, and the same command is started again.
-- S3 server: the same into a bucket of OpenStack Swift, which is killed after a third of the blocks and started after 8 seconds.
+- kills: the command with three Ray workers; 40 times SIGKILL hits one of its processes, at random (seeded) moments: an
+  actor, one of Ray's helpers, Ray's control server (gcs), the raylet, or the command itself. Whenever the command ends
+  without success, it is restarted at once, until the store is finished. Any kills left then hit another store.
+- full disk: the same on a disk that holds half of the store (a tmpfs of that size; without permission to mount, in one process
+  with a limit on file sizes). Then the disk is enlarged, and the same command restarted.
+- S3 server: the same into a bucket of OpenStack Swift, which is killed after a third of the blocks and restarted 8 seconds later.
 - corruptions: 200 in a finished store (benchmarks/corruptions.py): found by `dmkd verify`, read as good.
 
 Each store is then compared with an undisturbed run's. ``missing``: an array has no chunk of a block. ``duplicated``: an array
 has more than one chunk of a block, or one of a block that does not exist; a half-written file (.partial) is left; two image
 ids have the same pixels. ``hashes_equal``: the same chunks, each with the same sha256. Models are tiny and random. Linux only.
 
-All of it took 10 minutes on two cores that others used too. --quick: four kills, 40 corruptions, neither full disk nor S3.
+All of it took 10 minutes on two shared cores. --quick: four kills, 40 corruptions, neither full disk nor S3.
 """
 
 import argparse
@@ -54,7 +53,7 @@ SERVER_AWAY_SECONDS = 8
 PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h
 CHUNK = re.compile(r"(.+)/c\.(\d+)(?:\.0)*")  # array, block
 
-TARGETS: dict[str, Callable[[str], bool]] = {  # what a process is called -> whether it is such a target
+TARGETS: dict[str, Callable[[str], bool]] = {  # target -> whether a process with this title is one
     "actor": lambda title: title.startswith("ray::RayBlockWorker"),
     "helper": lambda title: title.startswith("ray::") and not title.startswith("ray::RayBlockWorker"),
     "gcs": lambda title: "/gcs_server" in title.split(" ")[0],
@@ -65,7 +64,7 @@ TARGETS: dict[str, Callable[[str], bool]] = {  # what a process is called -> whe
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done."""
+    """How much to do."""
 
     blocks: int
     steps: int
@@ -81,7 +80,7 @@ QUICK = Scale(48, 4, {"actor": 3, "command": 1}, 40)
 
 
 def adopt_orphans() -> None:
-    """From now on a process whose parent was killed becomes a child of this one, so that none is ever lost sight of."""
+    """From now on a process whose parent was killed becomes a child of this one, so that none is ever lost."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
@@ -104,8 +103,8 @@ def descendants(root: int) -> dict[int, str]:
 
 
 def end_leftovers(spared: Sequence[int] = ()) -> int:
-    """Kill what killed commands left running -> how many actors and commands were among it, which may write, and did not end by
-    themselves. Ray's agents take a minute. ``spared`` are other children of this process."""
+    """Kill what killed commands left running -> how many of these were actors and commands, which may write and had not ended
+    by themselves. Ray's agents take a minute. ``spared`` are other children of this process."""
 
     def leftovers() -> dict[int, str]:
         return {pid: title for pid, title in descendants(os.getpid()).items() if pid not in spared}
@@ -136,7 +135,7 @@ def wait_until(condition: Callable[[], object], seconds: float) -> bool:
 
 @dataclass(frozen=True)
 class End:
-    """An end without success: exit code, what had been killed (or was full) since the command was started, its last words."""
+    """An end without success: exit code, what was killed (or full) since the command was started, its last line."""
 
     code: int
     killed: tuple[str, ...]
@@ -144,12 +143,12 @@ class End:
 
     @property
     def unexpected(self) -> bool:
-        """Whether it should have gone on: it outlives its actors, and its S3 server's absence."""
+        """Whether it should have kept running: it survives its actors, and an absent S3 server."""
         return set(self.killed) <= {"actor"}
 
 
 class Command:
-    """`dmkd generate`, started again at once whenever it has ended without success."""
+    """`dmkd generate`, restarted at once whenever it ends without success."""
 
     def __init__(self, models: Path, place: Any, scale: Scale, log: Path, workers: int = WORKERS) -> None:
         self.place, self.log = place, log
@@ -185,7 +184,7 @@ class Command:
         wait_until(lambda: pid not in descendants(os.getpid()), PATIENCE_SECONDS)
 
     def processes(self, target: str) -> list[int]:
-        """Its living processes of this kind; not those that an earlier start has left behind."""
+        """Its living processes of this kind; not those left behind by an earlier start."""
         living = descendants(os.getpid())
         below = [self.process.pid, *descendants(self.process.pid)]
         return sorted(pid for pid in below if pid in living and TARGETS[target](living[pid]))
@@ -247,7 +246,7 @@ class Kill:
     target: str
     after_blocks: int
     delay: float
-    which: float  # of several such processes, as a fraction
+    which: float  # which of several such processes, as a fraction
 
 
 def planned_kills(scale: Scale, seed: int) -> list[Kill]:
@@ -262,7 +261,7 @@ def planned_kills(scale: Scale, seed: int) -> list[Kill]:
 
 
 def carry_out(kill: Kill, command: Command) -> bool:
-    """Wait for the moment and the process, and kill it; False if the command has finished before."""
+    """Wait for the moment and the process, and kill it; False if the command finishes first."""
     while command.running():
         if command.blocks_done() >= kill.after_blocks and command.processes(kill.target):
             time.sleep(kill.delay)
@@ -276,7 +275,7 @@ def carry_out(kill: Kill, command: Command) -> bool:
 def run_with_kills(
     models: Path, folder: Path, scale: Scale, seed: int, undisturbed: Any
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where a store is finished before all kills were carried out, which a fast machine does, the others hit another store."""
+    """If a store is finished before all kills were carried out (on a fast machine), the rest hit another store."""
     from places import Folder
 
     kills = planned_kills(scale, seed)
@@ -326,7 +325,7 @@ def run_on_full_disk(models: Path, folder: Path, scale: Scale, undisturbed: Any)
 
 
 def run_with_size_limit(models: Path, folder: Path, scale: Scale, undisturbed: Any) -> dict[str, Any]:
-    """Files of images are too large at first. In one process: Ray's own files would be, too."""
+    """Image files are too large at first. In one process, because Ray's own files would be too large as well."""
     from places import Folder
 
     image_chunks = [len(chunk) for name, chunk in undisturbed.chunks().items() if name.startswith("images/")]
@@ -396,7 +395,7 @@ def report(command: Command, undisturbed: Any, spared: Sequence[int] = ()) -> di
 
 
 def compare(place: Any, undisturbed: Any) -> dict[str, Any]:
-    """What is missing, duplicated or different; of an undisturbed run's store itself it finds nothing."""
+    """What is missing, duplicated or different; nothing for an undisturbed run's store itself."""
     from dmkd.stores import open_store
 
     store, names = open_store(place.path), place.names()

@@ -5,14 +5,14 @@
 Li et al. 2023 (arXiv:2305.12954) found that images of low fidelity (a small guidance scale, few sampling steps) and relatively
 weak teachers teach best. Here: stores of 3,000 digits by DDIM at guidance 1, 1.5, 2, 4 and 10, 20, 50, 100 steps, students that
 learn from the first 300, 1,000 and 3,000 images of each; and three teachers on the store of guidance 2, 20 steps. All
-students take as many optimiser steps; told are mean and standard deviation (n - 1) over seeds of the top-1 accuracy on the 360
-held-out digits. Seeds are those of the student: images are drawn once.
+students take the same number of optimiser steps; reported are mean and standard deviation (n - 1) over seeds of the top-1
+accuracy on the 360 held-out digits. Seeds are the student's: images are drawn once.
 
-Written are ``OUT/fidelity.csv`` and ``OUT/teachers.csv``, as ``dmkd compare --csv`` writes tables, and a plot (.png) of each.
-``notebooks/03_fidelity_and_teachers.ipynb`` shows the copies of the two that lie beside it.
+Writes ``OUT/fidelity.csv`` and ``OUT/teachers.csv``, tables as ``dmkd compare --csv`` writes them, and a plot (.png) of each.
+``notebooks/03_fidelity_and_teachers.ipynb`` shows the copies of the two next to it.
 
-Stores are ``OUT/g<guidance>-s<steps>.zarr``; those that are there are used as they are, an unfinished one is finished. Stopped
-at any moment, the same command goes on. On a shared machine: OMP_WAIT_POLICY=PASSIVE.
+Stores are ``OUT/g<guidance>-s<steps>.zarr``; existing ones are used as they are, unfinished ones finished. If interrupted,
+rerun the same command to resume. On a shared machine: OMP_WAIT_POLICY=PASSIVE.
 """
 
 import argparse
@@ -38,7 +38,7 @@ HERE = RunOptions(workers=0, device="cpu")
 
 
 def prepare(out: Path, guidance: float, steps: int, images: int, display: Display) -> Store:
-    """The store of a guidance and a number of steps, made as far as it is missing."""
+    """The store of a guidance and a number of steps; makes whatever is missing."""
     path = str(out / f"g{guidance:g}-s{steps}.zarr")
     if store_exists(path):
         store = open_store(path)
@@ -72,7 +72,7 @@ def add_teachers(store: Store, teachers: tuple[str, ...], display: Display) -> S
 
 
 def study(name: str, axes: Axes, options: argparse.Namespace, out: Path, display: Display) -> list[dict[str, Any]]:
-    """Make all runs of one comparison, print its table, write it as ``dmkd compare --csv`` does, draw it -> its rows."""
+    """Make all runs of one comparison; print, write (as ``dmkd compare --csv`` does) and plot its table -> its rows."""
     runs = plan_runs(axes, {"updates": options.updates})
     outcome = make_runs(runs, out, val="digits", device="cpu", workers=options.workers, display=display)
     if outcome.failed:

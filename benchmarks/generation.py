@@ -2,18 +2,18 @@
 
     python benchmarks/generation.py [--json] [--quick] [--model XL/2|tiny] [--steps 100] [--batch 64] [--device cuda]
 
-Weights are random: time does not depend on their values. DiT-XL/2 and the VAE have the shapes of facebook/DiT-XL-2-256; the
-teacher is a ResNet-34. What is timed is one sub-batch from class ids and seeds to uint8 images, and for dmkd to the
-teacher's logits too: the ancestral sampler with guidance 2, as dmkd's default recipe.
+Weights are random: timing does not depend on their values. DiT-XL/2 and the VAE have the shapes of facebook/DiT-XL-2-256; the
+teacher is a ResNet-34. What is timed is one sub-batch from class ids and seeds to uint8 images, and for dmkd on to the
+teacher's logits: the ancestral sampler with guidance 2, as in dmkd's default recipe.
 
-    dmkd              bfloat16, the batch that is asked for
-    dmkd --compile    the same through torch.compile; the compiling is not timed
+    dmkd              bfloat16, the given batch
+    dmkd --compile    the same through torch.compile; compilation is not timed
     DiTPipeline       bfloat16, its own DDIM scheduler, the best of several batch sizes
     DM-KD's way       DiTPipeline with DDPMScheduler, float32 with TF32, ten images a call, as in DM-KD's sampling script
 
 Utilisation: floating point operations of transformer, decoder and teacher (torch's FlopCounter, 2 a multiply-add), divided by
-the time, as shares of the largest rate that a big matrix product reached in this run, and of the nominal one where it is
-known. Without a GPU it runs small, and the figures say nothing of a GPU.
+the time, as shares of the highest rate that a big matrix product reached in this run, and of the nominal one where it is
+known. Without a GPU it runs a small model, and the figures say nothing about a GPU.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def synchronise(device: str) -> None:
 
 
 def seconds_of(call: Callable[[], object], device: str, repeats: int) -> float:
-    """The fastest of some calls, after one that is not counted: kernels are chosen and compiled in it."""
+    """The fastest of some calls, after a warm-up call in which kernels are chosen and compiled."""
     call()
     times = []
     for _ in range(repeats):
@@ -135,7 +135,7 @@ def seconds_of(call: Callable[[], object], device: str, repeats: int) -> float:
 
 
 def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product: what this device really gives, now."""
+    """Operations a second of a large matrix product: what this device actually reaches, now."""
     size, repeats = (8192, 20) if device.startswith("cuda") else (512, 2)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
@@ -152,7 +152,7 @@ def nominal_rate(device: str) -> float | None:
 
 
 def time_dmkd(folder: Path, scale: Scale, options: argparse.Namespace, *, compile: bool) -> dict[str, Any]:
-    """One sub-batch through ``Generator.sample`` and the teacher -> images a second; the profile of another one, if asked."""
+    """One sub-batch through ``Generator.sample`` and the teacher -> images a second; the profile of another one, if requested."""
     from dmkd.generators.load import load_generator
 
     generator = load_generator(str(folder), device=options.device, dtype="bfloat16", compile=compile)
@@ -220,7 +220,7 @@ def time_pipeline(
 
 
 def profile(call: Callable[[], object], device: str, rows: int = 12) -> dict[str, Any]:
-    """The operations that take longest, and the share of the time in which the device computes."""
+    """The operations that take longest, and the share of the time that the device is busy."""
     from torch.profiler import ProfilerActivity
 
     on_gpu = device.startswith("cuda")
@@ -334,7 +334,7 @@ def main() -> None:
     options.no_compile = options.no_compile or (options.quick and not on_gpu)
     options.repeats = options.repeats or (1 if options.quick else 2)
     if not on_gpu:
-        print("no GPU: this shows that the benchmark runs; its figures are a CPU's and say nothing of a GPU.\n")
+        print("no GPU: this shows that the benchmark runs; its figures are a CPU's and say nothing about a GPU.\n")
     results = run(options)
     if options.json:
         print(json.dumps(results))

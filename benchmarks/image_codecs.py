@@ -1,11 +1,11 @@
-"""Bytes an image, images a second and error of ways to write a store's pixels.
+"""Bytes an image, images a second and error of different ways to write a store's pixels.
 
     python benchmarks/image_codecs.py [--json]
 
 On 256 x 256 cuts of photographs, at their own size: scikit-learn's two sample images and, where scikit-image is installed,
-four of its (astronaut, coffee, chelsea, motorcycle); and on the 360 held-out digits of 32 x 32. Photographs are not what a
-diffusion model makes, whose images are smoother: expect fewer bytes. One core, best of three, this machine. Candidates of
-imagecodecs are measured where it is installed (pip install imagecodecs); dmkd does without it.
+four of its (astronaut, coffee, chelsea, motorcycle); and on the 360 held-out digits of 32 x 32. A diffusion
+model's images are smoother than photographs: expect fewer bytes. One core, best of three, this machine. Candidates from
+imagecodecs are measured where it is installed (pip install imagecodecs); dmkd does not need it.
 
 The lossless codec is chosen by a rule: the fewest bytes among those that decode at least 500 and encode at least 100 such
 photographs a second on one core, with libraries that dmkd has anyway; one that zarr reads without dmkd is preferred if it
@@ -36,7 +36,7 @@ Encode, Decode = Callable[[np.ndarray], Any], Callable[[Any, tuple[int, ...]], n
 
 
 def photographs() -> np.ndarray:
-    """uint8 (n, 256, 256, 3): whole squares cut from the photographs there are."""
+    """uint8 (n, 256, 256, 3): whole squares cut from the available photographs."""
     from sklearn.datasets import load_sample_images
 
     found = list(load_sample_images().images)
@@ -53,7 +53,7 @@ def photographs() -> np.ndarray:
 
 
 def differences(images: np.ndarray) -> np.ndarray:
-    """Each pixel less its left neighbour, and that less the row above: what a plane predictor leaves, modulo 256."""
+    """Each pixel minus its left neighbour, and that minus the row above: a plane predictor's residual, modulo 256."""
     across = images.copy()
     across[:, :, 1:] -= images[:, :, :-1]
     both = across.copy()

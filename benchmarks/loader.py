@@ -1,25 +1,25 @@
-"""Images a second of dmkd's loader and of its peers: the same images, the same batches, two threads each.
+"""Images a second of dmkd's loader and its peers: the same images, the same batches, two threads each.
 
     python benchmarks/loader.py                    # 4,096 images of 256x256; needs 4 GB of disk and 2 GB of memory
     python benchmarks/loader.py --size 32 --images 50000
     python benchmarks/loader.py --quick --json
 
-dmkd hands out more than the others do: besides images and class ids also the view and the labels of one of ``--views`` stored
-views (dmkd_hard: no labels either). All give uint8 images (n, H, W, 3) in host memory, in a random order; nothing is rendered
+dmkd delivers more than the others: besides images and class ids also the view and the labels of one of ``--views`` stored
+views (dmkd_hard: no labels). All give uint8 images (n, H, W, 3) in host memory, in a random order; nothing is rendered
 and nothing trained.
 
-    limit         numpy's gather from one array in memory into one buffer that is used again: what memory allows
+    limit         numpy's gather from one array in memory into one reused buffer: what memory allows
     ffcv_raw      FFCV, write_mode="raw", OrderOption.RANDOM, os_cache; ffcv_jpeg: its JPEG mode (benchmarks/install_ffcv.sh)
     webdataset    tars of JPEGs, shuffle buffer of 1,000, two workers
     imagefolder   torchvision's ImageFolder of JPEGs under a DataLoader, two workers
     zarr          blocks of the same store by zarr-python in a random order, two threads
-    hdf5          images one by one by h5py out of one contiguous dataset, under a DataLoader, two workers
+    hdf5          images one by one by h5py from one contiguous dataset, under a DataLoader, two workers
 
-Each peer is a process of its own; epochs of all peers take turns, so that a busy machine slows all alike. The median of the
-rounds is told, apart from it each peer's first epoch, opening, compiling and checking checksums included. The files are in the
-page cache before each epoch. With ``--cold`` they are not: every round is then a first epoch, in a new process. Memory is what
-the process took beyond its libraries: private (``RssAnon``) and mapped files (``RssFile``, which is the system's page cache). The
-workers of ``DataLoader`` are not counted in it. A peer that is not installed is null.
+Each peer is a process of its own; epochs of all peers take turns, so that a busy machine slows them all alike. Reported are the
+median of the rounds and, separately, each peer's first epoch, including opening, compiling and checking checksums. The files
+are in the page cache before each epoch. With ``--cold`` they are not: every round is then a first epoch, in a new process.
+Memory is what the process takes beyond its libraries: private (``RssAnon``) and mapped files (``RssFile``, which is the system's
+page cache). ``DataLoader`` workers are not counted. A peer that is not installed is null.
 """
 
 import argparse
@@ -288,7 +288,7 @@ def serve(name: str, folder: Path, batch: int) -> None:
 
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print is not an answer
     run = None
     before = resident()
     for line in sys.stdin:
@@ -372,7 +372,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             preparing = Peer(name, folder, options.batch)
             preparing.ask("prepare")
             preparing.end()
-    os.sync()  # what was just made is on the disk, and its writing disturbs no first epoch
+    os.sync()  # the new data are on the disk, and writing them does not disturb the first epoch
     rates: dict[str, list[float]] = {name: [] for name in wanted}
     memory: dict[str, dict[str, float]] = {}
     peers = {name: Peer(name, folder, options.batch) for name in wanted if not options.cold}
@@ -393,13 +393,13 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     for peer in peers.values():
         peer.end()
 
-    def told(value: Callable[[list[float]], float]) -> dict[str, int | None]:
+    def aggregated(value: Callable[[list[float]], float]) -> dict[str, int | None]:
         whole = rounds + (not options.cold)
         return {name: round(value(found)) if len(found) == whole else None for name, found in rates.items()}
 
     return {
-        "images_per_second": told(lambda found: statistics.median(found if options.cold else found[1:])),
-        "first_epoch": told(lambda found: found[0]),
+        "images_per_second": aggregated(lambda found: statistics.median(found if options.cold else found[1:])),
+        "first_epoch": aggregated(lambda found: found[0]),
         "memory_mb": {name: memory.get(name) for name in wanted},
         "images": options.images,
         "size": options.size,
@@ -430,12 +430,10 @@ def main() -> None:
     )
     parser.add_argument("--codec", default="uint8", help="of the labels in dmkd's store")
     parser.add_argument("--rounds", type=int, help="epochs of each, after the first")
-    parser.add_argument("--only", help="peers, with commas between")
+    parser.add_argument("--only", help="peers, comma-separated")
     parser.add_argument("--cold", action="store_true", help="first epochs only, each in a new process, from the disk")
-    parser.add_argument(
-        "--quick", action="store_true", help="1,024 images, two rounds, fewer peers: a first impression"
-    )
-    parser.add_argument("--json", action="store_true", help="print no table, one line of JSON")
+    parser.add_argument("--quick", action="store_true", help="1,024 images, two rounds, fewer peers: a quick look")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the table")
     parser.add_argument("--data", type=Path, help="keep the data in this folder; default: a temporary one, deleted")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()

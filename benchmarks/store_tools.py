@@ -2,10 +2,10 @@
 
     python benchmarks/store_tools.py [--json] [--quick]
 
-- inspect: seconds of the command, of which starting Python and importing what it needs, and its peak memory. As many
-  blocks as 1.28 million images of 256x256 make; the images are tiny, since inspect reads a sample only.
-- convert: MB/s of a store of 256x256 images with 50 views of 1000-class labels, in turns with `cp -r` and `sync`; and whether
-  every chunk is the same after the way there and back.
+- inspect: seconds of the command, how many of them go to starting Python and imports, and its peak memory. As many
+  blocks as 1.28 million images of 256x256 make; the images are tiny, since inspect reads only a sample.
+- convert: MB/s of a store of 256x256 images with 50 views of 1000-class labels, alternating with `cp -r` and `sync`; and
+  whether every chunk is the same after a round trip.
 
 --quick: 2,000 blocks, 256 images.
 """
@@ -116,7 +116,7 @@ def main() -> None:
         rates = "  ".join(f"{name} {rate:.0f} MB/s" for name, rate in converted["mb_per_second"].items())
         print(
             f"convert, {converted['megabytes']:,.0f} MB: {rates}; {converted['chunks']} chunks, "
-            f"{'all equal' if converted['equal'] else 'NOT equal'} after the way back"
+            f"{'all equal' if converted['equal'] else 'NOT equal'} after the round trip"
         )
     print(json.dumps({"inspect": inspected, "convert": converted}))
 

@@ -3,8 +3,8 @@
     python benchmarks/training_step.py [--json] [--quick] [--device cuda] [--student resnet18] [--teacher resnet34]
 
 The trainer's own step (loader, views, student, loss, optimiser) on random images of 1000 classes, with random weights: neither
-changes the time. The three take turns step by step, so that what else the machine does hits all alike; told are medians. "online"
-draws the same views and asks the teacher for its logits in place of reading them.
+changes the timing. The three take turns step by step, so that other load affects them all alike; reported are medians. "online"
+draws the same views and runs the teacher for its logits instead of reading them.
 """
 
 import argparse
@@ -66,10 +66,10 @@ def make_store(path: Path, num_images: int, size: int) -> Store:
 
 
 class OnlineObjective(Objective):
-    """KL to a teacher that runs beside the student, in the same precision, on the same pixels."""
+    """KL to a teacher that runs alongside the student, in the same precision, on the same pixels."""
 
     def set_teacher(self, teacher: torch.nn.Module) -> None:
-        self.__dict__["teacher"] = teacher.eval().requires_grad_(False)  # not a part of what is trained
+        self.__dict__["teacher"] = teacher.eval().requires_grad_(False)  # not trained
 
     def forward(self, batch: Batch, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
         feeding = self.preprocessing
@@ -128,7 +128,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     rates = {name: 1 / statistics.median(each) for name, each in seconds.items()}
 
     def ratio(way: str) -> float:
-        """Of the rates of stored labels and of ``way``, step by step, each pair measured within moments."""
+        """Rate with stored labels over that of ``way``, step by step, each pair measured within moments."""
         return statistics.median(b / a for a, b in zip(seconds["stored"], seconds[way], strict=True))
 
     return {"images_per_second": rates, "stored_over_online": ratio("online"), "stored_over_hard": ratio("hard")}

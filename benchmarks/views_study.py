@@ -2,13 +2,13 @@
 
     python benchmarks/views_study.py [--seeds 5] [--steps 500] [--images 300 3000] [--quick] [--json]
 
-All students of one number of images take the same number of optimiser steps on the same images. Seeds are those of the student
-and of the order of its batches; images and views are drawn once. The 300 images are the first 300 of the 3000. Random views
+All students of one number of images take the same number of optimiser steps on the same images. Seeds are for the student
+and the order of its batches; images and views are drawn once. The 300 images are the first 300 of the 3000. Random views
 of rrc:8 are the first 8 of rrc:32. Control ``mismatched``: the student sees rrc:8's views, the labels are those of the centre
-view. Told are mean and standard deviation (n - 1) over seeds of the top-1 accuracy on the 360 held-out digits, and of
-T² KL(teacher ‖ student) on them: with so few digits (one is 0.28 points) the distance to the teacher tells more.
+view. Reported are mean and standard deviation (n - 1) over seeds of the top-1 accuracy on the 360 held-out digits, and of
+T² KL(teacher ‖ student) on them: with so few digits (one is 0.28 points) the distance to the teacher says more.
 
-Every student's line goes to ``results.jsonl`` as it comes, and is not trained again. Several processes may work in one folder on
+Every student's result is appended to ``results.jsonl`` at once, and not trained again. Several processes may share a folder with
 different ``--images``. ``--seeds 0`` makes images and labels only. On a shared machine: OMP_WAIT_POLICY=PASSIVE, taskset.
 """
 
@@ -56,7 +56,7 @@ CONDITIONS["mismatched"] = (MISMATCHED, CODEC_VIEWS, "float16")
 
 
 class Stopwatch(Silent):
-    """Notes when each block was done: the CPU seconds an image takes once everything is loaded."""
+    """Records when each block was done: the CPU seconds an image takes once everything is loaded."""
 
     def __init__(self) -> None:
         self.times: list[tuple[float, int]] = []
@@ -71,7 +71,7 @@ class Stopwatch(Silent):
 
 
 def prepare(folder: Path, num_images: int, record: Callable[[dict[str, Any]], None]) -> Store:
-    """The store with all its label sets, made as far as it is missing; what it took is recorded."""
+    """The store with all its label sets; makes whatever is missing and records what it took."""
     path, here = str(folder / f"digits{num_images}.zarr"), RunOptions(workers=0, device="cpu")
     watch = Stopwatch()
     images = ImageOptions(generator="digits", images=num_images, seed=0, sub_batch=SUB_BATCH, block_size=BLOCK_SIZE)
@@ -180,7 +180,7 @@ def main() -> None:
         return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
     stores = {number: prepare(options.out, number, record) for number in options.images}
-    # Seeds outermost: stopped early, all conditions have about as many students.
+    # Seeds outermost: if stopped early, all conditions have about the same number of students.
     for seed, number, title in itertools.product(range(seeds), options.images, CONDITIONS):
         key = {"views": title, "images": number, "steps": steps, "seed": seed}
         if not any(key.items() <= line.items() for line in recorded()):

@@ -1,10 +1,10 @@
-"""Run notebooks from top to bottom in this Python, and keep what they print and draw in their files.
+"""Run notebooks from top to bottom in this Python, and save their output and plots in their files.
 
     python notebooks/execute.py [NOTEBOOK ...]
 
-Default: all that lie beside this file. Each runs in a temporary folder with a copy of the tables (.csv) beside it. Pictures are
-kept as PNG in 256 colours, a third as large; times and names of this machine are not kept. A notebook that fails is left as it
-was. Needs ``pip install 'dmkd[dev]'``.
+Default: all those next to this file. Each runs in a temporary folder with a copy of the tables (.csv) beside it. Pictures are
+kept as PNG in 256 colours, a third as large; times and names of this machine are not kept. A notebook that fails is left
+unchanged. Needs ``pip install 'dmkd[dev]'``.
 """
 
 import base64

@@ -97,7 +97,7 @@ def test_dm_kd_names_with_gaps_between_the_class_ids(tmp_path, nested):
     (tmp_path / "names.txt").write_text("".join(f"name {i}\n" for i in range(9)))
     named = run_import(tmp_path / "u.zarr", tmp_path / "images", class_names=str(tmp_path / "names.txt"))
     assert named.class_names[8] == "name 8"
-    with pytest.raises(UsageError, match="class_7_seed_2_num_2.png .* is of class 7 and there are 5 classes"):
+    with pytest.raises(UsageError, match="class_7_seed_2_num_2.png .* is of class 7, but there are 5 classes"):
         run_import(tmp_path / "v.zarr", tmp_path / "images", classes=5)
 
 

@@ -232,7 +232,7 @@ def test_options_and_seeds_out_of_range_are_refused(generator):
     ):
         with pytest.raises(UsageError):
             sample(generator, **options)
-    with pytest.raises(UsageError, match="3 class ids and 2 seeds"):
+    with pytest.raises(UsageError, match="3 class ids but 2 seeds"):
         sample(generator, seeds=[1, 2])
 
 
