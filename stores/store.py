@@ -71,7 +71,7 @@ class Store(Reader):
         views: Mapping[str, np.ndarray] | None = None,
         labels: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> None:
-        """Write what is given of one block of n ids: views, then labels, then class ids and checks, images last.
+        """Write the given parts of one block of n ids: views, then labels, then class ids and checks, images last.
 
         ``images`` uint8 (n, H, W, 3) and ``class_ids`` int32 (n,) go together; ``views`` name -> float32 (n, V, P); ``labels``
         name -> (what the codec takes, float32 logits (n, V, C) or features (n, V, d); float32 quality (n, 3)), of images and
@@ -160,7 +160,7 @@ class Store(Reader):
         self._forget_sets()
 
     def grow(self, num_images: int) -> None:
-        """Make room for more images of the same recipe. What is there stays as it is.
+        """Make room for more images of the same recipe. Existing images stay as they are.
 
         A last block that is only partly used is deleted first, starting with its images, so that it is made again whole:
         an image depends on its id alone, so its old pixels come back.

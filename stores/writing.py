@@ -44,7 +44,7 @@ def new_block(
     """What to write for a block, from the arguments of :meth:`dmkd.stores.Store.write_block`. Raises ``UsageError`` for data
     that the arrays can't hold."""
     if not 0 <= block < store.num_blocks:
-        raise UsageError(f"{store.path} has blocks 0 to {store.num_blocks - 1}, there is no block {block}.")
+        raise UsageError(f"{store.path} has blocks 0 to {store.num_blocks - 1}; there is no block {block}.")
     if (images is None) != (class_ids is None):
         raise UsageError("Images and their class ids are written together; nothing was written.")
     ids = np.array(store.block_ids(block))
@@ -109,7 +109,7 @@ def _label_rows(
     values: np.ndarray,
     quality: np.ndarray,
 ) -> Arrays:
-    """Quality, checks and the codec's arrays. ``views`` as they will be stored; None: as they are."""
+    """Quality, checks and the codec's arrays. ``views`` as they will be stored; None: as already stored."""
     if values.shape[:2] != (len(ids), label_set.num_views):
         raise UsageError(
             f"Block {ids[0] // chunks.block_size} of {label_set.node} takes {len(ids)} images of {label_set.num_views} views, "
@@ -185,7 +185,7 @@ def _holds(chunks: Chunks, node: str, new: Arrays, block: int) -> bool:
 
 
 def _stored(chunks: Chunks, node: str, block: int) -> np.ndarray | None:
-    """A block's rows as they are, or None if there are none or they can't be read."""
+    """A block's rows as stored, or None if there are none or they can't be read."""
     try:
         return chunks.tree.read_block(node, block) if chunks.has(node, block) else None
     except (ValueError, RuntimeError):

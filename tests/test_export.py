@@ -429,7 +429,7 @@ def test_only_a_folder_of_its_own_is_written_to(tmp_path):
             export(store, folder)
     export(store, tmp_path / "out")
     (tmp_path / "out/export.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"export\.json can't be read"):
+    with pytest.raises(UsageError, match=r"export\.json is damaged or was not written by dmkd export"):
         export(store, tmp_path / "out")
 
 

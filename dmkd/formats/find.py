@@ -315,8 +315,8 @@ def _list_tar(path: Path, name: str) -> tuple[list[ImageFile], int]:
                         )
                     images[key] = (member.name, member.size, member.offset_data)
                 elif suffix in ("cls", "json") and class_ids.get(key, ("",))[0] != "cls":  # .cls wins
-                    told = tar.extractfile(member)
-                    class_id = None if told is None else _read_class_id(told.read(), suffix, member.name, path)
+                    text = tar.extractfile(member)
+                    class_id = None if text is None else _read_class_id(text.read(), suffix, member.name, path)
                     if class_id is not None:
                         class_ids[key] = (suffix, class_id)
     except (tarfile.TarError, EOFError) as error:

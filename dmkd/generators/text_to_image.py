@@ -71,7 +71,9 @@ class TextToImageInfo:
 
     def sampling(self, images: ImageOptions, defaults: Mapping[str, Any]) -> dict[str, Any]:
         if images.compile:
-            raise UsageError("--compile is for class-conditional generators; text-to-image pipelines run as they are.")
+            raise UsageError(
+                "--compile is for class-conditional generators; text-to-image pipelines can't be compiled."
+            )
         for option in ("guidance_interval", "guided_channels"):
             if getattr(images, option) is not None:
                 raise UsageError(

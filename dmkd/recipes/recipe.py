@@ -37,7 +37,7 @@ class Recipe:
     cpu_threads: int | None  # torch threads, if made on a CPU: they change one pixel value in 25,000
     image_codec: str = "raw"  # how pixels are written; a lossy one changes them
     # For text-to-image generators; a class-conditional one knows its classes, and has None.
-    prompts: tuple[str, ...] | None = None  # templates, of which each image draws one; {} is its class name
+    prompts: tuple[str, ...] | None = None  # templates; each image draws one; {} is its class name
     negative_prompt: str | None = None
     class_names_sha256: str | None = None  # of the store's class names
 

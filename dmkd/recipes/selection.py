@@ -68,8 +68,8 @@ def parse_selection(text: str) -> Selection:
     """Text -> selection. Comparisons (< <= > >= == !=) of columns with numbers, ``agree``, ``not``, ``and``, ``or`` and
     parentheses, with Python's meaning and precedence, chains such as ``1 < entropy < 3`` included.
 
-    Raises ``UsageError`` on anything else. Nothing is executed: the text becomes a syntax tree, of which only the kinds of nodes
-    named here are read.
+    Raises ``UsageError`` on anything else. Nothing is executed: the text is parsed to a syntax tree, and only the kinds of nodes
+    named here are accepted.
     """
     if len(text) > LONGEST:
         raise _refused(text, f"it has {len(text)} characters, more than {LONGEST}")

@@ -24,7 +24,7 @@ def filter_options(compressed: bool) -> dict[str, Any]:
 
 
 def chunk_sizes(array: Any) -> dict[int, int]:
-    """Block -> bytes of its chunk as it is stored, by one walk through the array's index."""
+    """Block -> bytes of its stored chunk, by one walk through the array's index."""
     sizes: dict[int, int] = {}
 
     def note(chunk: Any) -> None:

@@ -250,7 +250,7 @@ class Hdf5Tree:
     def sweep_partials(self) -> int:
         return 0
 
-    # Below: the file, open as it is now
+    # Below: the file, open at its current version
 
     @contextmanager
     def _writing(self) -> Iterator[h5py.File]:

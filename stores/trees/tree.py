@@ -46,7 +46,7 @@ class Tree(Protocol):
 
     # What differs between backends, for callers that need to know
 
-    kind: str  # what lies at the path, for messages: "Zarr v3 group"
+    kind: str  # what is at the path, for messages: "Zarr v3 group"
     a_kind: str  # a store of this kind, for messages: "an HDF5 file"
     metadata_file: str  # what to restore from a backup if attributes are damaged, for messages: "zarr.json"
     image_files: bool  # whether images can be written as JPEG and WebP files; if not, as pixels
@@ -67,8 +67,8 @@ class Tree(Protocol):
     def transaction(self) -> AbstractContextManager[None]:
         """Within this context, changes belong together. They are visible to this tree at once; may be nested.
 
-        A backend that can makes them as a whole at the end, or not at all if an exception leaves the context or the process
-        dies. Elsewhere each happens when its method is called, in the order of the calls and never by half; callers
+        Some backends make them as a whole at the end, or not at all if an exception leaves the context or the process
+        dies. In others each happens when its method is called, in the order of the calls and never by half; callers
         therefore order changes so that the tree is sound after each of them.
         """
 
