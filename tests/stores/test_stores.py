@@ -283,7 +283,7 @@ def test_what_is_no_store_is_told_in_one_sentence(place):
     with pytest.raises(NotAStoreError, match="There is no store at"):
         open_store(place.path)
     for name, attributes, told in (
-        ("plain.zarr", {}, "no dmkd store"),
+        ("plain.zarr", {}, "is not a dmkd store"),
         ("odd.zarr", {"dmkd_format": "one"}, "its attribute dmkd_format is 'one'"),
         ("labels.zarr", {"identity": "0", "teacher": {}}, "lacks the attribute dmkd_format"),
     ):
@@ -301,7 +301,7 @@ def test_a_store_of_a_newer_dmkd_is_refused_and_not_changed(place, state):
     store = new_store(place.path)
     newer = {**store.attributes, "dmkd_format": 2, "state": state}
     place.write("zarr.json", group_json(**newer))
-    with pytest.raises(NewerFormatError, match="has format 2, this dmkd reads format 1: upgrade dmkd") as told:
+    with pytest.raises(NewerFormatError, match="has format 2, but this dmkd reads format 1: upgrade dmkd") as told:
         open_store(place.path)
     assert told.value.exit_code == 1
     with pytest.raises(NewerFormatError):
