@@ -7,7 +7,7 @@ from typing import Any
 
 from dmkd.runtime.whole_files import writing
 
-STORE_FACTS = ("guidance", "steps")  # numbers that tell stores apart, if they do
+STORE_FACTS = ("guidance", "steps")  # numbers that distinguish stores, if they differ
 PANELS = "images"
 LOG_FROM = 8  # times: a range of values as wide as this is drawn on a logarithmic axis
 
@@ -24,7 +24,7 @@ class Layout:
 
 def layout_of(rows: Sequence[dict[str, Any]], axes: Sequence[str]) -> Layout:
     """Where to draw the axes in which ``rows`` (:func:`dmkd.training.conditions.table`) vary. Stores are drawn by their guidance
-    and steps where these tell them apart."""
+    and steps where these differ."""
     chosen = list(axes) or ["store"]
     if "store" in chosen:
         facts = [fact for fact in STORE_FACTS if len({str(row[fact]) for row in rows}) > 1]

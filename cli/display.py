@@ -13,7 +13,7 @@ from typing import Any
 from dmkd.runtime.progress import Advance, Display, Rate
 
 PLAIN_SECONDS = 10.0  # between two lines of progress in a log
-SHORTEST_SECONDS = 0.5  # what took less is over at once: its rate would tell nothing
+SHORTEST_SECONDS = 0.5  # below this a rate means nothing
 SHORTEST_BAR, LONGEST_BAR = 10, 30  # characters
 KEPT_ON_ONE_LINE = 40  # characters of a table's cell: names, numbers; longer ones are sentences and may be wrapped
 INDENT = 2
@@ -168,7 +168,7 @@ class Pace:
         return f"{now} ({number if now.endswith(unit) else overall} overall)"
 
     def summary(self) -> str:
-        """``in 0:01:05  12.1 images/s``, of what was done here; nothing if that took no time that can be told."""
+        """``in 0:01:05  12.1 images/s``, of what was done here; nothing if that took no measurable time."""
         if self.done == self._done_before or self.seconds < SHORTEST_SECONDS:
             return ""
         return f"in {duration(self.seconds)}  {rate(self.overall, self.unit)}"

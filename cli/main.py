@@ -1,4 +1,4 @@
-"""The command ``dmkd``: the list of commands, and how an error is told."""
+"""The command ``dmkd``: the list of commands, and how errors are reported."""
 
 import os
 from importlib import import_module
@@ -35,7 +35,7 @@ COMMANDS = {
 
 
 class Told(click.ClickException):
-    """An error that is told in one sentence, with the exit code of its kind."""
+    """An error reported in one sentence, with the exit code of its kind."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

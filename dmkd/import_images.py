@@ -219,7 +219,7 @@ def _check_files(
 
 
 def _size(file: ImageFile) -> tuple[int, int] | BrokenImage:
-    """(width, height) as the header tells, if the file ends as its format should; else the whole picture is looked at."""
+    """(width, height) according to the header, if the file ends as its format should; else the whole picture is looked at."""
     head = read_bytes(file, HEADER_BYTES)
     tail = read_bytes(file, TAIL_BYTES, start=max(0, file.size - TAIL_BYTES))
     try:

@@ -78,7 +78,7 @@ def plan(
     per_image["total"] = made + sum(per_image["labels"].values())
     recipe = resolved_options(wanted, request, labels)
     if wanted.store is None and images.sub_batch is None and (device or "cuda").startswith("cuda"):
-        del recipe["sub-batch"]  # the GPU will tell
+        del recipe["sub-batch"]  # found by trial on the GPU
     left = _left(wanted.size, wanted.recipe.sub_batch, label_sets)
     label_flops = {name: count * per_image["labels"][name] for name, count in left["labels"].items()}
     sampled = left["sampled"]

@@ -69,7 +69,7 @@ def _run(name: str, facts: dict[str, Any]) -> RunAtWork | None:
 
 
 def _is_process(pid: int, since: float) -> bool:
-    """Whether a process lives that was there at ``since`` (Unix time), as far as the system tells: numbers are given again."""
+    """Whether process ``pid`` is alive and already was at ``since`` (Unix time), so far as the system knows: pids are reused."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

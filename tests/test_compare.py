@@ -453,7 +453,7 @@ def test_a_failed_run_makes_exit_code_1_and_the_table_has_the_others(stores, tmp
     [
         (["--val", "nowhere"], "nothing to evaluate on at nowhere"),
         (["--val", "http://example.org/val"], "http://example.org/val: a store is a local path or one of"),
-        (["--val", "{folder}/two"], "has 2 class folders and test_resnet tells 10 classes apart"),
+        (["--val", "{folder}/two"], "has 2 class folders and test_resnet knows 10 classes"),
         (["--student", "resnet19"], "no student architecture 'resnet19'; did you mean"),
         (["--student-arg", "colour=red"], "test_resnet can't be built with colour=red"),
         (["--optimizer", "sgdd", "--lr", 0.1], "timm has no 'sgdd'"),

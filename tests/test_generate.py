@@ -201,7 +201,7 @@ def test_options_out_of_range_leave_nothing_behind(tiny_generator, tmp_path, opt
 
 def test_a_teacher_that_does_not_fit_leaves_nothing_behind(tiny_generator, tmp_path):
     make_teacher(tmp_path / "seven", num_classes=7)
-    with pytest.raises(UsageError, match="tells 7 classes apart and generator tiny makes 10"):
+    with pytest.raises(UsageError, match="knows 7 classes and generator tiny makes 10"):
         make(tmp_path / "s.zarr", tiny_generator, tmp_path / "seven")
     with pytest.raises(UsageError, match="no model 'resnet35'"):
         make(tmp_path / "s.zarr", tiny_generator, "resnet35")

@@ -532,7 +532,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_anything_is_written(tmp_p
     done = CliRunner().invoke(
         main, ["import", str(tmp_path / "images"), "--store", str(tmp_path / "s.zarr"), "--teacher", str(tiny_teacher)]
     )
-    assert done.exit_code == 2 and "tells 10 classes apart" in done.stderr
+    assert done.exit_code == 2 and "knows 10 classes" in done.stderr
     assert not (tmp_path / "s.zarr").exists()
 
 

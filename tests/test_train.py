@@ -322,7 +322,7 @@ def test_images_that_can_not_be_measured_on_are_told_before_the_training(store, 
     with pytest.raises(UsageError, match="nothing to evaluate on at /nowhere"):
         train(recipe, store, tmp_path / "out", device="cpu", evaluate_on="/nowhere")
     (tmp_path / "val/a").mkdir(parents=True)
-    with pytest.raises(UsageError, match="has 1 class folders and test_resnet tells 10 classes apart"):
+    with pytest.raises(UsageError, match="has 1 class folders and test_resnet knows 10 classes"):
         train(recipe, store, tmp_path / "out", device="cpu", evaluate_on=str(tmp_path / "val"))
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
@@ -382,7 +382,7 @@ def test_a_student_is_built_as_it_was_asked_for_and_loaded_so(store, tmp_path):
 
 
 def test_pretrained_weights_that_can_not_be_had_are_told(store, tmp_path):
-    with pytest.raises(DmkdError, match=r"weights of resnet18 could not be had from the hub"):
+    with pytest.raises(DmkdError, match=r"weights of resnet18 could not be downloaded from the hub"):
         run(store, tmp_path, student="resnet18", pretrained=True)
     with pytest.raises(UsageError, match="timm has no pretrained weights for wrn_16_1"):
         run(store, tmp_path, student="wrn_16_1", pretrained=True)

@@ -19,7 +19,7 @@ from ..options import existing_store, json_option, store_option
 )
 @json_option
 def command(path: str | None, store: str | None, licence: str | None, as_json: bool) -> None:
-    """Write the card of a store anew, and print it: what it is, how it was made, its views, labels and limits, how to read it.
+    """Rewrite a store's card and print it: what it is, how it was made, its views, labels and limits, how to read it.
 
     The card is Markdown, as Hugging Face wants a data set's README.md. It is kept in the store (generate, import and label
     write it when they finish), exports bring it along, and "> README.md" makes a file of it.

@@ -16,8 +16,8 @@ from ..options import endpoint_option, existing_store, json_option
 def command(source: str, target: str, as_json: bool) -> None:
     """Copy the store SOURCE to TARGET: one HDF5 file if it ends in .h5 or .hdf5, else a Zarr store, in a folder or a bucket.
 
-    Pixels, labels, views and attributes of the copy are equal to the bit, and the run log comes along. Stopped at any
-    moment, the same command goes on. The source stays as it is.
+    Pixels, labels, views and attributes of the copy are equal bit for bit, and the run log is copied too. If interrupted,
+    rerun the same command to resume. The source is not changed.
 
     \b
     Examples:

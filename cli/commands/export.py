@@ -20,16 +20,16 @@ from ..options import existing_store, json_option, store_option
     shell_complete=folders,
     required=True,
     metavar="FOLDER",
-    help="Local folder, new or of an export that goes on.",
+    help="Local folder: new, or of an export to resume.",
 )
 @click.option(
     "--format",
     type=click.Choice(["imagefolder", "webdataset", "parquet"]),
     required=True,
-    help="One folder a class (torchvision, timm); tar shards; or Parquet for Hugging Face datasets.",
+    help="One folder per class (torchvision, timm); tar shards; or Parquet for Hugging Face datasets.",
 )
 @heading("Images")
-@click.option("--jpeg", type=int, metavar="QUALITY", help="Images as JPEG, 1 to 100. Default: PNG, to the bit.")
+@click.option("--jpeg", type=int, metavar="QUALITY", help="JPEG quality, 1 to 100. Default: PNG, which is lossless.")
 @heading("Logits")
 @click.option(
     "--labels",
@@ -44,7 +44,10 @@ from ..options import existing_store, json_option, store_option
     "Default: first.",
 )
 @click.option(
-    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Of logits. Default: float16."
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    help="Type of the logits. Default: float16.",
 )
 @heading("Images")
 @click.option(
@@ -58,14 +61,14 @@ from ..options import existing_store, json_option, store_option
     "--shard-images",
     type=int,
     metavar="N",
-    help="Image ids a shard. Default: whole blocks, up to 256 MB of raw pixels and 8192 images.",
+    help="Image ids per shard. Default: whole blocks, up to 256 MB of raw pixels and 8192 images.",
 )
-@click.option("--workers", type=int, metavar="N", help="Threads that encode. Default: one a core.")
+@click.option("--workers", type=int, metavar="N", help="Encoding threads. Default: one per core.")
 @json_option
 def command(path: str | None, store: str | None, folder: str, as_json: bool, **options: Any) -> None:
     """Write a store's images, and the logits of its teachers, as the files that other tools read.
 
-    Files are named by image id and appear whole or not at all; stopped at any moment, the same command goes on. Blocks that
+    Files are named by image id and appear whole or not at all; if interrupted, rerun the same command to resume. Blocks that
     are missing are left out, and added by the same command when they are there. The folder gets the store's card.
 
     \b

@@ -13,7 +13,7 @@ from ..recipe_options import read_recipe_options, recipe_options
 @click.command("generate", cls=HeadedCommand, short_help="Make images and their first labels.")
 @recipe_options
 @heading(MAIN)
-@click.option("--dry-run", is_flag=True, help="Tell what would be made, as dmkd plan does, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be made, as dmkd plan does, and write nothing.")
 @json_option
 def command(
     store: str | None,
@@ -36,7 +36,7 @@ def command(
       dmkd generate --store imnet.zarr --images 1280000                 let it grow
       dmkd generate --store imnet.zarr --teacher resnet34 --teacher resnet18
       dmkd generate --store imnet.zarr --dry-run                        what would be made, and what it costs
-      dmkd generate --store guided.zarr --like imnet.zarr --guidance 4     the same but for one thing
+      dmkd generate --store guided.zarr --like imnet.zarr --guidance 4     the same except for guidance
       dmkd generate --store again.zarr --recipe recipe.toml
       dmkd generate --store digits.zarr --generator digits --images 3000
       dmkd generate --store dogs.zarr --classes 151-268 --images 20000 --sampler dpm++ --steps 20

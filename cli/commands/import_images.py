@@ -43,7 +43,7 @@ from ..options import device_option, find_store, image_codec_option, json_option
 @image_codec_option
 @label_options
 @heading(RUN)
-@click.option("--workers", type=int, metavar="N", help="Threads that decode. Default: one a core.")
+@click.option("--workers", type=int, metavar="N", help="Decoding threads. Default: one per core.")
 @device_option
 @json_option
 def command(
@@ -57,14 +57,14 @@ def command(
     as_json: bool,
     **import_options: Any,
 ) -> None:
-    """Make a store of labelled images that exist already; label and train-student then work on it as on any other.
+    """Make a store from labelled images that already exist; label and train-student then work on it as on any other.
 
-    SOURCE is a folder with one folder of images a class; or files named class_<id>_seed_<n>_num_<k>.png, as DM-KD's
+    SOURCE is a folder with one subfolder of images per class; or files named class_<id>_seed_<n>_num_<k>.png, as DM-KD's
     authors released theirs; or WebDataset tar files: one, a folder of them, or a pattern such as
-    'shards-{000..009}.tar'. Which one is found out.
+    'shards-{000..009}.tar'. The layout is recognised.
 
-    An image of the store's size is kept to the bit; others have their shorter edge resized (Pillow's bicubic) and their
-    centre cut out. Images are shuffled, their classes evenly mixed. Stopped at any moment, the same command goes on; a source
+    An image of the store's size is kept bit for bit; of others the shorter edge is resized (Pillow's bicubic) and the centre
+    cut out. Images are shuffled, their classes evenly mixed. If interrupted, rerun the same command to resume; a source
     whose files have changed since is refused.
 
     \b

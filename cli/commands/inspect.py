@@ -19,8 +19,8 @@ def command(path: str | None, store: str | None, every_block: bool, as_json: boo
     """Show what is in a store: what made it, whether it is complete, how big it is, its views and labels, what the teachers
     see in its images, and the runs that made it.
 
-    Takes a second or two, however big the store is: of a large one some blocks are read (the output says how many), always
-    the same ones. For whether every byte is sound there is dmkd verify.
+    Takes a second or two however big the store is: of a large store a fixed sample of blocks is read, and the output says how
+    many. To check every byte, use dmkd verify.
 
     \b
     Examples:

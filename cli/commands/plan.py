@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 @recipe_options
 @heading("Speed and price")
 @click.option(
-    "--images-per-second", type=float, metavar="X", help="What one GPU makes and labels a second, if you measured it."
+    "--images-per-second", type=float, metavar="X", help="Images per second that one GPU makes and labels, if measured."
 )
 @click.option(
     "--tflops",
     type=float,
     metavar="X",
-    help="Dense TFLOP/s of one GPU, as its maker states. Default: 989, an H100 in bfloat16.",
+    help="Dense TFLOP/s of one GPU, from its data sheet. Default: 989, an H100 in bfloat16.",
 )
-@click.option("--utilisation", type=float, metavar="X", help="The share of --tflops that is reached. Default: 0.4.")
-@click.option("--gpus", type=int, metavar="N", help="GPUs that work at once. Default: --workers, or 1.")
-@click.option("--dollars-per-hour", type=float, metavar="X", help="Price of one GPU. Default: no cost is told.")
+@click.option("--utilisation", type=float, metavar="X", help="Fraction of --tflops that is achieved. Default: 0.4.")
+@click.option("--gpus", type=int, metavar="N", help="Number of GPUs. Default: --workers, or 1.")
+@click.option("--dollars-per-hour", type=float, metavar="X", help="Price of one GPU. Default: no cost is printed.")
 @json_option
 def command(
     store: str | None,
@@ -47,10 +47,10 @@ def command(
 
     Takes all options of dmkd generate. Weights are not needed: the arithmetic is counted from the models'
     configurations, and that of the default generator is bundled. Bytes are exact unless it says otherwise. Of a
-    store that is there, it tells what is left to do.
+    store that exists, it says what is left to do.
 
-    Time is an estimate: arithmetic over the rate that you state, or that one H100 is assumed to reach. Better: measure
-    images a second on a small store and give --images-per-second. Unless --device cpu is given, defaults are those of a GPU.
+    Time is an estimate: arithmetic divided by the rate you give, or by what one H100 is assumed to reach. Better: measure
+    images per second on a small store and give --images-per-second. Unless --device cpu is given, defaults are those of a GPU.
 
     \b
     Examples:
@@ -119,7 +119,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     ]
     if plan["dollars"] is not None:
         facts.append(("cost", f"{plan['dollars']:,.2f} dollars"))
-    sub_batch = plan["recipe"].get("sub-batch")  # None: the GPU will tell
+    sub_batch = plan["recipe"].get("sub-batch")  # None: found by trial on the GPU
     if sub_batch and plan["block_size"] % sub_batch:
         facts.append(("note", f"{left['sampled']:,} images are sampled: --sub-batch does not divide --block-size."))
     facts += [("here", sentence) for sentence in plan["limits"]]

@@ -44,15 +44,20 @@ if TYPE_CHECKING:
     metavar="N",
     help="Images; with --by class, of each class. Default: 32, or 8.",
 )
-@click.option("--columns", type=click.IntRange(1, 64), metavar="N", help="Images in a line. Default: 8, or what fits.")
+@click.option("--columns", type=click.IntRange(1, 64), metavar="N", help="Images per row. Default: 8, or what fits.")
 @click.option(
-    "--temperature", type=float, default=1.0, show_default=True, metavar="T", help="Of the softmax, with --image."
+    "--temperature",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="T",
+    help="Temperature of the softmax, with --image.",
 )
 @click.option(
     "--out",
     shell_complete=files,
     metavar="FILE.png",
-    help="Where the picture goes. Default: named after store and choice, here.",
+    help="Output file. Default: here, named after the store and the choice.",
 )
 @click.option("--open", "open_it", is_flag=True, help="Show the picture on the desktop.")
 @json_option
@@ -137,7 +142,7 @@ def class_sheet(
     chosen = pick_by_class(store, count, wanted)
     if (tiles := sum(map(len, chosen.values()))) > MAX_TILES:
         raise UsageError(
-            f"{tiles:,} images are too many for one sheet, which takes {MAX_TILES}: ask for fewer classes."
+            f"{tiles:,} images are too many for one sheet, which holds {MAX_TILES}: ask for fewer classes."
         )
     rows = [
         Row(image_tiles(store, ids.tolist(), label_if_there(store, label_set, ids), named=False), heading)

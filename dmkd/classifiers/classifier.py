@@ -147,7 +147,7 @@ def _known_classes(source: str) -> int | None:
 def _check_number(source: str, count: int, num_classes: int, images: str) -> None:
     if count != num_classes:
         raise UsageError(
-            f"Teacher {source} tells {count:,} classes apart and {images} {num_classes:,}: use a teacher of the same classes, "
+            f"Teacher {source} knows {count:,} classes and {images} {num_classes:,}: use a teacher of the same classes, "
             "or none (--teacher none)."
         )
 
@@ -189,7 +189,7 @@ def _classifier(source: str, name: str, model: torch.nn.Module, sha256: str) -> 
 
 
 def _num_classes(model: Any) -> int:
-    """Of the model as it is: its pretrained configuration tells those of the architecture's own weights."""
+    """Of the model as it is: its pretrained configuration describes the architecture's own weights."""
     return model.num_classes
 
 
@@ -264,7 +264,7 @@ def pretrained_model(name: str, source: str, weights: bool = True, **arguments: 
         reason = "it is offline or does not answer, and its cache lacks them" if offline else named_line(error)
         repository = name.removeprefix("hf-hub:")
         raise DmkdError(
-            f"The weights of {source} could not be had from the hub ({reason}): download "
+            f"The weights of {source} could not be downloaded from the hub ({reason}): download "
             f"model.safetensors of {repository} where there is a network and give ARCHITECTURE=FILE, or set HF_HOME "
             "to a cache that has it."
         ) from error

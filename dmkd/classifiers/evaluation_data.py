@@ -120,8 +120,8 @@ def list_image_folder(
         numbers = list(range(len(folders)))
     else:
         raise UsageError(
-            f"{root} has {len(folders)} class folders and {classifier.source} tells {classifier.num_classes} classes "
-            "apart: name the folders by class name or class id, or evaluate on a folder with every class."
+            f"{root} has {len(folders)} class folders and {classifier.source} knows {classifier.num_classes} classes: "
+            "name the folders by class name or class id, or evaluate on a folder with every class."
         )
     files: list[Path] = []
     class_ids: list[int] = []
@@ -168,6 +168,6 @@ def _pil_transform(classifier: Classifier) -> Any:
 def _check_count(classes: int, classifier: Classifier, source: str) -> None:
     if classes != classifier.num_classes:
         raise UsageError(
-            f"{source} has {classes} classes and {classifier.source} tells {classifier.num_classes} apart: "
+            f"{source} has {classes} classes and {classifier.source} knows {classifier.num_classes}: "
             "evaluate on images of the same classes."
         )

@@ -44,6 +44,6 @@ def end_of_run(store_path: str, scheduler: Scheduler, interrupts: Interrupts) ->
         raise DmkdError(
             f"{len(scheduler.set_aside)} blocks of {store_path} failed {MAX_ATTEMPTS} times and were left out ({numbers}"
             f"{more}), block {first.block} because of {first.reason.rstrip('.')}. "
-            "The others are done; run the same command again to retry these."
+            "The others are done; rerun the same command to retry these."
         )
     interrupts.raise_if_interrupted()

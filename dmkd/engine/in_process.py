@@ -54,7 +54,7 @@ def _take_in(block: int, future: "Future[BlockDone]", scheduler: Scheduler, moni
         if is_device_lost(error):
             raise DeviceLostError(
                 f"The GPU reported an error after which this process can't use it ({reason_of(error)}): what is finished "
-                "is kept; run the same command again."
+                "is kept; rerun the same command to resume."
             ) from error
         monitor.block_failed(0, scheduler.block_failed(0, block, reason_of(error), time.monotonic()))
         give_up_if_hopeless(scheduler)

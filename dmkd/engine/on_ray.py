@@ -226,8 +226,8 @@ class _Driver:
         if not any(node["Alive"] for node in self.ray.nodes() if node["NodeID"] == self.node):
             # Actors die with their driver's node, and new ones would wait for a place for ever.
             raise DmkdError(
-                "Ray has died on this machine (its raylet was killed, or had no memory left): what is finished is kept; run "
-                "the same command again."
+                "Ray has died on this machine (its raylet was killed, or had no memory left): what is finished is kept; "
+                "rerun the same command to resume."
             )
         if self.follow_cluster:
             self.scheduler.want_workers(self._gpus())

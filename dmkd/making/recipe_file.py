@@ -157,7 +157,7 @@ def _views_of(text: str, request: "LabelRequest") -> str:
 
 
 def _text_options(recipe: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
-    """What a text-to-image generator was told, by names of options; that a DiT is told no size."""
+    """The recipe options of a text-to-image generator, by name, without those that are a DiT's."""
     if not recipe.get("prompts"):
         return {"image-size": None}
     return {"class-names": list(class_names), "prompt": list(recipe["prompts"])}

@@ -189,7 +189,7 @@ def _new_recipe(
 
 
 def _class_names(store: Store | None, images: ImageOptions) -> tuple[str, ...] | None:
-    """The class names for a text-to-image generator: those told, else those of its store."""
+    """The class names for a text-to-image generator: those given, else those of its store."""
     if images.class_names is not None:
         return class_names_from(images.class_names)
     return tuple(store.class_names) if store is not None and store.recipe.get("prompts") else None

@@ -43,7 +43,7 @@ def ray_session(workers: int, device: str, address: str | None) -> Iterator[None
         ) from error
     except Exception as error:  # Ray has no type of its own for what kept its processes from starting
         raise DmkdError(
-            f"Ray could not be started on this machine ({reason_of(error)}): run the same command again, or with --workers 0, "
+            f"Ray could not be started on this machine ({reason_of(error)}): rerun the same command, or use --workers 0, "
             "which needs no Ray."
         ) from error
     try:

@@ -1,4 +1,4 @@
-"""Versions of what a run was made with: recorded with every run, told when they differ, refusing nothing."""
+"""Versions of what a run was made with: recorded with every run; a difference is a notice, never a refusal."""
 
 import os
 import platform

@@ -52,7 +52,9 @@ class Run:
     recipe: TrainingRecipe
     images: int  # that it learns from
     updates: int  # optimiser steps
-    description: dict[str, Any]  # part of what train() writes into summary.json: tells whether that is of this run
+    description: dict[
+        str, Any
+    ]  # part of what train() writes into summary.json, which shows whether that is of this run
     facts: dict[str, Any]
 
 

@@ -96,7 +96,7 @@ def in_team() -> bool:
 
 @record
 def _work(function: Callable[..., Any], *arguments: Any) -> Any:
-    # Ctrl-C reaches every process of a terminal; the one that started this one tells the user.
+    # Ctrl-C reaches every process of a terminal; the parent reports it.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     return function(*arguments)
 

@@ -87,7 +87,7 @@ def test_classes_that_do_not_match_are_refused(tmp_path, tiny_teacher):
     teacher = load_classifier(str(tiny_teacher))
     check_classes(teacher, [str(i) for i in range(10)], "s.zarr")
     check_classes(teacher, [f"digit {i}" for i in range(10)], "s.zarr")  # other words for the same classes
-    with pytest.raises(UsageError, match=r"tells 10 classes apart and s\.zarr has 7"):
+    with pytest.raises(UsageError, match=r"knows 10 classes and s\.zarr has 7"):
         check_classes(teacher, list("abcdefg"), "s.zarr")
     with pytest.raises(UsageError, match="in another order"):
         check_classes(teacher, [str(i) for i in reversed(range(10))], "s.zarr")

@@ -76,7 +76,7 @@ def test_class_folders_are_matched_by_name_by_number_or_by_order(tmp_path, tiny_
 def test_folders_that_can_not_be_the_classes_are_refused(tmp_path, tiny_teacher):
     classifier = load_classifier(str(tiny_teacher))
     save_images(tmp_path / "few", ["x", "y"])
-    with pytest.raises(UsageError, match="has 2 class folders and .* tells 10 classes apart"):
+    with pytest.raises(UsageError, match="has 2 class folders and .* knows 10 classes"):
         evaluation_batches(str(tmp_path / "few"), classifier)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no class folders"):
@@ -178,5 +178,5 @@ def test_webdataset_tars_and_a_folder_of_their_images_give_the_same_answer(tmp_p
 
 def test_a_store_of_other_classes_is_refused(tmp_path):
     store = filled_store(tmp_path / "s.zarr", num_images=16)
-    with pytest.raises(UsageError, match="has 10 classes and fixed tells 3 apart"):
+    with pytest.raises(UsageError, match="has 10 classes and fixed knows 3"):
         evaluation_batches(store.path, Fixed(num_classes=3))

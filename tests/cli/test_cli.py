@@ -123,7 +123,7 @@ def test_a_default_teacher_of_other_classes_is_refused_before_its_weights_are_as
     monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("the weights were asked for"))
     done = dmkd("generate", "--store", "s.zarr", "--generator", tiny_generator, "--images", 4, "--device", "cpu")
     assert done.exit_code == 2 and not (here / "s.zarr").exists()
-    sentence = "Teacher resnet18.tv_in1k tells 1,000 classes apart and generator tiny makes 10"
+    sentence = "Teacher resnet18.tv_in1k knows 1,000 classes and generator tiny makes 10"
     assert sentence in error_of(done) and "--teacher none" in error_of(done)
 
 
@@ -194,8 +194,8 @@ def test_which_store_is_meant(here, monkeypatch):
         (["inspect", "nothing.zarr"], 2, "There is no store at nothing.zarr."),
         (["label", "--store", "s.zarr", "--teacher", "resnet35"], 2, "no model 'resnet35'; did you mean"),
         (["label", "--store", "s.zarr", "--teacher", "digits-resnet", "--codec", "zip"], 2, "no label codec 'zip'"),
-        (["label", "--store", "s.zarr", "--teacher", "resnet18.tv_in1k"], 2, "1,000 classes apart and s.zarr has 10"),
-        (["evaluate", "resnet18.tv_in1k", "--data", "s.zarr"], 1, "could not be had from the hub"),
+        (["label", "--store", "s.zarr", "--teacher", "resnet18.tv_in1k"], 2, "knows 1,000 classes and s.zarr has 10"),
+        (["evaluate", "resnet18.tv_in1k", "--data", "s.zarr"], 1, "could not be downloaded from the hub"),
         (["train-student", "--store", "s.zarr", "--student", "resnet19"], 2, "no student architecture 'resnet19'"),
         (["train-student", "--store", "s.zarr", "--labels", "x"], 2, "no label set 'x'; it has teacher"),
         (["train-student", "--store", "s.zarr", "--temperature", "-1"], 2, "--temperature must be greater than 0"),

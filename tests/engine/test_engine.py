@@ -135,7 +135,7 @@ def test_failures_are_told_as_they_happen_and_counted(tmp_path, workers):
 
 
 def test_a_device_that_is_lost_ends_the_run_at_once_and_keeps_what_is_done(tmp_path, workers):
-    with pytest.raises(DeviceLostError, match="illegal memory access.*run the same command again") as caught:
+    with pytest.raises(DeviceLostError, match="illegal memory access.*rerun the same command") as caught:
         run(tmp_path, trouble={4: "device lost"})
     assert caught.value.exit_code == 1
     assert open_store(tmp_path / "s.zarr").missing_blocks() == list(range(4, 16))

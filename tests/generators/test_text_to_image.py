@@ -253,7 +253,7 @@ def test_guidance_that_is_built_in_heeds_no_negative_prompt(families, names_file
 
 
 def test_a_teacher_of_other_classes_is_refused(stable_diffusion, names_file, tiny_teacher, tmp_path):
-    with pytest.raises(UsageError, match="tells 10 classes apart and generator .* makes 3"):
+    with pytest.raises(UsageError, match="knows 10 classes and generator .* makes 3"):
         make(tmp_path / "s.zarr", stable_diffusion, names_file, teacher=tiny_teacher)
 
 
