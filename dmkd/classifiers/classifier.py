@@ -10,8 +10,8 @@ A classifier is named by
     wrn_40_2=./weights.pth         the same for a network of the CIFAR papers, see :mod:`dmkd.cifar_models`
     digits-resnet                  one of the bundled digit classifiers
 
-Its labels are called as it is: after the folder or file, or after the architecture where a file's name says nothing
-(model.safetensors).
+Its labels are named after the folder (of a student: its run) or file, or after the architecture where a file's name says
+nothing (model.safetensors).
 """
 
 import difflib

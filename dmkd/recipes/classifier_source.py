@@ -38,9 +38,12 @@ def parse_classifier(text: str) -> ClassifierSource:
         return ClassifierSource(text, text.rsplit("/", 1)[-1], text, None)
     path = Path(text).expanduser()
     if path.is_dir():
+        run = path.resolve()  # what `dmkd train-student --out` wrote: the labels of its student are called after it
         if not (path / "config.json").exists() and (path / "student" / "config.json").exists():
-            path = path / "student"  # what `dmkd train-student --out` wrote
-        return ClassifierSource(text, path.resolve().name, None, path)
+            path = path / "student"
+        elif run.name in ("student", "best"):
+            run = run.parent
+        return ClassifierSource(text, run.name, None, path)
     if path.is_file():
         raise UsageError(f"Which architecture has {text}? Write it in front, as in resnet18={text}.")
     if "/" in text or text.endswith(CHECKPOINTS):

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,14 @@ def test_a_folder_is_loaded_with_its_weights_and_its_preprocessing(tiny_teacher)
     assert not teacher.model.training and not any(p.requires_grad for p in teacher.model.parameters())
     weights = load_file(tiny_teacher / "model.safetensors")
     assert all(torch.equal(value, weights[key]) for key, value in teacher.model.state_dict().items())
+
+
+def test_a_student_is_called_after_its_run(tiny_teacher, tmp_path):
+    """So that `label --teacher teacher` and then `train-student --labels teacher` fit together."""
+    run = tmp_path / "teacher"
+    shutil.copytree(tiny_teacher, run / "student")
+    shutil.copytree(tiny_teacher, run / "best")
+    assert {load_classifier(str(source)).name for source in (run, run / "student", run / "best")} == {"teacher"}
 
 
 def test_logits_are_those_of_the_model_on_normalised_pixels(tiny_teacher):
