@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dmkd.loading import loader
+    from dmkd.loading.api import loader
     from dmkd.stores import open_store
 
 __version__ = "0.1.0"
@@ -40,7 +40,7 @@ del _checkout
 def __getattr__(name: str) -> Any:
     """What the package offers by name is imported when it is asked for: torch takes seconds."""
     if name == "loader":
-        from dmkd.loading import loader
+        from dmkd.loading.api import loader
 
         return loader
     if name == "open_store":

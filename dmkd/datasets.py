@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.loading import Batch, Loader, loader
+from dmkd.loading import Batch, Loader
+from dmkd.loading.api import loader
 from dmkd.stores import Store
 from dmkd.views.render import normalise
 

@@ -1,17 +1,19 @@
 """The store: a :class:`~dmkd.stores.reader.Reader` that is also written, a block at a time."""
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import layout
+from . import layout, locations
 from .chunks import Ids
 from .codecs import Codec
 from .errors import StoreWriteError, UsageError, write_error
 from .identity import fingerprint, refuse_mismatch
 from .reader import Reader
-from .run_log import RUNS, RunLog, utc_now
+from .run_log import RunLog, utc_now
 from .sets import LabelSet
 from .writing import new_block, write
 
@@ -205,13 +207,11 @@ class Store(Reader):
             raise StoreWriteError(f"Could not write the card of {self.path}: {error.strerror or error}.") from error
 
     def require_writable(self) -> None:
-        """Write something that changes nothing. Raises ``StoreWriteError`` if the disk refuses: better now than after the first
-        block has been computed."""
-        try:
-            self.chunks.tree.create_group(RUNS)
-            self.chunks.tree.set_attributes({}, RUNS)
-        except OSError as error:
-            raise write_error(self.path, error) from error
+        """Raise ``StoreWriteError`` if this process may not write the store: better now than after the first block has been
+        computed. Writes nothing; whether a bucket takes writes is only known once something is written."""
+        if not locations.scheme(self.path) and not os.access(self.path, os.W_OK):
+            read_only = os.statvfs(self.path).f_flag & os.ST_RDONLY
+            raise write_error(self.path, OSError(errno.EROFS if read_only else errno.EACCES, ""))
 
     def log_run(self, **facts: Any) -> RunLog:
         """A log of what this process is about to do; ``facts`` are JSON-able. Use it as a context."""

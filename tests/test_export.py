@@ -315,7 +315,7 @@ def test_a_store_that_grows_adds_to_its_export(tmp_path):
     assert export(store, tmp_path / "out", "webdataset", shard_images=32).written == 36
     after = files(tmp_path / "out")
     assert all(after[name] == before[name] for name in before if name.endswith(".tar")) and "shard-000003.tar" in after
-    with pytest.raises(UsageError, match="was begun for 100 images, and 64"):
+    with pytest.raises(UsageError, match="was begun for 100 images, but 64"):
         export(store, tmp_path / "out", "webdataset", shard_images=32, images=64)
 
 

@@ -45,7 +45,7 @@ class Engine:
         self.workers = planned_workers(run, device)
         if device == "cpu" and not run.ray_address and (self.workers or 0) > (cores := cpu_cores()):
             display.notice(
-                f"More workers ({self.workers}) than cores ({cores}): they share them, and are seldom faster."
+                f"More workers ({self.workers}) than cores ({cores}): they compete for the cores, which is rarely faster."
             )
         facts = {"command": command, "options": dict(options), "versions": library_versions()}
         self._log = store.log_run(**facts, driver={"host": socket.gethostname(), "pid": os.getpid()})

@@ -7,8 +7,20 @@ computing · ``decoding`` arrays of a batch into pixels and logits, with ``torch
 ``dmkd.loader(...)`` is the way in.
 """
 
-from dmkd.loading.api import loader
-from dmkd.loading.batch import Batch
-from dmkd.loading.loader import Loader
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Batch", "Loader", "loader"]
+if TYPE_CHECKING:
+    from dmkd.loading.batch import Batch
+    from dmkd.loading.loader import Loader
+
+__all__ = ["Batch", "Loader"]
+
+_MODULES = {"Batch": "batch", "Loader": "loader"}
+
+
+def __getattr__(name: str) -> Any:
+    """What this package offers by name is imported when it is asked for: a slip in a command is answered before torch is."""
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

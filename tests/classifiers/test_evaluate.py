@@ -172,7 +172,7 @@ def test_webdataset_tars_and_a_folder_of_their_images_give_the_same_answer(tmp_p
         np.testing.assert_array_equal(from_tars.confusion, from_folder.confusion)
     one = evaluate(classifier, evaluation_batches(str(tars / "val-1.tar"), classifier))
     assert one.num_images == 10
-    with pytest.raises(UsageError, match="not there"):
+    with pytest.raises(UsageError, match="are missing"):
         evaluation_batches(str(tars / "val-{0..2}.tar"), classifier)
 
 

@@ -332,7 +332,7 @@ def test_folders_that_are_no_such_pipeline_are_told_in_one_sentence(families, tm
     refused("is a DreamPipeline, which diffusers .* does not know", {"_class_name": "DreamPipeline"})
     refused("one image from a prompt", {"_class_name": "StableDiffusionImg2ImgPipeline"})
     refused("one image from a prompt", {"_class_name": "TextToVideoSDPipeline"})
-    refused("The unet of .* is a Net of my_code; dmkd loads what", {"unet": ["my_code", "Net"]})
+    refused("The unet of .* is a Net of my_code; dmkd only loads what", {"unet": ["my_code", "Net"]})
     refused("is a NewNet, which the installed diffusers does not know", {"unet": ["diffusers", "NewNet"]})
     refused("lacks unet/diffusion_pytorch_model", remove="unet/diffusion_pytorch_model.safetensors")
     refused("lacks tokenizer_2/", {"tokenizer_2": ["transformers", "CLIPTokenizer"]})

@@ -207,4 +207,4 @@ def test_workers_that_share_cores_are_pointed_out(made, monkeypatch):
     monkeypatch.setattr("dmkd.engine.engine.cpu_cores", lambda: 1)
     for workers in (1, 2):
         Engine(store, RunOptions(workers, "cpu"), "cpu", Told(), "test", {})
-    assert notices == ["More workers (2) than cores (1): they share them, and are seldom faster."]
+    assert notices == ["More workers (2) than cores (1): they compete for the cores, which is rarely faster."]
