@@ -128,7 +128,9 @@ def find_store(store: str | None) -> str:
     if len(here) == 1:
         return str(here[0])
     if not here:
-        raise UsageError("There is no store in this folder: name one with --store PATH (or set DMKD_STORE).")
+        raise UsageError(
+            "No store is named and this folder has none: add --store PATH, as in --store imnet.zarr, or set DMKD_STORE."
+        )
     names = ", ".join(str(path) for path in here)
     raise UsageError(f"There are several stores in this folder ({names}): choose one with --store PATH.")
 

@@ -66,7 +66,7 @@ def _read_summary(run: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         if (run / CHECKPOINT).exists():
             raise UsageError(f"{run} is not finished: rerun the same `dmkd train-student` to resume it.") from error
-        raise UsageError(f"{run} is no folder that `dmkd train-student` wrote (no {SUMMARY}).") from error
+        raise UsageError(f"{run} was not written by `dmkd train-student`: it has no {SUMMARY}.") from error
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{run / SUMMARY} can't be read ({type(error).__name__}): train again to another --out."

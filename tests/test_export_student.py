@@ -79,7 +79,7 @@ def test_what_can_not_be_exported_is_refused_and_nothing_is_left(run, tmp_path, 
         assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.tmp"))
 
     refused("--which must be one of student, best", which="first")
-    refused("is no folder that `dmkd train-student` wrote", tmp_path)
+    refused("was not written by `dmkd train-student`", tmp_path)
     (tmp_path / "half").mkdir()
     (tmp_path / "half/checkpoint.pt").touch()
     refused("is not finished", tmp_path / "half")

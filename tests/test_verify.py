@@ -452,7 +452,7 @@ def test_the_exit_code_of_a_repair_says_whether_errors_are_left(path, tmp_path):
         (["nothing.zarr"], "There is no store at nothing.zarr"),
         (["--rerun-teacher", "0"], "--rerun-teacher takes a share"),
         (["--regenerate", "1.5"], "--regenerate takes a share"),
-        (["--rerun-teacher", "1", "--device", "tpu"], "is no device"),
+        (["--rerun-teacher", "1", "--device", "tpu"], "is not a device"),
     ],
 )
 def test_wrong_use_is_one_sentence_and_exit_code_2(arguments, sentence, path):

@@ -293,7 +293,9 @@ def _from_folder(folder: Path, source: str, weights: bool) -> torch.nn.Module:
     try:
         json.loads((folder / "config.json").read_text())["architecture"]
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{folder} is no timm model folder (config.json with an architecture, weights).") from error
+        raise UsageError(
+            f"{folder} is not a timm model folder: one holds weights, and a config.json with an architecture."
+        ) from error
     try:
         return timm.create_model(f"local-dir:{folder}", pretrained=weights)
     except Exception as error:

@@ -63,7 +63,7 @@ def read_recipe(path: str) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UsageError(f"The recipe {path} can't be read: {reason}.") from error
     try:
         values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)

@@ -23,7 +23,7 @@ def choose_device(asked: str | None) -> str:
     try:
         device = torch.device(asked)
     except RuntimeError as error:
-        raise UsageError(f"--device {asked!r} is no device; use cpu, cuda or cuda:1.") from error
+        raise UsageError(f"--device {asked!r} is not a device: use cpu, cuda or cuda:1.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {asked}: this machine has {torch.cuda.device_count()} GPUs that torch can use.")
     return asked

@@ -199,7 +199,7 @@ def test_which_store_is_meant(here, monkeypatch):
         (["train-student", "--store", "s.zarr", "--student", "resnet19"], 2, "no student architecture 'resnet19'"),
         (["train-student", "--store", "s.zarr", "--labels", "x"], 2, "no label set 'x'; it has teacher"),
         (["train-student", "--store", "s.zarr", "--temperature", "-1"], 2, "--temperature must be greater than 0"),
-        (["train-student", "--store", "s.zarr", "--device", "tpu"], 2, "--device 'tpu' is no device"),
+        (["train-student", "--store", "s.zarr", "--device", "tpu"], 2, "--device 'tpu' is not a device"),
         (["evaluate", "digits-resnet", "--data", "nothing"], 2, "nothing to evaluate on at nothing"),
         (["generate", "--store", "n.zarr", "--generator", "digits", "--steps", "0"], 2, "0"),
         (["generate", "--store", "n.zarr", "--generator", "digits", "--guidance", "99"], 2, "Guidance 99"),
