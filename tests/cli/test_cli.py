@@ -175,7 +175,7 @@ def test_the_only_store_here_is_found_in_every_form(here, name):
 
 def test_which_store_is_meant(here, monkeypatch):
     done = dmkd("inspect")
-    assert done.exit_code == 2 and "no store in this folder" in error_of(done)
+    assert done.exit_code == 2 and "No store is named and this folder has none" in error_of(done)
     filled_store(here / "a.zarr", num_images=16)
     (here / "not-a-store").mkdir()
     (here / "not-a-store/zarr.json").write_text("{}")

@@ -193,7 +193,7 @@ def test_a_start_that_fails_is_repeated(tmp_path, monkeypatch):
 
 
 def test_one_process_writes_a_store_that_is_one_file_for_all_workers(tmp_path):
-    store, notices = run_fakes(tmp_path, name="s.h5")
+    store, notices = run_fakes(tmp_path, name="s.h5", seconds=(0.0, 0.5, 0.0))
     assert store.missing_blocks() == [] and notices == [] and store.images[17].max() == 17
     assert len(store.runs()[0]["workers"]) == 2 and (tmp_path / "writer").exists()
 
