@@ -76,7 +76,7 @@ def test_interrupted_by_the_user_it_finishes_what_is_in_hand_and_says_how_to_res
     process.send_signal(number)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == code, errors
-    assert "in hand; press Ctrl-C again to stop at once" in errors
+    assert "in progress; press Ctrl-C again to stop at once" in errors
     assert "rerun the same command to resume" in errors and "Traceback" not in errors
     store = open_store(path)
     assert 0 < len(store.missing_blocks()) < store.num_blocks
@@ -120,7 +120,7 @@ def test_interrupted_on_ray_the_actors_finish_what_is_in_hand(made_by_fakes, tmp
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 130, errors
-    assert "in hand; press Ctrl-C again to stop at once" in errors
+    assert "in progress; press Ctrl-C again to stop at once" in errors
     store = open_store(path)
     assert 0 < len(store.missing_blocks()) < store.num_blocks
     (run,) = store.runs()

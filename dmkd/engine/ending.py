@@ -13,14 +13,14 @@ from dmkd.stores import DmkdError
 @contextmanager
 def finishing_on_interrupt(scheduler: Scheduler, monitor: Monitor, *, at_once: bool) -> Iterator[Interrupts]:
     """Inside, the first Ctrl-C or SIGTERM lets the scheduler hand out nothing more, and says so. With ``at_once`` it abandons
-    what is in hand."""
+    what is in progress."""
 
     def finish() -> bool:
         scheduler.stop()
         if at_once:
             return False
         if count := scheduler.working:
-            text = f"Finishing {count} block{'s' if count > 1 else ''} in hand; press Ctrl-C again to stop at once."
+            text = f"Finishing {count} block{'s' if count > 1 else ''} in progress; press Ctrl-C again to stop at once."
             # On a thread: the one that was interrupted may be in the middle of printing.
             Thread(target=monitor.notice, args=(text,), daemon=True).start()
         return bool(count)

@@ -43,9 +43,7 @@ class Others:
         for run in others:
             if run.name not in self._known:
                 self._known.add(run.name)
-                self._display.notice(
-                    f"Also at work on this store: {run}. What one has made, the other does not make again."
-                )
+                self._display.notice(f"Also at work on this store: {run}. Each skips what the other has made.")
         return sum(not self._log.name or run.name < self._log.name for run in others)
 
 

@@ -183,7 +183,7 @@ def test_the_first_interrupt_finishes_the_block_in_hand(tmp_path, workers, monke
     assert raised.type is (Terminated if number == signal.SIGTERM else KeyboardInterrupt), "exit codes differ"
     store = open_store(tmp_path / "s.zarr")
     assert store.missing_blocks() == list(range(6, 16)), "block 5 was in hand, the next was given and not begun"
-    assert told.notices == ["Finishing 1 block in hand; press Ctrl-C again to stop at once."]
+    assert told.notices == ["Finishing 1 block in progress; press Ctrl-C again to stop at once."]
     assert store.runs()[0]["outcome"] == "interrupted"
     assert signal.getsignal(number) is before
 
