@@ -94,6 +94,9 @@ class FakeWorker:
         self._stage("make", block)
         return block
 
+    def finish(self, made: int) -> int:
+        return made
+
     def write(self, made: int) -> int:
         self._stage("write", made)
         count = write(self.store, made)

@@ -1,4 +1,4 @@
-"""The three stages of a block, side by side: one is read, one is made, one is written.
+"""The stages of a block, side by side: one is read, one is made, one is finished and written.
 
 The device should never wait for a disk. Making happens in the thread that calls :meth:`BlockStages.make`, which must be the
 one that called ``start``: torch's number of threads is a setting of each thread, and pixels depend on it.
@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dmkd.runtime.failures import without_frames
+
 
 class Worker(Protocol):
     """What makes the blocks of an order.
@@ -18,7 +20,8 @@ class Worker(Protocol):
     worker that dies leaves it in the dark whether it had finished), so writing must be idempotent, and a block that was
     written by halves must count as missing.
 
-    The three stages of one block follow each other; those of different blocks overlap, each stage on a thread of its own.
+    The stages of one block follow each other; those of different blocks overlap: reading, making, and finishing and writing, each
+    on a thread of its own.
     Whatever a stage raises counts as a failed attempt at this block, but for ``dmkd.runtime.failures.FATAL``, which end the
     run, and errors after which a device is lost, which end the process.
     """
@@ -30,10 +33,14 @@ class Worker(Protocol):
         """What must be read from the store before a block can be made. Called ahead."""
 
     def make(self, block: int, inputs: Any) -> Any:
-        """Compute a block, from what ``read`` gave -> what ``write`` takes, on the host. Always called on one thread, that of
+        """Compute a block, from what ``read`` gave -> what ``finish`` takes. Always called on one thread, that of
         :meth:`Order.new_worker`."""
 
-    def write(self, made: Any) -> int:
+    def finish(self, made: Any) -> Any:
+        """The rest of the computing, which may go on beside the making of the next block -> what ``write`` takes, on the
+        host."""
+
+    def write(self, finished: Any) -> int:
         """Encode and write a block -> how far it takes the progress, in the units of the display's task."""
 
 
@@ -105,18 +112,20 @@ class BlockStages:
         return self._reader.submit(self.worker.read, block)
 
     def make(self, block: int, inputs: "Future[Any]") -> "Future[BlockDone]":
-        """Compute a block here, then begin to write it. What goes wrong in any stage is in the future."""
+        """Compute a block here, then begin to finish and write it. What goes wrong in any stage is in the future."""
         try:
             read = inputs.result()
             start = time.perf_counter()
             made = self.worker.make(block, read)
         except Exception as error:
             failed: Future[BlockDone] = Future()
-            failed.set_exception(error)
+            failed.set_exception(without_frames(error))
             return failed
         return self._writer.submit(self._write, made, time.perf_counter() - start)
 
     def _write(self, made: Any, seconds_made: float) -> BlockDone:
         start = time.perf_counter()
-        count = (self._write_made or self.worker.write)(made)
-        return BlockDone(count, seconds_made, time.perf_counter() - start)
+        finished = self.worker.finish(made)
+        then = time.perf_counter()
+        count = (self._write_made or self.worker.write)(finished)
+        return BlockDone(count, seconds_made + then - start, time.perf_counter() - then)

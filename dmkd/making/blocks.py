@@ -73,6 +73,17 @@ class StoredInputs:
     new_views: dict[str, np.ndarray]  # those of them that are not in the store yet
 
 
+@dataclass(frozen=True)
+class MadeImages:
+    """Images that are still to be labelled, on the device."""
+
+    block: int
+    ids: np.ndarray  # int64 (n,)
+    images: torch.Tensor  # uint8 (n, H, W, 3)
+    class_ids: np.ndarray  # int32 (n,)
+    made: "torch.cuda.Event"  # after which the images are there
+
+
 class BlockWorker:
     """Holds the models of a work order on one device and makes blocks (a :class:`dmkd.engine.stages.Worker`)."""
 
@@ -92,6 +103,17 @@ class BlockWorker:
         self.teachers = {name: self._load_teacher(self.labels[name]) for name in order.label_sets}
         by_features = [name for name in order.label_sets if self.labels[name].codec.input == "features"]
         self.heads = {name: linear_head(self.teachers[name], self.labels[name].codec.name) for name in by_features}
+        self.beside = self._stream_beside()
+
+    def _stream_beside(self) -> "torch.cuda.Stream | None":
+        """A stream for labels of one block while the next one is sampled; None: labels are made before. On a CPU both would
+        compete for the same cores, and a thread has its own number of threads, on which pixels depend."""
+        if self.generator is None or not self.order.device.startswith("cuda"):
+            return None
+        if self.recipe.dtype == "float32":
+            # How float32 products are rounded is a setting of the process, and teachers change it.
+            return None
+        return torch.cuda.Stream(self.order.device)
 
     def facts(self) -> dict[str, Any]:
         """The machine, for the run log."""
@@ -104,11 +126,8 @@ class BlockWorker:
         ids = np.array(self.store.block_ids(block))
         return StoredInputs(self.store.images[ids], self.store.class_ids[ids], *self._views(block, ids))
 
-    def make(self, block: int, inputs: StoredInputs | None) -> MadeBlock:
-        """Pixels (if there is a generator), views and labels of one block.
-
-        Copying pixels to the host makes the GPU wait: 12 MB, a millisecond of a block's many seconds.
-        """
+    def make(self, block: int, inputs: StoredInputs | None) -> "MadeBlock | MadeImages":
+        """Pixels (if there is a generator), and unless :meth:`finish` makes them views and labels of one block."""
         ids = np.array(self.store.block_ids(block))
         if inputs is not None:
             images = torch.from_numpy(inputs.images).to(self.order.device)
@@ -116,6 +135,22 @@ class BlockWorker:
             return MadeBlock(block, len(ids), {"views": inputs.new_views, "labels": labels})
         assert self.generator is not None
         images, class_ids = make_images(self.generator, self.recipe, ids)
+        if self.beside is None:
+            return self._labelled(block, ids, images, class_ids)
+        made = torch.cuda.Event()
+        made.record(torch.cuda.current_stream(images.device))
+        return MadeImages(block, ids, images, class_ids, made)
+
+    def finish(self, made: "MadeBlock | MadeImages") -> MadeBlock:
+        """Copy the images to the host and label them, on a stream of their own: the GPU samples the next block meanwhile."""
+        if isinstance(made, MadeBlock):
+            return made
+        assert self.beside is not None
+        with torch.cuda.stream(self.beside):
+            self.beside.wait_event(made.made)
+            return self._labelled(made.block, made.ids, made.images, made.class_ids)
+
+    def _labelled(self, block: int, ids: np.ndarray, images: torch.Tensor, class_ids: np.ndarray) -> MadeBlock:
         pixels = images.cpu().numpy()
         if self.store.image_codec.lossy:  # the teacher labels what a reader will decode
             images = torch.from_numpy(self.store.as_stored(pixels)).to(images.device)

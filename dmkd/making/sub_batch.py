@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dmkd.recipes.recipe import Recipe
-from dmkd.runtime.failures import named_line
+from dmkd.runtime.failures import is_out_of_memory, named_line
 from dmkd.runtime.ray_session import ray_session
 from dmkd.stores.errors import DmkdError
 
@@ -102,11 +102,8 @@ def _fits(attempt: Callable[[int], object], count: int) -> bool:
     try:
         attempt(count)
         return True
-    except torch.cuda.OutOfMemoryError:
-        pass
     except RuntimeError as error:
-        # cuBLAS and cuDNN say it in their own words when they find no room for their handles and workspaces.
-        if "ALLOC_FAILED" not in str(error):
+        if not is_out_of_memory(error):
             raise
     # Here the error is gone, and with it the frames that held the attempt's tensors.
     gc.collect()

@@ -17,14 +17,26 @@ class WorkerStartError(DmkdError):
     """A worker could not load its models."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the GPU's memory ran out: with another batch, or when others have freed theirs, the same process can go on.
+
+    torch has a type for its own allocations; the driver says it in words, and cuBLAS and cuDNN in words of their own when
+    they find no room for their handles and workspaces.
+    """
+    torch = sys.modules.get("torch")  # if nobody has imported it, the error is none of its errors
+    if torch is None:
+        return False
+    said = isinstance(error, RuntimeError) and ("out of memory" in str(error) or "ALLOC_FAILED" in str(error))
+    return said or isinstance(error, torch.OutOfMemoryError)
+
+
 def is_device_lost(error: BaseException) -> bool:
     """Whether this CUDA error stays: after an illegal address or a failed assertion a process can't use its GPU again.
 
-    Newer torch has a type for it, older ones a RuntimeError that begins with "CUDA error". Memory that runs out does not
-    stay, whichever call it hits.
+    Newer torch has a type for it, older ones a RuntimeError that begins with "CUDA error".
     """
-    torch = sys.modules.get("torch")  # if nobody has imported it, the error is none of its errors
-    if torch is None or isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+    torch = sys.modules.get("torch")
+    if torch is None or is_out_of_memory(error):
         return False
     typed = getattr(torch, "AcceleratorError", ())
     return isinstance(error, typed) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
@@ -32,9 +44,8 @@ def is_device_lost(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """One line for a person: ``ValueError: what it said``; a GPU that runs out of memory gets plain words."""
-    torch = sys.modules.get("torch")
     said = first_line(error)
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return (
             "the GPU's memory does not hold a sub-batch: use a GPU with more memory, stop what else runs on it, or begin "
             f"another store with a smaller --sub-batch ({said if str(error) else 'out of memory'})"
@@ -42,6 +53,16 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, DmkdError):
         return str(error)
     return named_line(error)
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """The error, and those that led to it, without their frames: these hold the tensors of what failed for as long as the error
+    is kept."""
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
+    return error
 
 
 def named_line(error: BaseException) -> str:

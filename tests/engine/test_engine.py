@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections import defaultdict
 
 import pytest
@@ -12,6 +13,7 @@ from fake_orders import FakeOrder, FakeWorker, fake_store
 import dmkd.engine.scheduler
 from dmkd.engine.engine import Engine, RunOptions
 from dmkd.engine.sharing import Todo
+from dmkd.engine.stages import BlockStages
 from dmkd.runtime.failures import DeviceLostError, is_device_lost, reason_of
 from dmkd.runtime.interrupts import Terminated
 from dmkd.stores import DmkdError, StoreWriteError, open_store
@@ -156,9 +158,45 @@ def test_which_errors_mean_that_the_device_is_lost():
     assert is_device_lost(RuntimeError("CUDA error: unspecified launch failure\nCompile with ..."))
     assert not is_device_lost(torch.OutOfMemoryError("CUDA out of memory."))
     assert not is_device_lost(torch.AcceleratorError("CUDA error: out of memory"))
+    handle = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    assert not is_device_lost(RuntimeError(handle)) and "smaller --sub-batch" in reason_of(RuntimeError(handle))
     assert not is_device_lost(RuntimeError("shapes differ")) and not is_device_lost(ValueError("CUDA error"))
     assert reason_of(ValueError("\n  first line\nsecond")) == "ValueError: first line"
     assert reason_of(KeyError()) == "KeyError"
+
+
+class TensorHolder:
+    """What a block was being made of."""
+
+
+def test_a_failed_block_leaves_nothing_on_the_device():
+    """An error that is kept keeps its frames, and these the tensors that did not fit into memory."""
+    made_of = []
+
+    class Worker(FakeWorker):
+        def __init__(self):
+            pass
+
+        def read(self, block):
+            return None
+
+        def make(self, block, inputs):
+            pixels = TensorHolder()
+            made_of.append(weakref.ref(pixels))
+            try:
+                raise MemoryError("inner")
+            except MemoryError as error:
+                raise RuntimeError("CUDA out of memory") from error
+
+    class Order:
+        def new_worker(self):
+            return Worker()
+
+    with BlockStages(Order()) as stages:
+        stages.worker = Worker()
+        future = stages.make(0, stages.read(0))
+        assert isinstance(future.exception(), RuntimeError) and str(future.exception().__cause__) == "inner"
+        assert made_of[0]() is None
 
 
 def interrupting(worker_class, block, times, monkeypatch, number=signal.SIGINT):
