@@ -1,0 +1,30 @@
+"""Float32 products on a GPU: whole, or of factors rounded to TF32's 10 bits.
+
+torch has two ways to say so, and refuses to read one where the other was used. Here it is the older one, which every version
+that dmkd takes knows and which torch's own compiler reads.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+
+def set_tf32(on: bool) -> None:
+    """Let CUDA's matrix products and convolutions of float32 round their factors to TF32, or not. torch's default is no for the
+    ones and yes for the others. Changes nothing on a CPU."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on
+
+
+@contextlib.contextmanager
+def tf32(on: bool) -> Iterator[None]:
+    """As :func:`set_tf32`, for a while: afterwards it is as it was."""
+    import torch
+
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    set_tf32(on)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
