@@ -1,7 +1,7 @@
 """Options that several commands share, and which store is meant when none is named."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,12 @@ def _codec_list() -> str:
     return ", ".join(f"{codec.example} ({codec.help})" for codec in CODECS.values())
 
 
+def _precisions() -> Sequence[str]:
+    from dmkd.recipes.dtypes import CLASSIFIER_PRECISIONS
+
+    return CLASSIFIER_PRECISIONS
+
+
 def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Which views and how they are labelled."""
     for option in (
@@ -104,6 +110,15 @@ def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="CODEC",
             listing=_codec_list,
             help="How logits are written: {}. Default: float16.",
+        ),
+        click.option(
+            "--teacher-precision",
+            cls=ListingOption,
+            listing=lambda: ", ".join(_precisions()),
+            shell_complete=words(later=_precisions),
+            metavar="TYPE",
+            help="What teachers compute in: {}; part of a label set. Default: that of the labels there are; of new ones tf32 on "
+            "a GPU, else float32.",
         ),
         click.option("--view-seed", type=int, metavar="N", help="Seed of the views. Default: the store's seed."),
         click.option(

@@ -183,7 +183,11 @@ def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOp
         given[name] = value if given[name] is None else given[name]
     teachers, prompts = given.pop("teacher"), given.pop("prompt")
     labels = LabelOptions(
-        tuple(teachers) if teachers else None, given.pop("views"), given.pop("view_seed"), given.pop("codec")
+        tuple(teachers) if teachers else None,
+        given.pop("views"),
+        given.pop("view_seed"),
+        given.pop("codec"),
+        teacher_precision=given.pop("teacher_precision"),
     )
     images = ImageOptions(**given, prompts=tuple(prompts) if prompts else None)
     check_images(images)

@@ -9,7 +9,7 @@ import click
 from dmkd.runtime.space import byte_size
 from dmkd.stores import Store
 from dmkd.stores.codecs import codec_from_json
-from dmkd.stores.showing.facts import store_facts
+from dmkd.stores.showing.facts import store_facts, teacher_in_words
 
 from .display import duration, percent, print_facts, print_sentence, print_table
 
@@ -232,7 +232,7 @@ def label_row(name: str, label_set: dict[str, Any], facts: dict[str, Any]) -> li
     each = label_set.get("bytes_a_view")
     return [
         name,
-        label_set["teacher"]["architecture"],
+        teacher_in_words(label_set["teacher"]),
         f"{label_set['views']} {label_set['view_set']}",
         str(codec_from_json(label_set["codec"])),
         byte_size(each) if each else "",

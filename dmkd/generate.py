@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dmkd.cards.dataset_card import write_card
-from dmkd.classifiers.classifier import load_classifier
 from dmkd.engine.engine import Engine, RunOptions, planned_workers
 from dmkd.engine.sharing import Todo
 from dmkd.generators.defaults import source_defaults, teacher_of
@@ -17,7 +16,14 @@ from dmkd.making.labelling import labelling_threads
 from dmkd.making.limits import check_limits
 from dmkd.making.planned_labels import asked_labels, stored_labels
 from dmkd.making.recipe_file import resolved_options, to_toml
-from dmkd.making.resolve import label_sets_of, load_teachers, resolve_images, resolve_labels, teachers_wanted
+from dmkd.making.resolve import (
+    TeacherPrecision,
+    label_sets_of,
+    load_teachers,
+    resolve_images,
+    resolve_labels,
+    teachers_wanted,
+)
 from dmkd.making.sizes import StoreSize
 from dmkd.making.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
 from dmkd.recipes.class_names import classes_written_alike, first_synonym
@@ -53,7 +59,7 @@ def generate(
     store, recipe = wanted.store, wanted.recipe
     if store is not None:
         store.require_writable()
-    request = resolve_labels(labels, wanted, load_classifier)
+    request = resolve_labels(labels, wanted, device)
     workers = planned_workers(run, device)
 
     if store is None:
@@ -124,7 +130,8 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
             )
         if not sources:
             raise UsageError("There is nothing to label with --teacher none.")
-        teachers = load_teachers(sources, store, store.num_classes, f"{store.path} has")
+        precision = TeacherPrecision(labels.teacher_precision, device)
+        teachers = load_teachers(sources, store, store.num_classes, f"{store.path} has", precision)
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
         asked = asked_labels(size, request, defaults["views"], store.recipe.get("seed", 0))
         check_limits(path, size, asked, workers, run.ray_address)

@@ -99,7 +99,7 @@ def import_images(
             shape = (size, size, 3)
             block_size = options.block_size or choose_block_size(shape)
             planned = StoreSize(len(files), block_size, shape, codec, None)
-            _check_labels_and_limits(labels, found.class_names, planned, path, recipe["seed"])
+            _check_labels_and_limits(labels, run, found.class_names, planned, path, recipe["seed"])
             if store is not None:
                 begin_anew(store)
             store = create_store(
@@ -114,7 +114,7 @@ def import_images(
             )
         else:
             files = _files_to_go_on(store, found, options)
-            _check_labels_and_limits(labels, found.class_names, StoreSize.of(store), path, store.recipe["seed"])
+            _check_labels_and_limits(labels, run, found.class_names, StoreSize.of(store), path, store.recipe["seed"])
             if swept := store.sweep_partials():
                 display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
         _import_blocks(store, files, found, threads, display)
@@ -251,7 +251,7 @@ def _common_size(sizes: Counter[tuple[int, int]], source: str) -> int:
 
 
 def _check_labels_and_limits(
-    labels: LabelOptions | None, class_names: list[str], size: StoreSize, path: str, seed: int
+    labels: LabelOptions | None, run: "RunOptions | None", class_names: list[str], size: StoreSize, path: str, seed: int
 ) -> None:
     """Refuse teachers, views or a codec that would be refused after hours of import, and what memory or disk can't hold."""
     label_sets: Sequence[PlannedLabels] = ()
@@ -259,10 +259,12 @@ def _check_labels_and_limits(
         from dmkd.classifiers.classifier import check_classes
         from dmkd.making.label_sets import LabelRequest, check_request
         from dmkd.making.planned_labels import asked_labels
-        from dmkd.making.resolve import load_teachers
+        from dmkd.making.resolve import TeacherPrecision, load_teachers
+        from dmkd.runtime.devices import choose_device
         from dmkd.stores import parse_codec
 
-        teachers = load_teachers(labels.teachers or (), size.store, len(class_names), f"{path} has")
+        precision = TeacherPrecision(labels.teacher_precision, choose_device(run.device if run else None))
+        teachers = load_teachers(labels.teachers or (), size.store, len(class_names), f"{path} has", precision)
         for teacher in teachers:
             check_classes(teacher, class_names, path)
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)

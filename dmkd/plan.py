@@ -60,7 +60,7 @@ def plan(
         return described
 
     wanted = resolve_images(path, images, device or "cuda", describe)
-    request = resolve_labels(labels, wanted, configured_classifier)
+    request = resolve_labels(labels, wanted, device or "cuda", configured_classifier)
     if wanted.store is None:
         check_request(request, wanted.image_shape[:2], wanted.defaults["views"], weights=False)
     label_sets = label_sets_of(wanted, request, labels)

@@ -18,7 +18,8 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
 Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``, ``block_size``,
 ``image_codec``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,
 ``size``, ``interpolation``, ``canonical``, ``identity`` ... Of a label set: ``teacher``, ``source``, ``view_set``,
-``num_views``, ``codec``, ``num_classes``, ``identity``, and ``fitted`` once its constants and arrays are there.
+``num_views``, ``codec``, ``num_classes``, ``identity``, and ``fitted`` once its constants and arrays are there. A ``teacher``
+names the ``precision`` of its forward pass unless that is float32.
 
 ``dmkd_format`` is the number of this format, 1; a root that has everything else but no number is read as 1. A change that would
 make an older dmkd read something wrong gets the next number, and dmkd refuses stores with a number it does not know, before it
@@ -62,6 +63,8 @@ LABELS = "labels"
 QUALITY = "quality"
 CONSTANTS = "constants"
 CARD = "card"
+
+DEFAULT_PRECISION = "float32"  # of a teacher that names none
 
 QUALITY_COMPONENTS = ("top1", "p_class", "entropy")
 

@@ -55,6 +55,7 @@ class LabelSet:
         self.source: str = self.attributes["source"]
         self.view_set: str = self.attributes["view_set"]
         self.num_classes: int = self.attributes["num_classes"]
+        self.precision: str = self.teacher.get("precision", layout.DEFAULT_PRECISION)  # of the teacher's forward pass
         self.identity: str = self.attributes["identity"]
         self.num_views: int = self.attributes["num_views"]
         self.codec: Codec = codec_from_json(self.attributes["codec"])

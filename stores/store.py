@@ -134,8 +134,8 @@ class Store(Reader):
         if "identity" in stored:
             refuse_mismatch(
                 f"Label set {name!r} of {self.path}",
-                {key: stored.get(key) for key in stored if key not in ("identity", "source", "fitted")},
-                description,
+                _with_precision({key: stored[key] for key in stored if key not in ("identity", "source", "fitted")}),
+                _with_precision(description),
                 "Give the new labels another name (--name), or leave the differing options out.",
             )
             return
@@ -230,3 +230,8 @@ class Store(Reader):
 def _check_name(name: str, what: str) -> None:
     if not name or not all(c.isalnum() or c in "._-" for c in name) or name.startswith((".", "_")):
         raise UsageError(f"{name!r} is not a valid {what} name: use letters, digits, '.', '_' and '-'.")
+
+
+def _with_precision(label_set: Mapping[str, Any]) -> dict[str, Any]:
+    """A label set's description that says the teacher's precision, which is not written where it is float32."""
+    return {**label_set, "teacher": {"precision": layout.DEFAULT_PRECISION, **label_set["teacher"]}}

@@ -53,6 +53,7 @@ def command(
     views: str | None,
     view_seed: int | None,
     codec: str | None,
+    teacher_precision: str | None,
     device: str | None,
     as_json: bool,
     **import_options: Any,
@@ -81,9 +82,11 @@ def command(
     from ..display import make_display
     from ..summary import print_store, store_facts
 
-    if not teachers and (views is not None or view_seed is not None):
-        raise UsageError("--views and --view-seed are for labels: give a --teacher too, or say them to dmkd label.")
-    asked = LabelOptions(teachers, views, view_seed, codec)
+    if not teachers and not (views is view_seed is teacher_precision is None):
+        raise UsageError(
+            "--views, --view-seed and --teacher-precision are for labels: give a --teacher too, or say them to dmkd label."
+        )
+    asked = LabelOptions(teachers, views, view_seed, codec, teacher_precision=teacher_precision)
     check_labels(asked)
     labels, run = None, None
     if teachers:

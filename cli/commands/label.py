@@ -31,6 +31,7 @@ def command(
     views: str | None,
     view_seed: int | None,
     codec: str | None,
+    teacher_precision: str | None,
     workers: int | None,
     device: str | None,
     ray_address: str | None,
@@ -51,7 +52,7 @@ def command(
     from dmkd.making.asked import LabelOptions, check_labels
 
     path = existing_store(store)
-    options = LabelOptions(teachers or None, views, view_seed, codec, name)
+    options = LabelOptions(teachers or None, views, view_seed, codec, name, teacher_precision)
     check_labels(options)
 
     from dmkd.generate import RunOptions, label

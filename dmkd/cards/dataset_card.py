@@ -14,6 +14,7 @@ from dmkd.cards.markdown import markdown_table
 from dmkd.recipes.id_ranges import id_ranges
 from dmkd.stores import DamagedChunkError, LabelSet, Store
 from dmkd.stores.opinions import average_opinion, sample_size, sampled
+from dmkd.stores.showing.facts import teacher_in_words
 
 NAMES_SHOWN = 20  # class names in the text
 
@@ -149,7 +150,7 @@ def _label_row(store: Store, name: str) -> tuple[str, ...]:
     labelled = sum(len(store.block_ids(block)) for block in set(range(store.num_blocks)) - set(missing))
     return (
         name,
-        str(label_set.teacher.get("architecture", "")),
+        teacher_in_words(label_set.teacher),
         f"`{str(label_set.teacher.get('sha256', ''))[:16]}…`",
         f"{label_set.view_set} ({label_set.num_views})",
         str(label_set.codec),

@@ -20,7 +20,7 @@ import json
 import pickle
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from dmkd.cifar_models import translate_weights  # and with it timm knows these 
 from dmkd.recipes.classifier_source import parse_classifier
 from dmkd.runtime.failures import named_line
 from dmkd.runtime.hub_access import hub_access
+from dmkd.runtime.precision import computing_in
 from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.views.policy import canonical_box
 from dmkd.views.render import normalise
@@ -57,10 +58,13 @@ class Classifier:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     sha256: str  # of the weights, see :func:`state_dict_sha256`
+    precision: str = "float32"  # of the forward pass, one of CLASSIFIER_PRECISIONS
 
     def to_json(self) -> dict[str, Any]:
-        """What a teacher is, wherever it was found: what a label set records and a later run is compared with."""
+        """What a teacher is, wherever it was found: what a label set records and a later run is compared with. Where it names no
+        precision that is float32: label sets were written so before there was another."""
         return {
+            **({"precision": self.precision} if self.precision != "float32" else {}),
             "name": self.name,
             "architecture": self.architecture,
             "sha256": self.sha256,
@@ -82,14 +86,17 @@ class Classifier:
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (n, 3, S, S) -> float32 (n, d): what the classifier's last, linear layer is given (see :meth:`head`)."""
         model: Any = self.model
-        maps = model.forward_features(normalise(pixels, self.mean, self.std))
-        return model.forward_head(maps, pre_logits=True).float()
+        with computing_in(self.precision, pixels.device):
+            maps = model.forward_features(self._inputs(pixels))
+            return model.forward_head(maps, pre_logits=True).float()
 
     def head(self) -> tuple[np.ndarray, np.ndarray] | None:
         """The last layer's weight float32 (C, d) and bias float32 (C,), if logits = features @ weight.T + bias; else None.
 
-        Tried on random pixels: some models scale, normalise or average after the layer that timm calls the classifier.
+        Tried on random pixels, in float32: some models scale, normalise or average after the layer that timm calls the
+        classifier.
         """
+        exact = replace(self, precision="float32")
         model: Any = self.model
         layer = model.get_classifier() if hasattr(model, "get_classifier") else None
         if not isinstance(layer, torch.nn.Linear):
@@ -98,24 +105,35 @@ class Classifier:
         bias = layer.bias.detach().float() if layer.bias is not None else weight.new_zeros(len(weight))
         noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (2, 3, self.input_size, self.input_size))
         pixels = torch.from_numpy(noise.astype(np.uint8)).to(weight.device)
-        features = self.features(pixels)
+        features = exact.features(pixels)
         if features.ndim != 2 or features.shape[1] != weight.shape[1]:
             return None
-        if not torch.allclose(features @ weight.T + bias, self.logits(pixels), rtol=1e-3, atol=1e-3):
+        if not torch.allclose(features @ weight.T + bias, exact.logits(pixels), rtol=1e-3, atol=1e-3):
             return None
         return weight.cpu().numpy(), bias.cpu().numpy()
 
     @torch.inference_mode()
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (n, 3, S, S) on the model's device -> float32 (n, C)."""
-        return self.model(normalise(pixels, self.mean, self.std)).float()
+        with computing_in(self.precision, pixels.device):
+            return self.model(self._inputs(pixels)).float()
+
+    def _inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        return normalise(pixels, self.mean, self.std).contiguous(memory_format=_layout(pixels.device))
 
 
-def load_classifier(source: str, *, device: str = "cpu") -> Classifier:
-    """Load a classifier by any of the names above. Raises ``UsageError`` for an unknown one, with the nearest names,
-    and ``DmkdError`` if its weights can't be had."""
+def _layout(device: torch.device) -> torch.memory_format:
+    """cuDNN's fast kernels want channels last; otherwise they transpose before and after each convolution."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def load_classifier(source: str, *, device: str = "cpu", precision: str = "float32") -> Classifier:
+    """Load a classifier by any of the names above, to run in a ``precision`` of ``CLASSIFIER_PRECISIONS``. Raises ``UsageError``
+    for an unknown name, with the nearest ones, and ``DmkdError`` if its weights can't be had."""
     name, model = _create(source)
-    return _classifier(source, name, model.to(device), state_dict_sha256(model))
+    digest = state_dict_sha256(model)
+    model.to(device).to(memory_format=_layout(torch.device(device)))
+    return replace(_classifier(source, name, model, digest), precision=precision)
 
 
 def load_teacher(

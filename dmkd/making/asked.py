@@ -8,7 +8,7 @@ from dmkd.generators.hub import check_source
 from dmkd.generators.samplers import OWN_SCHEDULER, sampler_named
 from dmkd.recipes.class_names import IMAGENET, class_names_from
 from dmkd.recipes.classifier_source import parse_classifier
-from dmkd.recipes.dtypes import DTYPES
+from dmkd.recipes.dtypes import CLASSIFIER_PRECISIONS, DTYPES
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.prompts import parse_templates
@@ -27,6 +27,7 @@ class LabelOptions:
     view_seed: int | None = None
     codec: str | None = None  # None: float16
     name: str | None = None
+    teacher_precision: str | None = None  # None: as the labels that are there, or what suits the device
 
 
 def check_images(images: ImageOptions) -> None:
@@ -58,6 +59,10 @@ def check_labels(labels: LabelOptions) -> None:
     if labels.views is not None:
         parse_views(labels.views)
     parse_codec(labels.codec)
+    if labels.teacher_precision not in (None, *CLASSIFIER_PRECISIONS):
+        raise UsageError(
+            f"--teacher-precision must be one of {', '.join(CLASSIFIER_PRECISIONS)}, not {labels.teacher_precision!r}."
+        )
     for teacher in labels.teachers or ():
         if teacher != "none":
             parse_classifier(teacher)

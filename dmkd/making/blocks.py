@@ -210,7 +210,7 @@ class BlockWorker:
         return generator
 
     def _load_teacher(self, label_set: LabelSet) -> Classifier:
-        teacher = load_classifier(label_set.source, device=self.order.device)
+        teacher = load_classifier(label_set.source, device=self.order.device, precision=label_set.precision)
         if teacher.sha256 != label_set.teacher["sha256"]:
             raise MismatchError(
                 f"The weights of teacher {teacher.source} have changed since label set {label_set.name!r} of "

@@ -31,7 +31,7 @@ def fit_label_sets(store: Store, names: Sequence[str], device: str, cpu_threads:
         if label_set.fitted:
             continue
         make_deterministic(device, cpu_threads)
-        teacher = load_classifier(label_set.source, device=device)
+        teacher = load_classifier(label_set.source, device=device, precision=label_set.precision)
         head = linear_head(teacher, label_set.codec.name) if "weight" in label_set.codec.needs else teacher.head()
         weight, bias = head if head is not None else (None, None)
         sample = sample_logits(store, label_set, teacher, device) if _needs_sample(label_set) else None

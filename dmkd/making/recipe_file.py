@@ -43,6 +43,7 @@ KEYS = {
     "block-size": WHOLE,
     "image-codec": TEXT,
     "teacher": TEXTS,
+    "teacher-precision": TEXT,
     "views": TEXT,
     "view-seed": WHOLE,
     "codec": TEXT,
@@ -105,7 +106,7 @@ def recipe_of(store: Store) -> dict[str, Any]:
     options["teacher"] = ["none"]
     if label_sets:
         views, codec = store.views[label_sets[0].view_set], label_sets[0].codec
-        alike = [one for one in label_sets if one.view_set == views.name and one.codec == codec]
+        alike = [one for one in label_sets if _alike(one, label_sets[0])]
         alike.sort(key=lambda label_set: not _made_views(label_set, views))
         options["teacher"] = [label_set.source for label_set in alike]
         policy = ViewPolicy.from_json(views.attributes["policy"])
@@ -113,7 +114,13 @@ def recipe_of(store: Store) -> dict[str, Any]:
         if views.attributes["seed"] != recipe["seed"]:
             options["view-seed"] = views.attributes["seed"]
         options["codec"] = str(codec)
+        options["teacher-precision"] = label_sets[0].precision
     return in_order(options)
+
+
+def _alike(one: LabelSet, other: LabelSet) -> bool:
+    """Whether one run makes both label sets, but for the teachers."""
+    return (one.view_set, one.codec, one.precision) == (other.view_set, other.codec, other.precision)
 
 
 def _made_views(label_set: LabelSet, views: ViewSet) -> bool:
@@ -131,7 +138,9 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
         if new:
             options["teacher"] = [name for name in options["teacher"] if name != "none"] + new
             first = {"views": _views_of(wanted.defaults["views"], request), "codec": str(request.codec)}
+            first |= {"teacher-precision": request.teachers[0].precision}
             asked = {"views": labels.views, "view-seed": labels.view_seed, "codec": labels.codec}
+            asked |= {"teacher-precision": labels.teacher_precision}
             options = first | options | {key: value for key, value in asked.items() if value is not None}
         return in_order(options)
     recipe = wanted.recipe.to_json()
@@ -147,6 +156,7 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
     if request.teachers:
         options["views"] = _views_of(labels.views or wanted.defaults["views"], request)
         options |= {"view-seed": labels.view_seed, "codec": str(request.codec)}
+        options |= {"teacher-precision": request.teachers[0].precision}
     return in_order(options | written_ranges(recipe) | _text_options(recipe, wanted.info.class_names))
 
 

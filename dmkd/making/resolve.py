@@ -17,12 +17,13 @@ from dmkd.making.label_sets import LabelRequest
 from dmkd.making.planned_labels import asked_labels, stored_labels
 from dmkd.making.sizes import PlannedLabels, StoreSize
 from dmkd.recipes.class_names import class_names_from, names_sha256, parse_classes
+from dmkd.recipes.dtypes import default_classifier_precision
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.prompts import parse_templates
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import default_cpu_threads
-from dmkd.stores import Store, UsageError, open_store, parse_codec, store_exists
+from dmkd.stores import LabelSet, Store, UsageError, open_store, parse_codec, store_exists
 from dmkd.stores.errors import MismatchError
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.image_codecs import parse_image_codec
@@ -49,6 +50,24 @@ class WantedImages:
     @property
     def size(self) -> StoreSize:
         return StoreSize(self.num_images, self.block_size, self.image_shape, self.recipe.image_codec, self.store)
+
+
+@dataclass(frozen=True)
+class TeacherPrecision:
+    """What a teacher's forward pass is to compute in. Raises ``UsageError`` for what the device can't."""
+
+    asked: str | None  # None: nothing was
+    device: str
+
+    def __post_init__(self) -> None:
+        if self.asked == "tf32" and not self.device.startswith("cuda"):
+            raise UsageError(
+                f"--teacher-precision tf32 is a mode of NVIDIA GPUs, and the device is {self.device}: use float32 or bfloat16."
+            )
+
+    def of(self, labels: LabelSet | None) -> str:
+        """That of a teacher that has these labels already, or none."""
+        return self.asked or (labels.precision if labels else default_classifier_precision(self.device))
 
 
 def resolve_images(path: str, images: ImageOptions, device: str, describe: Callable[..., Any]) -> WantedImages:
@@ -84,12 +103,16 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     return WantedImages(None, source, info, defaults, recipe, num_images, block_size)
 
 
-def resolve_labels(labels: LabelOptions, wanted: WantedImages, load: Callable[[str], Classifier]) -> LabelRequest:
-    """The labels asked for with their teachers, by ``load``. Raises ``UsageError`` if a teacher knows other classes."""
+def resolve_labels(
+    labels: LabelOptions, wanted: WantedImages, device: str, load: Callable[[str], Classifier] = load_classifier
+) -> LabelRequest:
+    """The labels asked for, to be made on ``device``, with their teachers, by ``load``. Raises ``UsageError`` if a teacher knows
+    other classes, or can't have the precision asked for on the device."""
     check_labels(labels)
     sources = teachers_wanted(labels, wanted.store, wanted.defaults)
     makes = f"generator {wanted.recipe.generator} makes"
-    teachers = load_teachers(sources, wanted.store, wanted.info.num_classes, makes, load)
+    precision = TeacherPrecision(labels.teacher_precision, device)
+    teachers = load_teachers(sources, wanted.store, wanted.info.num_classes, makes, precision, load)
     if labels.teachers is None and not teachers and wanted.store is not None:
         _refuse_labels_without_teacher(labels, wanted.store)
     return LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
@@ -112,12 +135,13 @@ def _refuse_labels_without_teacher(labels: LabelOptions, store: Store) -> None:
     policy, size = (asked.policy, asked.size) if asked else (None, None)
     codec = labels.codec and parse_codec(labels.codec).to_json()
     wishes = {"--views": labels.views, "--view-seed": labels.view_seed, "--codec": labels.codec, "--name": labels.name}
+    wishes["--teacher-precision"] = labels.teacher_precision
     given = " ".join(f"{option} {value}" for option, value in wishes.items() if value is not None)
     for label_set in store.labels.values():
         views = store.views[label_set.view_set].attributes
         drawn = (ViewPolicy.from_json(views["policy"]), views["size"], views["seed"])
-        found = (*drawn, label_set.codec.to_json(), label_set.name)
-        wanted = (policy, size, labels.view_seed, codec, labels.name)
+        found = (*drawn, label_set.codec.to_json(), label_set.name, label_set.precision)
+        wanted = (policy, size, labels.view_seed, codec, labels.name, labels.teacher_precision)
         if all(w is None or w == f for w, f in zip(wanted, found, strict=True)):
             return
     if given:
@@ -132,16 +156,19 @@ def load_teachers(
     store: Store | None,
     num_classes: int,
     images: str,
+    precision: TeacherPrecision,
     load: Callable[[str], Classifier] = load_classifier,
 ) -> list[Classifier]:
-    """The teachers, each by the name under which the store has its labels if it has any, whatever it would be called today.
+    """The teachers, each by the name under which the store has its labels if it has any, whatever it would be called today, and
+    in the precision of these.
 
     Raises what :func:`load_teacher` does, and ``UsageError`` if two of them are called alike."""
-    names = {} if store is None else {one.source: one.teacher.get("name") for one in store.labels.values()}
+    stored = {} if store is None else {one.source: one for one in store.labels.values()}
     found: dict[str, Classifier] = {}
     for source in sources:
-        teacher = load_teacher(source, num_classes, images, load)
-        teacher = dataclasses.replace(teacher, name=names.get(source) or teacher.name)
+        teacher, labels = load_teacher(source, num_classes, images, load), stored.get(source)
+        name = labels.teacher.get("name") if labels else None
+        teacher = dataclasses.replace(teacher, name=name or teacher.name, precision=precision.of(labels))
         if teacher.name in found:
             raise UsageError(
                 f"The labels of {found[teacher.name].source} and of {source} would both be called {teacher.name!r}: add one "

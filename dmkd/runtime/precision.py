@@ -6,6 +6,10 @@ that dmkd takes knows and which torch's own compiler reads.
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def set_tf32(on: bool) -> None:
@@ -28,3 +32,12 @@ def tf32(on: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def computing_in(precision: str, device: "torch.device") -> Iterator[None]:
+    """Products of float32 weights in float32, tf32 or bfloat16 (the latter under autocast), for a while."""
+    import torch
+
+    with tf32(precision == "tf32"), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        yield

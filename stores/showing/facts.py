@@ -15,6 +15,12 @@ from ..sets import LabelSet, ViewSet
 Listing = Mapping[str, Mapping[int, int]]  # node -> block -> bytes
 
 
+def teacher_in_words(teacher: Mapping[str, Any]) -> str:
+    """A label set's teacher by its architecture, and by what it computed in if that is not float32."""
+    precision = teacher.get("precision")
+    return f"{teacher.get('architecture', '')}{f', {precision}' if precision else ''}"
+
+
 def store_facts(store: Reader, every_block: bool = False) -> dict[str, Any]:
     """JSON-able facts: what the store is, what made it, whether it is complete, its sizes, sets and runs.
 

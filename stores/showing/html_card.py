@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import DmkdError
 from ..opinions import sample_blocks, statistics
 from ..reader import Reader
+from .facts import teacher_in_words
 
 SECONDS = 0.8
 IMAGES_SHOWN = 10
@@ -86,7 +87,7 @@ def _labels(store: Reader, without_images: set[int]) -> str:
         )
         cells = [
             name,
-            label_set.teacher.get("architecture", ""),
+            teacher_in_words(label_set.teacher),
             f"{label_set.num_views} {label_set.view_set}",
             label_set.codec,
         ]
