@@ -1,6 +1,6 @@
 """The options that say which store is to be made: shared by ``dmkd generate`` and ``dmkd plan``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,8 +34,32 @@ def _dtypes() -> Sequence[str]:
     return DTYPES
 
 
+def _weights() -> Sequence[str]:
+    from dmkd.recipes.dtypes import WEIGHTS
+
+    return WEIGHTS
+
+
 def _alternatives(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _presets() -> Sequence[str]:
+    from dmkd.recipes.image_options import PRESETS
+
+    return list(PRESETS)
+
+
+def _preset_list() -> str:
+    from dmkd.recipes.image_options import PRESETS
+
+    return "; ".join(f"{name}: {_in_words(preset)}" for name, preset in PRESETS.items())
+
+
+def _in_words(preset: Mapping[str, Any]) -> str:
+    interval = preset.get("guidance_interval")
+    guidance = f"guidance {preset['guidance']:g}" + (f" at {interval} of the noise" if interval else "")
+    return f"{preset['steps']} {preset['sampler']} steps, {guidance}"
 
 
 _START_OPTIONS = (
@@ -69,6 +93,14 @@ _IMAGE_OPTIONS = (
         help="Images in the store; more than it has: it grows. Default: 200000; text-to-image: 200 a class.",
     ),
     click.option("--classes", metavar="LIST", help="Class ids, ranges or names, such as 0-9,207. Default: all."),
+    click.option(
+        "--preset",
+        cls=ListingOption,
+        listing=_preset_list,
+        shell_complete=words(later=_presets),
+        metavar="NAME",
+        help="Sampling options by name, where they are not given: {}. Default: none.",
+    ),
     heading("Sampling"),
     click.option(
         "--sampler",
@@ -106,7 +138,16 @@ _IMAGE_OPTIONS = (
         listing=lambda: _alternatives(_dtypes()),
         shell_complete=words(later=_dtypes),
         metavar="TYPE",
-        help="Of the generator's weights: {}. Default: bfloat16 on a GPU, float32 on a CPU.",
+        help="Of the generator's weights: {} (float8: with torchao, on GPUs that have it). Default: bfloat16 on CUDA, else "
+        "float32.",
+    ),
+    click.option(
+        "--vae-dtype",
+        cls=ListingOption,
+        listing=lambda: _alternatives(_weights()),
+        shell_complete=words(later=_weights),
+        metavar="TYPE",
+        help="Of the VAE's weights: {}. Default: as --dtype (beside float8: bfloat16).",
     ),
     click.option(
         "--sub-batch",
@@ -117,7 +158,8 @@ _IMAGE_OPTIONS = (
     click.option(
         "--compile/--no-compile",
         default=None,
-        help="Run the models through torch.compile: minutes to start, then faster; part of the recipe. Default: no.",
+        help="Run the models through torch.compile: longer to start, then faster; part of the recipe. Default: on CUDA, where "
+        "there is a C compiler.",
     ),
     heading("Text-to-image pipelines"),
     click.option(
@@ -174,11 +216,11 @@ def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOp
     ``UsageError`` for what can't be, before anything heavy is imported."""
     from dmkd.making.asked import LabelOptions, check_images, check_labels
     from dmkd.making.recipe_file import start_from
-    from dmkd.recipes.image_options import ImageOptions
+    from dmkd.recipes.image_options import PRESETS, ImageOptions
 
     given = {name: None if value == () else value for name, value in given.items()}
     recipe, like = given.pop("recipe"), given.pop("like")
-    for key, value in start_from(recipe, like).items():
+    for key, value in {**start_from(recipe, like), **PRESETS.get(given["preset"] or "", {})}.items():
         name = key.replace("-", "_")
         given[name] = value if given[name] is None else given[name]
     teachers, prompts = given.pop("teacher"), given.pop("prompt")

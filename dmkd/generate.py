@@ -18,6 +18,7 @@ from dmkd.making.planned_labels import asked_labels, stored_labels
 from dmkd.making.recipe_file import resolved_options, to_toml
 from dmkd.making.resolve import (
     TeacherPrecision,
+    WantedImages,
     label_sets_of,
     load_teachers,
     resolve_images,
@@ -27,6 +28,7 @@ from dmkd.making.resolve import (
 from dmkd.making.sizes import StoreSize
 from dmkd.making.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
 from dmkd.recipes.class_names import classes_written_alike, first_synonym
+from dmkd.recipes.dtypes import FLOAT8
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import choose_device
@@ -56,6 +58,8 @@ def generate(
 
     device = _device(run)
     wanted = resolve_images(path, images, device, describe_generator)
+    if not run.ray_address:  # on a cluster the workers find out
+        wanted = _as_this_machine_can(wanted, images, device, display)
     store, recipe = wanted.store, wanted.recipe
     if store is not None:
         store.require_writable()
@@ -170,6 +174,24 @@ def _label_blocks(engine: Engine, names: Sequence[str], expected: Callable[[], b
     for name in names:
         todo = Todo(store.labels[name].missing_blocks, store.missing_blocks, expected)
         engine.run(WorkOrder(store.path, (name,), device, threads, generator=None), todo, f"label {name}")
+
+
+def _as_this_machine_can(wanted: WantedImages, images: ImageOptions, device: str, display: Display) -> WantedImages:
+    """Raise ``UsageError`` for a recipe that this machine can't follow; what was not asked for is left out instead, and said."""
+    from dmkd.generators.compiling import missing_for_compiling
+    from dmkd.generators.float8 import require_float8
+
+    recipe = wanted.recipe
+    if recipe.dtype == FLOAT8:
+        require_float8(device)
+    missing = missing_for_compiling(device) if recipe.compile else None
+    if missing is None:
+        return wanted
+    if wanted.store is not None or images.compile:
+        whose = "The images of this store are made by compiled models" if wanted.store else "--compile"
+        raise UsageError(f"{whose}: {missing}.")
+    display.notice(f"The models are not compiled, so that images take longer: {missing}.")
+    return dataclasses.replace(wanted, recipe=dataclasses.replace(recipe, compile=False))
 
 
 def _find_sub_batch(trial: Trial, device: str, workers: int | None, run: RunOptions, display: Display) -> int:

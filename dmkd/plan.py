@@ -3,6 +3,7 @@
 Weights are not read: the generator's and the teachers' configurations are enough.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from dmkd.making.limits import obstacles
 from dmkd.making.recipe_file import resolved_options
 from dmkd.making.resolve import WantedImages, label_sets_of, resolve_images, resolve_labels
 from dmkd.making.sizes import PlannedLabels, StoreSize, disk_sizes
-from dmkd.recipes.image_options import ImageOptions
+from dmkd.recipes.image_options import PRESETS, ImageOptions
 from dmkd.stores import LabelSet, UsageError
 
 # NVIDIA H100 SXM, data sheet, without sparsity: TFLOP/s of tensor cores in half precisions; of ordinary ones in float32, as
 # torch leaves TF32 off for matrix products.
-H100_TFLOPS = {"bfloat16": 989.0, "float16": 989.0, "float32": 67.0}
+H100_TFLOPS = {"float8": 1979.0, "bfloat16": 989.0, "float16": 989.0, "float32": 67.0}
 UTILISATION = 0.4
 
 
@@ -44,9 +45,9 @@ def plan(
     """What `dmkd generate` with these options would make at ``path``, as plain numbers and texts.
 
     ``recipe``: the options resolved; ``images``, ``blocks``, ``block_size``; ``arrays``: name -> bytes and whether these
-    are exact; ``bytes`` and ``files`` of all, the bytes without metadata; ``flops_per_image`` by part; ``left``: what is
-    not there yet; ``flops``, ``gpu_hours``, ``hours``, ``dollars`` of that, and ``assumption``, the rate behind them in words;
-    ``limits``: why this machine could not do it, in sentences.
+    are exact; ``bytes`` and ``files`` of all, the bytes without metadata; ``flops_per_image`` by part; ``presets``: name ->
+    what an image would take by it; ``left``: what is not there yet; ``flops``, ``gpu_hours``, ``hours``, ``dollars`` of that,
+    and ``assumption``, the rate behind them in words; ``limits``: why this machine could not do it, in sentences.
     ``device`` None: a GPU, whatever there is here.
 
     Raises what ``generate`` would for options that can't be, and ``UsageError`` for a cost that can't be.
@@ -69,8 +70,9 @@ def plan(
     assert isinstance(info, GeneratorInfo)
 
     calls = model_calls(wanted.recipe, info, scheduler)
+    one_call = transformer_flops(transformer, info)
     per_image: dict[str, Any] = {
-        "sampling": calls * transformer_flops(transformer, info),
+        "sampling": calls * one_call,
         "decoding": decoder_flops(vae, info),
         "labels": {one.name: one.views * classifier_flops(one.find_teacher(), one.view_set.size) for one in label_sets},
     }
@@ -82,7 +84,7 @@ def plan(
     left = _left(wanted.size, wanted.recipe.sub_batch, label_sets)
     label_flops = {name: count * per_image["labels"][name] for name, count in left["labels"].items()}
     sampled = left["sampled"]
-    result = {
+    result: dict[str, Any] = {
         "path": path,
         "exists": wanted.store is not None,
         "recipe": recipe,
@@ -94,11 +96,22 @@ def plan(
         **disk_sizes(wanted.size, label_sets),
         "model_calls_per_image": calls,
         "flops_per_image": per_image,
+        "presets": {},
         "left": left,
         "limits": obstacles(path, wanted.size, label_sets, workers=1),
         "flops": sampled * made + sum(label_flops.values()),
     }
+    for name in PRESETS:
+        there = _preset_calls(name, wanted, info, scheduler)
+        flops = per_image["total"] - per_image["sampling"] + there * one_call
+        result["presets"][name] = {"model_calls": there, "flops_per_image": flops}
     return result | _time(result, wanted, cost, sampled * made, label_flops)
+
+
+def _preset_calls(name: str, wanted: WantedImages, info: GeneratorInfo, scheduler: dict[str, Any]) -> int:
+    """Calls of the model for an image of this generator by a preset."""
+    sampling = info.sampling(ImageOptions(preset=name).with_preset(), wanted.defaults)
+    return model_calls(dataclasses.replace(wanted.recipe, **sampling), info, scheduler)
 
 
 def _left(size: StoreSize, sub_batch: int, label_sets: Sequence[PlannedLabels]) -> dict[str, Any]:

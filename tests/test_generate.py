@@ -231,13 +231,13 @@ def test_a_refused_run_does_not_grow_the_store(tiny_generator, tiny_teacher, tmp
 def test_whoever_makes_a_block_compiles_the_models_if_the_recipe_says_so(tiny_generator, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(
-        "dmkd.generators.dit.compile_for_fixed_shapes", lambda part: compiled.append(type(part).__name__)
+        "dmkd.generators.compiling.compile_for_fixed_shapes", lambda part: compiled.append(type(part).__name__)
     )
     store = make(tmp_path / "s.zarr", tiny_generator, images=32, compile=True)
-    assert store.recipe["compile"] is True and compiled == ["DiTTransformer2DModel", "Decoder"]
+    assert store.recipe["compile"] is True and compiled == ["BasicTransformerBlock", "BasicTransformerBlock", "Decoder"]
     (tmp_path / "s.zarr/images/c.0.0.0.0").unlink()
     generate(store.path, ImageOptions(), LabelOptions(), HERE, Silent())
-    assert len(compiled) == 4
+    assert len(compiled) == 6
     with pytest.raises(MismatchError, match="compile: the store has true, you asked for false"):
         generate(store.path, ImageOptions(compile=False), LabelOptions(), HERE, Silent())
 

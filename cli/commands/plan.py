@@ -111,6 +111,7 @@ def print_plan(plan: dict[str, Any]) -> None:
         ("blocks", f"{plan['blocks']:,} of {plan['block_size']:,} images"),
         ("on disk", f"{rough}{byte_size(plan['bytes'])} in {plan['files']:,} files"),
         ("an image", f"{_flops(per_image['total'])}: {_parts(plan)}"),
+        ("presets", _presets(plan)),
         ("to do", _to_do(plan)),
         ("arithmetic", _flops(plan["flops"])),
         ("assumed", plan["assumption"]),
@@ -136,6 +137,12 @@ def _parts(plan: dict[str, Any]) -> str:
     parts = [f"sampling {_flops(per_image['sampling'])} ({calls} calls)", f"decoding {_flops(per_image['decoding'])}"]
     parts += [f"{name} {_flops(flops)}" for name, flops in per_image["labels"].items()]
     return ", ".join(parts)
+
+
+def _presets(plan: dict[str, Any]) -> str:
+    """What an image takes by each."""
+    found = plan["presets"].items()
+    return ", ".join(f"{name} {_flops(one['flops_per_image'])} ({one['model_calls']} calls)" for name, one in found)
 
 
 def _to_do(plan: dict[str, Any]) -> str:

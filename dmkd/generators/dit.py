@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from dmkd.generators.compiling import compile_blocks, compile_for_fixed_shapes, missing_for_compiling
+from dmkd.generators.float8 import to_float8
 from dmkd.generators.hub import resolve_folder, weights_sha256
 from dmkd.generators.pipeline_files import load_model, read_json
 from dmkd.generators.pixels import not_finite, to_uint8
 from dmkd.generators.samplers import check_steps, sampler_named
 from dmkd.generators.sampling import check_guided_channels, denoise, draw_noise, image_generators
+from dmkd.recipes.dtypes import FLOAT8
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.stores.errors import UsageError
@@ -51,6 +54,10 @@ class GeneratorInfo:
     learned_sigma: bool  # predicts variances as well as the noise
     num_train_timesteps: int
     sha256: str  # of the weights and of the configurations that pixels depend on; empty if only those were read
+
+    @property
+    def can_be_compiled(self) -> bool:
+        return True
 
     @property
     def cpu_sub_batch(self) -> int:
@@ -127,16 +134,30 @@ def dit_info(source: str, folder: Path | None, configs: list[dict[str, Any]], sh
     )
 
 
-def load_dit(info: GeneratorInfo, *, device: torch.device | str, dtype: torch.dtype, compile: bool) -> "Generator":
-    """Load a DiT's weights onto a device. Raises ``DmkdError`` if they are damaged or incomplete."""
+def load_dit(
+    info: GeneratorInfo, *, device: torch.device | str, dtype: str, vae_dtype: str, compile: bool
+) -> "Generator":
+    """Load a DiT's weights onto a device, as number types of ``DTYPES``. Raises ``DmkdError`` if they are damaged or incomplete,
+    ``UsageError`` for a device that has no float8, and for a machine that can't compile."""
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
-    transformer = load_model(DiTTransformer2DModel, info.folder, "transformer", dtype)
-    vae = load_model(AutoencoderKL, info.folder, "vae", dtype)
-    if torch.device(device).type == "cuda":
+    if compile and (missing := missing_for_compiling(str(device))):
+        raise UsageError(f"Images of this store are made by compiled models (--compile), and {missing}.")
+    weights = torch.bfloat16 if dtype == FLOAT8 else getattr(torch, dtype)
+    transformer = load_model(DiTTransformer2DModel, info.folder, "transformer", weights).to(device)
+    if dtype == FLOAT8:
+        to_float8(transformer)
+    vae = load_model(AutoencoderKL, info.folder, "vae", getattr(torch, vae_dtype))
+    if torch.device(device).type == "cuda" and (compile or _group_norm_keeps_channels_last(device)):
         # cuDNN's half-precision kernels want this; otherwise they transpose before and after each convolution.
         vae = vae.to(memory_format=torch.channels_last)
-    return Generator(info, transformer.to(device), vae.to(device), _configs(info.folder)[3], compile=compile)
+    return Generator(info, transformer, vae.to(device), _configs(info.folder)[3], compile=compile)
+
+
+def _group_norm_keeps_channels_last(device: torch.device | str) -> bool:
+    """Older kernels of CUDA give back channels first, so that every convolution of a decoder would have to transpose again."""
+    tried = torch.empty(1, 32, 2, 2, device=device).to(memory_format=torch.channels_last)
+    return torch.nn.functional.group_norm(tried, 8).is_contiguous(memory_format=torch.channels_last)
 
 
 class Generator:
@@ -147,8 +168,8 @@ class Generator:
     so does an image's place among them where CPU threads can't share them evenly (three images, two threads): only
     sampling the same ids together gives the same bits.
 
-    ``compile``: transformer and decoder go through ``torch.compile`` when first used, minutes for a DiT-XL/2. Its fused
-    kernels round differently, so a store's recipe records it.
+    ``compile``: the transformer's blocks and the decoder go through ``torch.compile`` when first used. Its fused kernels round
+    differently, so a store's recipe records it.
     """
 
     def __init__(
@@ -168,9 +189,8 @@ class Generator:
         weight = next(transformer.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         if compile:
-            part: Any
-            for part in (self.transformer, self.vae.decoder):
-                compile_for_fixed_shapes(part)
+            compile_blocks(self.transformer)
+            compile_for_fixed_shapes(self.vae.decoder)
 
     def sample(
         self,
@@ -264,24 +284,10 @@ class Generator:
         parts = -(-len(latents) * size * size // _DECODE_PIXELS)
         images, finite = [], []
         for part in (latents / self.vae.config.scaling_factor).tensor_split(parts):
-            pixels = self.vae.decode(part.to(self.dtype), return_dict=False)[0].float()
+            pixels = self.vae.decode(part.to(self.vae.dtype), return_dict=False)[0].float()
             finite.append(torch.isfinite(pixels).all())  # before clamping hides an infinity
             images.append((pixels / 2 + 0.5).clamp(0, 1))
         return torch.cat(images), torch.stack(finite).all()
-
-
-def compile_for_fixed_shapes(module: torch.nn.Module) -> None:
-    """Have a module compiled when it is first called with each shape: a transformer sees two, guided and unguided.
-
-    Neither of the other modes of ``torch.compile`` fits. "max-autotune" times several kernels for every matrix product and
-    takes the fastest: two workers may choose two, and pixels would depend on who made them. "reduce-overhead" (CUDA graphs)
-    saves launches, which cost nothing here: the loop queues them far ahead of the GPU.
-    """
-    import torch._inductor
-
-    # In versions of torch that have it: keeps reductions from being timed too.
-    options = {"deterministic": True} if "deterministic" in torch._inductor.list_options() else None
-    module.compile(dynamic=False, options=options)
 
 
 def _check_index(source: str, index: dict[str, Any]) -> None:

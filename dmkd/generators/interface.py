@@ -28,6 +28,10 @@ class GeneratorFacts(Protocol):
     def cpu_sub_batch(self) -> int:
         """Images sampled at once on a CPU by default."""
 
+    @property
+    def can_be_compiled(self) -> bool:
+        """Whether its models may go through ``torch.compile``."""
+
     def defaults(self, of_source: Mapping[str, Any], images: ImageOptions) -> Mapping[str, Any]:
         """What a store of these images is made with by default: see ``GeneratorSource.defaults``."""
 

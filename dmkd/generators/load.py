@@ -26,6 +26,7 @@ from dmkd.generators.text_to_image import (
     load_text_to_image,
 )
 from dmkd.recipes.dtypes import DTYPES
+from dmkd.recipes.dtypes import vae_dtype as resolved_vae_dtype
 from dmkd.recipes.prompts import Wording
 from dmkd.stores.errors import UsageError
 
@@ -76,29 +77,32 @@ def load_generator(
     *,
     device: torch.device | str,
     dtype: torch.dtype | str,
+    vae_dtype: str | None = None,
     compile: bool = False,
     wording: Wording | None = None,
     image_size: int | None = None,
 ) -> Generator | TextToImageGenerator:
-    """Load a generator's weights as float32, bfloat16 or float16 (a torch dtype or its name) onto a device.
+    """Load a generator's weights as a type of ``DTYPES`` (its name, or torch's dtype) onto a device.
 
-    ``compile``: see ``Generator``. ``wording`` says how a text-to-image generator's prompts name the class, ``image_size``
-    how many pixels it is to make; a DiT needs neither, and gets None.
+    ``vae_dtype``: see :func:`dmkd.recipes.dtypes.vae_dtype`; DiTs alone have a choice. ``compile``: see ``Generator``.
+    ``wording`` says how a text-to-image generator's prompts name the class, ``image_size`` how many pixels it is to make; a DiT
+    needs neither, and gets None.
 
-    Raises what ``describe_generator`` raises, and ``DmkdError`` if the weights are damaged or incomplete.
+    Raises what ``describe_generator`` and ``load_dit`` raise.
     """
     named = str(dtype).removeprefix("torch.")
     if named not in DTYPES:
         raise UsageError(f"A generator can't run in {dtype}; choose {', '.join(DTYPES)}.")
-    chosen = getattr(torch, named)
     if wording is None:
         info = describe_generator(source)
     else:
         info = describe_generator(source, class_names=wording.class_names, image_size=image_size)
     if isinstance(info, GeneratorInfo):
-        return load_dit(info, device=device, dtype=chosen, compile=compile)
+        return load_dit(
+            info, device=device, dtype=named, vae_dtype=resolved_vae_dtype(named, vae_dtype), compile=compile
+        )
     assert wording is not None  # otherwise there were no class names, and describe_generator has raised
-    return load_text_to_image(info, wording, device=device, dtype=chosen)
+    return load_text_to_image(info, wording, device=device, dtype=getattr(torch, named))
 
 
 def _index(source: str, wanted: tuple[str, ...]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from dmkd.generators.prompt_cache import PromptCache
 from dmkd.generators.samplers import OWN_SCHEDULER, SAMPLERS, check_steps, replacements
 from dmkd.generators.sampling import image_generators
 from dmkd.recipes.class_names import names_sha256, parse_classes
+from dmkd.recipes.dtypes import FLOAT8
 from dmkd.recipes.guidance import parse_guidance
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.prompts import DEFAULT_TEMPLATE, Wording, parse_templates
@@ -59,6 +60,10 @@ class TextToImageInfo:
         return len(self.class_names)
 
     @property
+    def can_be_compiled(self) -> bool:
+        return False
+
+    @property
     def cpu_sub_batch(self) -> int:
         """By pixels, since images may be large; a power of two, as blocks are."""
         most = max(1, 8 * 256**2 // self.image_size**2)
@@ -74,6 +79,12 @@ class TextToImageInfo:
             raise UsageError(
                 "--compile is for class-conditional generators; text-to-image pipelines can't be compiled."
             )
+        asked = {"preset": images.preset, "vae-dtype": images.vae_dtype, "dtype float8": images.dtype == FLOAT8}
+        for option, value in asked.items():
+            if value:
+                raise UsageError(
+                    f"--{option} is for class-conditional generators; {self.name} is a text-to-image pipeline."
+                )
         for option in ("guidance_interval", "guided_channels"):
             if getattr(images, option) is not None:
                 raise UsageError(

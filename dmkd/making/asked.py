@@ -8,9 +8,9 @@ from dmkd.generators.hub import check_source
 from dmkd.generators.samplers import OWN_SCHEDULER, sampler_named
 from dmkd.recipes.class_names import IMAGENET, class_names_from
 from dmkd.recipes.classifier_source import parse_classifier
-from dmkd.recipes.dtypes import CLASSIFIER_PRECISIONS, DTYPES
+from dmkd.recipes.dtypes import CLASSIFIER_PRECISIONS, DTYPES, WEIGHTS
 from dmkd.recipes.guidance import parse_guidance, parse_interval
-from dmkd.recipes.image_options import ImageOptions
+from dmkd.recipes.image_options import PRESETS, ImageOptions
 from dmkd.recipes.prompts import parse_templates
 from dmkd.recipes.randomness import check_number_of_images
 from dmkd.stores import UsageError, parse_codec
@@ -37,6 +37,8 @@ def check_images(images: ImageOptions) -> None:
     if images.images is not None:
         check_number_of_images(images.images)
     check_least("seed", images.seed, 0)
+    if images.preset not in (None, *PRESETS):
+        raise UsageError(f"--preset must be one of {', '.join(PRESETS)}, not {images.preset!r}.")
     if images.sampler not in (None, OWN_SCHEDULER):
         sampler_named(images.sampler)
     if images.guidance is not None:
@@ -44,6 +46,8 @@ def check_images(images: ImageOptions) -> None:
     parse_interval(images.guidance_interval)
     if images.dtype not in (None, *DTYPES):
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not {images.dtype!r}.")
+    if images.vae_dtype not in (None, *WEIGHTS):
+        raise UsageError(f"--vae-dtype must be one of {', '.join(WEIGHTS)}, not {images.vae_dtype!r}.")
     parse_image_codec(images.image_codec)
     if images.prompts is not None:
         parse_templates(images.prompts)

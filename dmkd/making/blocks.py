@@ -12,6 +12,7 @@ from dmkd.classifiers.classifier import Classifier, linear_head, load_classifier
 from dmkd.generators.interface import ImageGenerator
 from dmkd.generators.load import load_generator
 from dmkd.making.labelling import label_quality, label_views
+from dmkd.recipes.dtypes import vae_dtype
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import make_deterministic
 from dmkd.runtime.versions import machine
@@ -110,7 +111,7 @@ class BlockWorker:
         compete for the same cores, and a thread has its own number of threads, on which pixels depend."""
         if self.generator is None or not self.order.device.startswith("cuda"):
             return None
-        if self.recipe.dtype == "float32":
+        if "float32" in (self.recipe.dtype, vae_dtype(self.recipe.dtype, self.recipe.vae_dtype)):
             # How float32 products are rounded is a setting of the process, and teachers change it.
             return None
         return torch.cuda.Stream(self.order.device)
@@ -197,6 +198,7 @@ class BlockWorker:
             source,
             device=self.order.device,
             dtype=self.recipe.dtype,
+            vae_dtype=self.recipe.vae_dtype,
             compile=self.recipe.compile,
             wording=self.recipe.wording(self.store.class_names),
             image_size=self.recipe.image_size,  # of use to text-to-image generators only, as the wording

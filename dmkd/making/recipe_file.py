@@ -38,6 +38,7 @@ KEYS = {
     "guided-channels": WHOLE,
     "seed": WHOLE,
     "dtype": TEXT,
+    "vae-dtype": TEXT,
     "sub-batch": WHOLE,
     "compile": FLAG,
     "block-size": WHOLE,

@@ -17,7 +17,7 @@ from dmkd.making.label_sets import LabelRequest
 from dmkd.making.planned_labels import asked_labels, stored_labels
 from dmkd.making.sizes import PlannedLabels, StoreSize
 from dmkd.recipes.class_names import class_names_from, names_sha256, parse_classes
-from dmkd.recipes.dtypes import default_classifier_precision
+from dmkd.recipes.dtypes import default_classifier_precision, vae_dtype
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.prompts import parse_templates
@@ -77,6 +77,7 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     ``MismatchError`` for what differs from the store.
     """
     check_images(images)
+    images = images.with_preset()
     store = open_store(path) if store_exists(path) else None
     named = images.generator or (store.source if store else DEFAULT_GENERATOR)
     if not named or (store is not None and store.recipe.get("source") == "import"):
@@ -206,10 +207,11 @@ def _new_recipe(
         num_classes=info.num_classes,
         **info.sampling(images, defaults),
         dtype=dtype,
+        vae_dtype=None if images.vae_dtype in (None, vae_dtype(dtype, None)) else images.vae_dtype,
         seed=images.given("seed", 0),
         # On a GPU a whole block, until the largest that fits is found.
         sub_batch=images.given("sub_batch", block_size if on_gpu else min(block_size, info.cpu_sub_batch)),
-        compile=bool(images.compile),
+        compile=images.given("compile", on_gpu and info.can_be_compiled),
         cpu_threads=default_cpu_threads() if device == "cpu" else None,
         image_codec=str(parse_image_codec(images.image_codec)),
     )
@@ -241,6 +243,8 @@ def _recipe_to_go_on(store: Store, images: ImageOptions, info: GeneratorFacts, g
     ):  # fmt: skip
         value = getattr(images, option)
         asked[option] = stored[option] if value is None else value
+    if images.vae_dtype not in (None, vae_dtype(recipe.dtype, recipe.vae_dtype)):
+        asked["vae_dtype"] = images.vae_dtype
     if images.class_names is not None:
         asked["class_names_sha256"] = names_sha256(info.class_names)
     if images.classes is not None:

@@ -122,6 +122,7 @@ def _load(trial: Trial, device: str) -> tuple[Any, list[Any]]:
         trial.generator,
         device=device,
         dtype=trial.recipe.dtype,
+        vae_dtype=trial.recipe.vae_dtype,
         wording=trial.recipe.wording(trial.class_names),
         image_size=trial.recipe.image_size,
     )

@@ -1,8 +1,15 @@
 """Which images were asked for."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+# Ways of sampling by name, as options. dm-kd: Li et al. 2023's, also the default. fast: 29 calls of the model instead of 200, by
+# a solver of few steps (Lu et al. 2022) that is guided only at noise of middle strength (Kynkäänniemi et al. 2024).
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "dm-kd": {"sampler": "ddpm", "steps": 100, "guidance": 2.0},
+    "fast": {"sampler": "dpm++", "steps": 25, "guidance": 2.0, "guidance_interval": "0.1:0.27"},
+}
 
 
 @dataclass(frozen=True)
@@ -10,6 +17,7 @@ class ImageOptions:
     """Which images. ``None``: as the store has it, or the generator's default."""
 
     generator: str | None = None
+    preset: str | None = None  # a name in PRESETS, for those of its options that are not given
     images: int | None = None
     classes: str | None = None
     sampler: str | None = None
@@ -18,6 +26,7 @@ class ImageOptions:
     guidance_interval: str | None = None  # e.g. "0.1:0.27"
     guided_channels: int | None = None
     dtype: str | None = None
+    vae_dtype: str | None = None
     seed: int | None = None
     sub_batch: int | None = None
     compile: bool | None = None
@@ -28,6 +37,11 @@ class ImageOptions:
     prompts: tuple[str, ...] | None = None  # templates, or "@FILE"
     negative_prompt: str | None = None
     image_size: int | None = None
+
+    def with_preset(self) -> "ImageOptions":
+        """The same with the preset's options, if there is a preset, where none were given."""
+        preset = PRESETS[self.preset] if self.preset else {}
+        return replace(self, **{option: self.given(option, value) for option, value in preset.items()})
 
     def given(self, option: str, otherwise: Any) -> Any:
         """What was asked for, or else this."""

@@ -30,19 +30,25 @@ class Recipe:
     guidance: float | tuple[float, float]  # classifier-free guidance scale; 1: none; a range: each image draws its own
     guidance_interval: tuple[float, float] | None  # guided in this share of the noise levels (1: pure noise); None: all
     guided_channels: int | None  # how many latent channels, from the first, are guided; None: up to the pipeline
-    dtype: str  # of the weights; latents are float32
+    dtype: str  # of the weights, of the VAE too unless vae_dtype says otherwise; latents are float32
     seed: int
     sub_batch: int  # images sampled at once; a block is cut into sub-batches of exactly this size
-    compile: bool  # whether transformer and decoder went through torch.compile, which rounds differently
+    compile: (
+        bool  # whether the transformer's blocks and the decoder went through torch.compile, which rounds differently
+    )
     cpu_threads: int | None  # torch threads, if made on a CPU: they change one pixel value in 25,000
     image_codec: str = "raw"  # how pixels are written; a lossy one changes them
     # For text-to-image generators; a class-conditional one knows its classes, and has None.
     prompts: tuple[str, ...] | None = None  # templates; each image draws one; {} is its class name
     negative_prompt: str | None = None
     class_names_sha256: str | None = None  # of the store's class names
+    vae_dtype: str | None = None  # of the VAE's weights; None: as dtype, see dmkd.recipes.dtypes.vae_dtype
 
     def to_json(self) -> dict[str, Any]:
+        """JSON-able; without a ``vae_dtype`` that is not set, as recipes were written before there was one."""
         description = dataclasses.asdict(self)
+        if self.vae_dtype is None:
+            del description["vae_dtype"]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in description.items()}
 
     @classmethod

@@ -51,14 +51,18 @@ def test_a_range_of_guidance_is_not_waited_for_either(load):
         assert load().latents([1, 2], [4, 5], sampler="ddpm", **options).device.type == "cuda"
 
 
-def test_on_a_gpu_the_decoder_keeps_channels_last_and_attention_is_fused(on_cpu, load):
+@pytest.mark.parametrize("kept", [True, False])
+def test_on_a_gpu_the_decoder_is_channels_last_where_that_is_kept(on_cpu, load, monkeypatch, kept):
+    monkeypatch.setattr("dmkd.generators.dit._group_norm_keeps_channels_last", lambda device: kept)
     with absent_gpu():
-        generator = load()
-        weight = generator.vae.decoder.conv_in.weight
-        assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        weight = load().vae.decoder.conv_in.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) is kept and weight.is_contiguous() is not kept
+    assert on_cpu.vae.decoder.conv_in.weight.is_contiguous()
+
+
+def test_attention_is_fused(on_cpu):
     processors = [part.processor for part in on_cpu.transformer.modules() if hasattr(part, "processor")]
     assert {type(processor).__name__ for processor in processors} == {"AttnProcessor2_0"}
-    assert on_cpu.vae.decoder.conv_in.weight.is_contiguous()
 
 
 def test_the_loop_with_diffusers_own_unipc_would_be_caught(on_cpu, load, monkeypatch):
