@@ -7,7 +7,7 @@ import torch
 
 from dmkd.classifiers.classifier import Classifier, linear_head, load_classifier
 from dmkd.making.labelling import label_views
-from dmkd.runtime.devices import make_deterministic
+from dmkd.runtime.devices import make_deterministic, release_gpu_memory
 from dmkd.runtime.progress import Display
 from dmkd.stores import LabelSet, MissingBlockError, Store
 from dmkd.views.description import ViewDescription
@@ -41,6 +41,7 @@ def fit_label_sets(store: Store, names: Sequence[str], device: str, cpu_threads:
         store.fit_label_set(name, label_set.codec.fit(label_set.num_classes, sample=sample, weight=weight, bias=bias))
         for sentence in store.labels[name].coder.notices(name):
             display.notice(sentence)
+    release_gpu_memory()  # workers on the same GPU come next
 
 
 def sample_logits(

@@ -1,13 +1,14 @@
 """How many images a GPU can sample at once: tried, not estimated."""
 
-import gc
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from dmkd.recipes.recipe import Recipe
+from dmkd.runtime.devices import release_gpu_memory
 from dmkd.runtime.failures import is_out_of_memory, named_line
 from dmkd.runtime.ray_session import ray_session
 from dmkd.stores.errors import DmkdError
@@ -65,9 +66,8 @@ def find_sub_batch(trial: Trial, device: str) -> int:
         return largest_that_fits(attempt, trial.block_size)
     finally:
         models.clear()
+        release_gpu_memory()
         if on_gpu:
-            gc.collect()
-            torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(1.0, index)
 
 
@@ -97,8 +97,6 @@ def run_on_ray_gpu(function: Callable[..., int], *arguments: object, address: st
 
 
 def _fits(attempt: Callable[[int], object], count: int) -> bool:
-    import torch
-
     try:
         attempt(count)
         return True
@@ -106,9 +104,7 @@ def _fits(attempt: Callable[[int], object], count: int) -> bool:
         if not is_out_of_memory(error):
             raise
     # Here the error is gone, and with it the frames that held the attempt's tensors.
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release_gpu_memory()
     return False
 
 
@@ -130,16 +126,36 @@ def _load(trial: Trial, device: str) -> tuple[Any, list[Any]]:
 
 
 def _sample_and_label(trial: Trial, generator: Any, teachers: Sequence[Any], count: int) -> None:
+    import torch
+
     from dmkd.making.blocks import make_images
     from dmkd.making.label_sets import new_view_set
     from dmkd.making.labelling import VIEWS_AT_ONCE, label_views
     from dmkd.views.policy import ViewPolicy, ViewsWanted
 
     recipe = replace(trial.recipe, steps=2, guidance_interval=None, sub_batch=count)
-    images, _ = make_images(generator, recipe, np.arange(min(count, trial.block_size)))
+    ids = np.arange(min(count, trial.block_size))
+    images, _ = make_images(generator, recipe, ids)
     num_views = max(1, VIEWS_AT_ONCE // len(images))
     whole_image = np.tile(np.array([0, 0, 1, 1, 0], np.float32), (len(images), num_views, 1))
-    for teacher in teachers:
-        size = (images.shape[1], images.shape[2])
-        seen = new_view_set(ViewsWanted(ViewPolicy()), 0, True, teacher, size, trial.block_size)
-        label_views(teacher, images, whole_image, seen)
+
+    def label() -> None:
+        for teacher in teachers:
+            size = (images.shape[1], images.shape[2])
+            seen = new_view_set(ViewsWanted(ViewPolicy()), 0, True, teacher, size, trial.block_size)
+            label_views(teacher, images, whole_image, seen)
+
+    if images.device.type != "cuda":
+        label()
+        return
+    torch.cuda.synchronize(images.device)
+
+    def label_beside() -> None:
+        with torch.cuda.stream(torch.cuda.Stream(images.device)):
+            label()
+
+    # As a block is labelled beside the sampling of the next: both need their memory at the same time.
+    with ThreadPoolExecutor(1) as thread:
+        labelling = thread.submit(label_beside)
+        make_images(generator, recipe, ids)
+        labelling.result()

@@ -1,5 +1,6 @@
 """Where models run, and how to make them run the same way twice."""
 
+import gc
 import os
 
 from dmkd.runtime.memory import keep_freed_memory
@@ -7,6 +8,8 @@ from dmkd.runtime.space import available_memory, byte_size
 from dmkd.stores.errors import UsageError
 
 CPU_THREADS = "DMKD_CPU_THREADS"
+DEVICE_TYPES = ("cpu", "cuda", "mps")
+MPS_TORCH = "2.10"  # the first that has embedding_bag there
 
 # What a worker's process takes on a CPU before its first block: torch, the libraries of models, and Ray's own part.
 WORKER_BYTES = 10**9
@@ -15,7 +18,9 @@ WORKERS_PER_CORE = 4
 
 
 def choose_device(asked: str | None) -> str:
-    """``asked``, or the first GPU if there is one, or the CPU. Raises ``UsageError`` if this machine has no such device."""
+    """``asked``, or the first GPU if there is one, or the CPU. Raises ``UsageError`` if this machine has no such device.
+
+    AMD's GPUs are torch's ``cuda``. Apple's, ``mps``, are used only if asked for."""
     import torch
 
     if asked is None:
@@ -23,10 +28,34 @@ def choose_device(asked: str | None) -> str:
     try:
         device = torch.device(asked)
     except RuntimeError as error:
-        raise UsageError(f"--device {asked!r} is not a device: use cpu, cuda or cuda:1.") from error
+        raise UsageError(f"--device {asked!r} is not a device: use cpu, cuda or cuda:1, or mps.") from error
+    if device.type not in DEVICE_TYPES:
+        raise UsageError(f"--device {asked}: dmkd runs on {', '.join(DEVICE_TYPES)}.")
+    if device.type == "mps":
+        _require_mps(asked)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {asked}: this machine has {torch.cuda.device_count()} GPUs that torch can use.")
     return asked
+
+
+def _require_mps(asked: str) -> None:
+    import torch
+
+    if not torch.backends.mps.is_available():
+        raise UsageError(f"--device {asked}: this machine has no Apple GPU that torch can use.")
+    if (version := torch.__version__) < MPS_TORCH:
+        raise UsageError(
+            f"--device {asked} needs torch {MPS_TORCH}, whose Apple GPUs can do what views are resampled with; this is {version}."
+        )
+
+
+def release_gpu_memory() -> None:
+    """Give memory that this process no longer uses back to the GPU: others may be about to use it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def default_cpu_threads() -> int:
@@ -48,6 +77,10 @@ def check_workers(workers: int, device: str) -> None:
     memory allow."""
     import torch
 
+    if device == "mps":
+        if workers > 1:
+            raise UsageError(f"--workers {workers}: they would share the one Apple GPU; leave --workers out.")
+        return
     if device.startswith("cuda"):
         if workers > (gpus := torch.cuda.device_count()):
             raise UsageError(f"--workers {workers}: each takes a GPU of its own, and this machine has {gpus}.")
