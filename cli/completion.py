@@ -11,7 +11,7 @@ Complete = Callable[[Context, Parameter, str], list[CompletionItem]]
 
 IMAGE_CODECS = ("raw", "webp", "jpeg:95")
 VIEWS = ("center", "rrc:8", "rrc:8+cutmix", "rrc:8+mixup")
-DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1")
+DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "mps")
 
 
 def words(*known: str, later: Callable[[], Iterable[str]] | None = None) -> Complete:

@@ -51,7 +51,7 @@ device_option = click.option(
     "--device",
     shell_complete=words(*DEVICES),
     metavar="DEVICE",
-    help="cpu, cuda or cuda:1. Default: the GPU if there is one.",
+    help="cpu, cuda, cuda:1 or mps (an Apple GPU). Default: the NVIDIA or AMD GPU if there is one.",
 )
 
 
