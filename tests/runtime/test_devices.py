@@ -38,3 +38,9 @@ def test_apples_gpus_are_used_if_asked_for_and_torch_is_new_enough(monkeypatch):
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.9.1"))
     with pytest.raises(UsageError, match=r"--device mps needs torch 2.10, .* this is 2.9.1"):
         choose_device("mps")
+
+
+def test_float32_is_float32_where_it_is_to_be_the_same_twice(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default
+    make_deterministic("cuda", None)
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
