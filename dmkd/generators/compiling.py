@@ -23,13 +23,14 @@ def compile_for_fixed_shapes(module: torch.nn.Module) -> None:
     module.compile(dynamic=False, options=options)
 
 
-def compile_blocks(transformer: Any) -> None:
-    """As :func:`compile_for_fixed_shapes`, a block at a time: all blocks have the same code, which is compiled once, in seconds
-    where the whole transformer takes minutes. What lies between the blocks is little."""
+def compile_models(transformer: Any, decoder: torch.nn.Module) -> None:
+    """As :func:`compile_for_fixed_shapes`, the transformer a block at a time: all blocks have the same code, which is compiled
+    once, in seconds where the whole takes minutes. What lies between the blocks is little."""
     # The tokens come out of a convolution, channels first: the first block would be compiled by itself for that.
     transformer.pos_embed.register_forward_hook(lambda module, inputs, tokens: tokens.contiguous())
     for block in transformer.transformer_blocks:
         compile_for_fixed_shapes(block)
+    compile_for_fixed_shapes(decoder)
 
 
 def missing_for_compiling(device: str) -> str | None:

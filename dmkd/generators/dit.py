@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.generators.compiling import compile_blocks, compile_for_fixed_shapes, missing_for_compiling
+from dmkd.generators.compiling import compile_models, missing_for_compiling
 from dmkd.generators.float8 import to_float8
 from dmkd.generators.hub import resolve_folder, weights_sha256
 from dmkd.generators.pipeline_files import load_model, read_json
@@ -189,8 +189,7 @@ class Generator:
         weight = next(transformer.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         if compile:
-            compile_blocks(self.transformer)
-            compile_for_fixed_shapes(self.vae.decoder)
+            compile_models(self.transformer, self.vae.decoder)
 
     def sample(
         self,

@@ -17,7 +17,6 @@ class ImageOptions:
     """Which images. ``None``: as the store has it, or the generator's default."""
 
     generator: str | None = None
-    preset: str | None = None  # a name in PRESETS, for those of its options that are not given
     images: int | None = None
     classes: str | None = None
     sampler: str | None = None
@@ -26,7 +25,6 @@ class ImageOptions:
     guidance_interval: str | None = None  # e.g. "0.1:0.27"
     guided_channels: int | None = None
     dtype: str | None = None
-    vae_dtype: str | None = None
     seed: int | None = None
     sub_batch: int | None = None
     compile: bool | None = None
@@ -37,6 +35,8 @@ class ImageOptions:
     prompts: tuple[str, ...] | None = None  # templates, or "@FILE"
     negative_prompt: str | None = None
     image_size: int | None = None
+    vae_dtype: str | None = None
+    preset: str | None = None  # a name in PRESETS, for those of its options that are not given
 
     def with_preset(self) -> "ImageOptions":
         """The same with the preset's options, if there is a preset, where none were given."""

@@ -38,7 +38,7 @@ def test_commands_and_options_are_offered():
     [
         (("generate", "--sampler", "d"), ["ddpm", "ddim", "dpm++"]),
         (("plan", "--sampler", "p"), ["pipeline"]),
-        (("plan", "--dtype", ""), ["float32", "bfloat16", "float16"]),
+        (("plan", "--dtype", ""), ["float32", "bfloat16", "float16", "float8"]),
         (("generate", "--store", "s.zarr", "--image-codec", ""), ["raw", "webp", "jpeg:95"]),
         (("label", "--codec", "f"), ["float16", "features"]),
         (("label", "--views", "rrc:8+"), ["rrc:8+cutmix", "rrc:8+mixup"]),

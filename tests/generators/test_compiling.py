@@ -40,7 +40,7 @@ def test_all_blocks_share_what_is_compiled_for_guided_and_unguided_steps(tiny_ge
         compiling, "compile_for_fixed_shapes", lambda part: part.compile(backend=counter, dynamic=False, fullgraph=True)
     )
     generator = load_generator(str(tiny_generator), device="cpu", dtype="float32")
-    compiling.compile_blocks(generator.transformer)
+    compiling.compile_models(generator.transformer, torch.nn.Identity())
     assert len(generator.transformer.transformer_blocks) == 2
     options = {"sampler": "ddim", "steps": 6, "guidance": 2.0, "guided_channels": 3, "guidance_interval": (0.3, 0.7)}
     images = generator.sample([1, 2, 3], [4, 5, 6], **options)
@@ -94,7 +94,6 @@ def test_without_a_compiler_only_what_was_not_asked_for_is_left_out(tmp_path, ti
 
 def test_a_compiled_store_is_not_gone_on_with_by_uncompiled_models(tmp_path, tiny_generator, monkeypatch):
     monkeypatch.setattr(compiling, "compile_for_fixed_shapes", lambda part: None)
-    monkeypatch.setattr("dmkd.generators.dit.compile_for_fixed_shapes", lambda part: None)
     options = {"generator": str(tiny_generator), "sampler": "ddim", "steps": 1, "block_size": 8, "compile": True}
     path = str(tmp_path / "s.zarr")
     generate(path, ImageOptions(images=8, **options), LabelOptions(("none",)), HERE, Silent())
