@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from dmkd.generators.samplers.solver import Solver
+from dmkd.runtime.accelerators import upload
 from dmkd.stores.errors import UsageError
 
 
@@ -41,17 +42,6 @@ def draw_noise(generators: Sequence[torch.Generator], latent_shape: Sequence[int
     """Standard normal noise of each image from its own generator: float32 (n, C, h, w) on the CPU, so the same for every
     device."""
     return torch.cat([torch.randn((1, *latent_shape), generator=generator) for generator in generators])
-
-
-def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """A CPU tensor on the device, without waiting for work that is queued there.
-
-    Only copies from page-locked memory to a GPU are asynchronous. torch keeps such memory, and reuses it when the
-    copy from it is over: there are as many buffers as steps queued.
-    """
-    if torch.device(device).type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """From a batch's arrays to what a student learns from: pixels, the teachers' logits, how much of each view is the image's own."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from dmkd.loading.torch_codecs import LabelDecoder
+from dmkd.runtime.accelerators import upload
 from dmkd.stores import UsageError, ViewSet
 from dmkd.views.render import render
 from dmkd.views.shown import DrawnViews
@@ -59,8 +61,8 @@ class BatchDecoder:
         decoded = [self.decoders[name].decode(arrays, temperature) for name, arrays in labels.items()]
         if len(decoded) == 1:
             return decoded[0]
-        log_weights = torch.log(torch.tensor([self.weights[name] for name in labels]))
-        each = [w + torch.log_softmax(z / temperature, 1) for w, z in zip(log_weights.tolist(), decoded, strict=True)]
+        log_weights = [math.log(self.weights[name]) for name in labels]
+        each = [w + torch.log_softmax(z / temperature, 1) for w, z in zip(log_weights, decoded, strict=True)]
         return temperature * torch.logsumexp(torch.stack(each), 0)
 
     def own_share(self, views: np.ndarray) -> torch.Tensor:
@@ -73,4 +75,4 @@ class BatchDecoder:
             share = 1 - component["mix_height"] * component["mix_width"]
         else:
             share = np.ones(len(views), np.float32)
-        return torch.from_numpy(share.copy()).to(self.device)
+        return upload(share.copy(), self.device)

@@ -8,6 +8,7 @@ import torch
 from dmkd.classifiers.classifier import nearest_names
 from dmkd.loading import Batch
 from dmkd.recipes.randomness import key64
+from dmkd.runtime.accelerators import has_float64
 from dmkd.stores.errors import UsageError
 from dmkd.training.objective import Objective
 from dmkd.training.presets import SGD_LIKE
@@ -56,8 +57,8 @@ class Optimisation:
 
     def no_sums(self) -> torch.Tensor:
         """Sums of loss and agreement to begin with."""
-        on_mps = torch.device(self.team.device).type == "mps"  # has no float64
-        return torch.zeros(2, dtype=torch.float32 if on_mps else torch.float64, device=self.team.device)
+        dtype = torch.float64 if has_float64(self.team.device) else torch.float32
+        return torch.zeros(2, dtype=dtype, device=self.team.device)
 
     def step(self, batches: Iterable[tuple[Batch, bool]], step: int) -> tuple[torch.Tensor, int]:
         """Step number ``step`` of the run: this worker's (batch, whether it is the last of the step).

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from dmkd.runtime.accelerators import upload
 from dmkd.stores.errors import UsageError
 from dmkd.views.policy import MIXUP_LEVELS, VIEW_COMPONENTS
-from dmkd.views.resampling import Taps
+from dmkd.views.resampling import Boxes, Taps
 
 # Memory for the work on one chunk of views: about the cache on a CPU, enough to fill an accelerator.
 CHUNK_BYTES = {"cpu": 16 * 2**20}
@@ -88,9 +89,8 @@ def normalise(
     The same bits as torchvision's ``to_tensor`` and ``normalize``.
     """
     # Tensors on the device, not Python numbers: CUDA divides by a number through its rounded reciprocal.
-    full, shift, scale = (
-        torch.tensor(values, dtype=torch.float32, device=pixels.device).view(-1, 1, 1) for values in ([255], mean, std)
-    )
+    constants = torch.tensor([[255.0] * len(mean), mean, std], dtype=torch.float32)
+    full, shift, scale = upload(constants[..., None, None], pixels.device)
     return pixels.to(torch.float32).div_(full).sub_(shift).div_(scale).to(dtype)
 
 
@@ -101,20 +101,20 @@ def _resample(images: torch.Tensor, views: np.ndarray, rows: np.ndarray, size: i
     pixels = torch.empty(len(views), channels, size, size, dtype=torch.uint8, device=device)
     if not len(views):
         return pixels
-    horizontal = Taps(views[:, 1], views[:, 3], width, size, interpolation, device)
-    vertical = Taps(views[:, 0], views[:, 2], height, size, interpolation, device)
-    mirrored = torch.from_numpy(views[:, 4] > 0.5).to(device)
+    across, down = Boxes(views[:, 1], views[:, 3], width, size), Boxes(views[:, 0], views[:, 2], height, size)
+    box_across, box_down, flips = upload(np.stack([across.box, down.box, views[:, 4] > 0.5]), device)
+    horizontal, vertical = Taps(across, box_across, interpolation), Taps(down, box_down, interpolation)
+    mirrored = flips.bool()
 
     bytes_a_view = 4 * channels * (height * width + 2 * height * size + 2 * size * size)
     chunk = max(1, CHUNK_BYTES.get(device.type, CHUNK_BYTES_ACCELERATOR) // bytes_a_view)
     for start in range(0, len(views), chunk):
         here = slice(start, start + chunk)
         shown, place = np.unique(rows[here], return_inverse=True)
+        image, row = upload(np.concatenate([shown, place]), device).tensor_split([len(shown)])
         # Every pass sums table rows: first columns of the image (each C x H numbers), then lines (each C x S).
-        columns = images[torch.from_numpy(shown).to(device)].permute(0, 2, 3, 1).contiguous().to(torch.float32)
-        narrowed = horizontal.weighted_sum(
-            columns.flatten(0, 1).flatten(1), torch.from_numpy(place).to(device), here, mirrored[here]
-        )
+        columns = images[image].permute(0, 2, 3, 1).contiguous().to(torch.float32)
+        narrowed = horizontal.weighted_sum(columns.flatten(0, 1).flatten(1), row, here, mirrored[here])
         lines = narrowed.view(-1, size, channels, height).permute(0, 3, 2, 1).contiguous().to(torch.float32)
         resized = vertical.weighted_sum(
             lines.flatten(0, 1).flatten(1), torch.arange(len(lines), device=device), here, None
@@ -131,13 +131,12 @@ def _mix(
     mixed = torch.empty_like(pixels)
     chunk = max(1, CHUNK_BYTES.get(device.type, CHUNK_BYTES_ACCELERATOR) // (16 * 3 * size * size))
 
-    def whole(name: str, unit: int) -> torch.Tensor:
-        values = np.rint(component[name].astype(np.float64) * unit).astype(np.int32)
-        return torch.from_numpy(values).to(device).view(-1, 1, 1, 1)
+    def whole(name: str, unit: int) -> np.ndarray:
+        return np.rint(component[name].astype(np.float64) * unit).astype(np.int64)
 
-    places = torch.from_numpy(partners).to(device)
     if "weight" in component:
-        weight = whole("weight", MIXUP_LEVELS)
+        places, weight = upload(np.stack([partners, whole("weight", MIXUP_LEVELS)]), device)
+        weight = weight.int()[:, None, None, None]
         for own, partner, k, out in zip(
             pixels.split(chunk), places.split(chunk), weight.split(chunk), mixed.split(chunk), strict=True
         ):
@@ -145,8 +144,10 @@ def _mix(
         return mixed
     top, left = whole("mix_top", size), whole("mix_left", size)
     bottom, right = top + whole("mix_height", size), left + whole("mix_width", size)
+    places, *edges = upload(np.stack([partners, top, bottom, left, right]), device)
+    first_line, end_line, first_column, end_column = (edge[:, None, None, None] for edge in edges)
     line, column = torch.arange(size, device=device).view(-1, 1), torch.arange(size, device=device)
-    pasted = (line >= top) & (line < bottom) & (column >= left) & (column < right)
+    pasted = (line >= first_line) & (line < end_line) & (column >= first_column) & (column < end_column)
     for own, partner, inside, out in zip(
         pixels.split(chunk), places.split(chunk), pasted.split(chunk), mixed.split(chunk), strict=True
     ):

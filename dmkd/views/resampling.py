@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dmkd.runtime.accelerators import has_float64, upload
 from dmkd.stores.errors import UsageError
 
 WEIGHT_BITS = 22  # Pillow's PRECISION_BITS
@@ -26,26 +27,39 @@ COARSE_BITS = 15
 MAX_TAPS = 1024  # 255 * (1/2 * 2^7) * 1024 < 2^24: the rest of the weights stays exact as well
 
 
+class Boxes:
+    """Where some views lie along one axis of their images, on the host; views that share a box share its weights."""
+
+    def __init__(self, start: np.ndarray, extent: np.ndarray, length: int, size: int) -> None:
+        """``start``, ``extent`` float32 (k,): fractions of the image's ``length`` pixels along this axis, of which ``size`` are
+        to be made."""
+        pairs = np.stack([start, extent], 1)
+        _, first, box = np.unique(pairs.view(np.uint64), return_index=True, return_inverse=True)
+        self.offset, self.scale = _grid(*pairs[first].T, length, size)
+        self.box = box.ravel()  # int64 (k,): whose offset and scale a view has
+        self.length, self.size = length, size
+
+
 class Taps:
-    """One pass: for each view and output pixel, where its source pixels begin and their weights.
+    """One pass: for each view and output pixel, where its source pixels begin and their weights, on the views' device."""
 
-    Views that share a box along this axis share its weights.
-    """
-
-    def __init__(
-        self, start: np.ndarray, extent: np.ndarray, length: int, size: int, interpolation: str, device: torch.device
-    ) -> None:
-        """``start``, ``extent`` float32 (k,): fractions of the image's ``length`` pixels along this axis."""
-        boxes, box = np.unique(np.stack([start, extent], 1), axis=0, return_inverse=True)
-        offset, scale = _grid(boxes[:, 0], boxes[:, 1], length, size)
-        first, weights = filter_weights(offset, scale, length, size, interpolation)
+    def __init__(self, boxes: Boxes, box: torch.Tensor, interpolation: str) -> None:
+        """``box``: the boxes' own, there."""
+        device = box.device
+        first, weights = filter_weights(
+            boxes.offset,
+            boxes.scale,
+            boxes.length,
+            boxes.size,
+            interpolation,
+            device if has_float64(device) else torch.device("cpu"),
+        )
         # Fractions with 15 bits after the point, and what they leave in units of 2^-15: a fraction with 7 bits.
         coarse = (weights * 2.0 ** (COARSE_BITS - WEIGHT_BITS)).round_()
         fine = (weights - coarse * 2.0 ** (WEIGHT_BITS - COARSE_BITS)) * 2.0 ** (COARSE_BITS - WEIGHT_BITS)
-        self.box = torch.from_numpy(box.ravel()).to(device)
-        self.first = first.to(device)
-        self.weights = torch.stack([coarse * 2.0**-COARSE_BITS, fine]).to(device, torch.float32)
-        self.length = length
+        self.box, self.first = box, first.to(device)
+        self.weights = torch.stack([coarse * 2.0**-COARSE_BITS, fine]).to(torch.float32).to(device)
+        self.length = boxes.length
 
     def weighted_sum(
         self, table: torch.Tensor, image: torch.Tensor, here: slice, mirrored: torch.Tensor | None
@@ -73,31 +87,40 @@ class Taps:
 
 
 def filter_weights(
-    offset: np.ndarray, scale: np.ndarray, length: int, size: int, interpolation: str
+    offset: np.ndarray,
+    scale: np.ndarray,
+    length: int,
+    size: int,
+    interpolation: str,
+    device: torch.device | str = "cpu",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """How u boxes along one axis of ``length`` pixels are resampled to ``size`` pixels: Pillow's ``precompute_coeffs``.
 
     ``scale`` float64 (u,) in source pixels per output pixel, ``offset`` float64 (u,), where the box begins, in source
     pixels. Returns ``first`` int64 (u, size), the first source pixel of each output pixel, and ``weights`` float64 (u,
-    size, taps), integers in units of 2^-22. Computed on the CPU with operations that IEEE 754 rounds correctly, in a fixed
-    order: the same weights on every machine. Raises ``UsageError`` for an unknown interpolation.
+    size, taps), integers in units of 2^-22. Computed on the device, which is not waited for, with operations that IEEE 754
+    rounds correctly, in a fixed order: the same weights on every machine and device. That forbids, on a GPU, to divide by a
+    number (torch multiplies by its rounded reciprocal), and sums in parallel. Raises ``UsageError`` for an unknown
+    interpolation.
     """
     if interpolation not in INTERPOLATIONS:
         raise UsageError(f"The interpolation {interpolation!r} is unknown; there are {', '.join(INTERPOLATIONS)}.")
     function, support = INTERPOLATIONS[interpolation]
+    begins, scales = upload(np.stack([offset, scale]), device)[..., None]
     if function is None:
         # Pillow's ImagingScaleAffine steps along by addition, which decides where a centre falls between two pixels.
-        steps = np.repeat(scale[:, None], size, 1)
-        steps[:, 0] = offset + scale * 0.5
-        first = torch.from_numpy(np.cumsum(steps, 1)).floor_().long().clamp_(0, length - 1)
+        centres = [begins + scales * 0.5]
+        for _ in range(size - 1):
+            centres.append(centres[-1] + scales)
+        first = torch.cat(centres, 1).floor_().long().clamp_(0, length - 1)
         return first, torch.full((*first.shape, 1), 2.0**WEIGHT_BITS, dtype=torch.float64, device=first.device)
 
-    centre = torch.from_numpy(offset[:, None] + (np.arange(size) + 0.5) * scale[:, None])
-    filter_scale = torch.from_numpy(np.maximum(scale, 1.0))[:, None]
+    centre = begins + (torch.arange(size, dtype=torch.float64, device=device) + 0.5) * scales
+    filter_scale = scales.clamp(min=1.0)
     reach, step = support * filter_scale, 1.0 / filter_scale
     first = (centre - reach + 0.5).floor_().clamp_(min=0)
     end = (centre + reach + 0.5).floor_().clamp_(max=length)
-    num_taps = int((end - first).max())
+    num_taps = _num_taps(end - first, 2 * support * max(1.0, float(scale.max())), length)
     if num_taps > MAX_TAPS:
         raise UsageError(f"Views of {length} pixels can't be shrunk to {size} pixels in one go; store smaller images.")
     weights = centre.new_zeros(num_taps, *first.shape)
@@ -107,8 +130,16 @@ def filter_weights(
         weight.copy_(function((place - centre + 0.5) * step) * (place < end))
         total += weight
     weights.div_(total).mul_(2.0**WEIGHT_BITS)
-    weights.add_(torch.where(weights < 0, -0.5, 0.5)).trunc_()
+    weights.add_(weights.sign(), alpha=0.5).trunc_()
     return first.long(), weights.permute(1, 2, 0)
+
+
+def _num_taps(counts: torch.Tensor, widest: float, length: int) -> int:
+    """How many weights an output pixel has at most. ``counts`` are known on the device only, and to ask a GPU would be to wait
+    for it: there it is what the filter can reach, ``widest`` source pixels, and what is too much has weight zero."""
+    if counts.device.type == "cpu":
+        return int(counts.max())
+    return min(length, math.ceil(widest + 1e-6))  # more than the rounding of both ends
 
 
 def _bilinear(x: torch.Tensor) -> torch.Tensor:
@@ -120,18 +151,18 @@ def _bicubic(x: torch.Tensor) -> torch.Tensor:
     x = x.abs()
     near = ((-0.5 + 2.0) * x - (-0.5 + 3.0)) * x * x + 1.0
     far = (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5
-    return torch.where(x < 1.0, near, torch.where(x < 2.0, far, 0.0))
+    return torch.where(x < 1.0, near, far).masked_fill_(x >= 2.0, 0.0)
 
 
 def _lanczos(x: torch.Tensor) -> torch.Tensor:
-    return torch.where((x >= -3.0) & (x < 3.0), _sinc(x) * _sinc(x / 3.0), 0.0)
+    return (_sinc(x) * _sinc(x / x.new_full((), 3.0))).masked_fill_((x < -3.0) | (x >= 3.0), 0.0)
 
 
 _HAMMING = float(np.float32(0.54)), float(np.float32(0.46))  # as Pillow
 
 
 def _hamming(x: torch.Tensor) -> torch.Tensor:
-    return torch.where(x.abs() < 1.0, _sinc(x) * (_HAMMING[0] + _HAMMING[1] * _sin_pi(x + 0.5)), 0.0)
+    return (_sinc(x) * (_HAMMING[0] + _HAMMING[1] * _sin_pi(x + 0.5))).masked_fill_(x.abs() >= 1.0, 0.0)
 
 
 def _box(x: torch.Tensor) -> torch.Tensor:
@@ -139,7 +170,7 @@ def _box(x: torch.Tensor) -> torch.Tensor:
 
 
 def _sinc(x: torch.Tensor) -> torch.Tensor:
-    return torch.where(x == 0.0, 1.0, _sin_pi(x) / (x * math.pi))
+    return (_sin_pi(x) / (x * math.pi)).masked_fill_(x == 0.0, 1.0)
 
 
 def _sin_pi(x: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from absent_gpu import WaitsForGpuError, absent_gpu, to_absent_gpu
 from dmkd.generators.load import load_generator
 from dmkd.generators.samplers import SAMPLERS
 from dmkd.generators.samplers.solver import DiffusersSolver
-from dmkd.generators.sampling import upload
+from dmkd.runtime.accelerators import upload
 
 OPTIONS = {"steps": 4, "guidance": 2.0, "guided_channels": 3}
 

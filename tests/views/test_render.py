@@ -1,5 +1,7 @@
 """Rendering: Pillow's pixels to the bit, whatever the batch, the order, the threads and the settings."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
 from dmkd.stores.errors import UsageError
-from dmkd.views import ViewPolicy, canonical_box, draw_views, parse_policy
+from dmkd.views import ViewPolicy, canonical_box, draw_views, parse_policy, resampling
 from dmkd.views.render import normalise, render, render_block
 from dmkd.views.resampling import INTERPOLATIONS, filter_weights
 
@@ -207,6 +209,31 @@ def test_sums_of_weighted_pixels_are_exact_in_float32(interpolation):
         assert first.min() >= 0 and first.max() < length
         beyond = first[..., None] + torch.arange(weights.shape[-1]) >= length
         assert (weights[beyond] == 0).all()
+
+
+@pytest.mark.parametrize("interpolation", [name for name in INTERPOLATIONS if name != "nearest"])
+def test_what_a_gpu_takes_for_the_number_of_weights_is_enough_and_changes_no_weight(interpolation, monkeypatch):
+    """A GPU is not asked how many there are; what bounds them is tried here on the CPU."""
+    real, asked = resampling._num_taps, []
+
+    def unasked(counts, widest, length):
+        asked.append((int(counts.max()), real(counts.to("meta"), widest, length)))
+        return asked[-1][1]
+
+    rng = np.random.default_rng(0)
+    for length, size in itertools.product((1, 3, 24, 32, 100, 256), (1, 7, 32, 61, 224)):
+        whole = rng.integers(1, length + 1, 30)  # of source pixels: their ends lie where rounding matters
+        first = np.floor((length - whole + 1) * rng.random(30))
+        extent = length * rng.uniform(0.02, 1, 30)
+        boxes = (np.concatenate([first, (length - extent) * rng.random(30)]), np.concatenate([whole, extent]) / size)
+        expected_first, expected = filter_weights(*boxes, length, size, interpolation)
+        with monkeypatch.context() as patch:
+            patch.setattr(resampling, "_num_taps", unasked)
+            found_first, found = filter_weights(*boxes, length, size, interpolation)
+        here = expected.shape[-1]
+        assert torch.equal(found_first, expected_first) and torch.equal(found[..., :here], expected)
+        assert (found[..., here:] == 0).all()
+    assert all(there <= bound for there, bound in asked) and any(there < bound for there, bound in asked)
 
 
 def test_shrinking_too_much_is_refused():

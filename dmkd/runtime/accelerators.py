@@ -1,0 +1,26 @@
+"""What code that runs on any device has to mind: copies that nobody waits for, and what not every device can do."""
+
+import numpy as np
+import torch
+
+
+def device_type(device: torch.device | str) -> str:
+    """``cpu``, ``cuda``, ``mps`` and so on."""
+    return torch.device(device).type
+
+
+def upload(values: torch.Tensor | np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """A tensor or array of the CPU on the device, without waiting for work that is queued there.
+
+    Only copies from page-locked memory to a GPU are asynchronous. torch keeps such memory, and reuses it when the
+    copy from it is over: there are as many buffers as steps queued.
+    """
+    tensor = torch.as_tensor(values)
+    if device_type(device) != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def has_float64(device: torch.device | str) -> bool:
+    """Whether a device computes in double precision; Apple's GPUs don't."""
+    return device_type(device) != "mps"
