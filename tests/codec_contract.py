@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from absent_gpu import absent_gpu
 
 from dmkd.loading.torch_codecs import LabelDecoder
+from dmkd.runtime.accelerators import upload
 from dmkd.stores import UsageError, parse_codec
 from dmkd.stores.codecs import codec_from_json
 from dmkd.stores.codecs.report import stored_bytes
@@ -136,17 +138,34 @@ class CodecContract:
         np.testing.assert_allclose(decoded.numpy(), expected, rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize("temperature", [0.5, 4.0])
-    def test_decoding_does_not_wait_for_the_device(self, name, temperature):
-        """Tensors without values: whatever would have to ask the device for one raises."""
+    def test_mixed_precision_of_the_student_does_not_round_what_the_teacher_said(self, name, temperature):
         coder = fitted(name, 10)
-        decoder = LabelDecoder(coder, "meta")
+        encoded = coder.encode(values_for(name, 64, 1, 10)[0])
+        arrays, decoder = {part: torch.from_numpy(rows[:, 0]) for part, rows in encoded.items()}, LabelDecoder(coder)
+
+        def decoded():
+            found = [decoder.decode(arrays, temperature)]
+            if decoder.is_sparse:
+                found += [decoder.sparse(arrays)[1], decoder.tail_log_mass(arrays, temperature)]
+            return found if parse_codec(name).input == "logits" else [*found, decoder.decode_features(arrays)]
+
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = decoded()
+        for here, there in zip(decoded(), rounded, strict=True):
+            assert there.dtype == torch.float32 and torch.equal(here, there)
+
+    @pytest.mark.parametrize("temperature", [0.5, 4.0])
+    def test_decoding_does_not_wait_for_the_device(self, name, temperature):
+        coder = fitted(name, 10)
         encoded = coder.encode(values_for(name, 5, 3, 10)[0])
-        arrays = {part: torch.from_numpy(rows[:, 1]).to("meta") for part, rows in encoded.items()}
-        assert decoder.decode(arrays, temperature).shape == (5, 10)
-        if decoder.is_sparse:
-            ids, logits = decoder.sparse(arrays)
-            assert ids.shape == logits.shape
-            assert decoder.tail_log_mass(arrays, temperature).shape == (5,)
+        with absent_gpu():
+            decoder = LabelDecoder(coder, "cuda")
+            arrays = {part: upload(rows[:, 1], "cuda") for part, rows in encoded.items()}
+            assert decoder.decode(arrays, temperature).shape == (5, 10)
+            if decoder.is_sparse:
+                ids, logits = decoder.sparse(arrays)
+                assert ids.shape == logits.shape
+                assert decoder.tail_log_mass(arrays, temperature).shape == (5,)
 
     def test_a_form_that_it_lacks_is_refused(self, name):
         decoder = LabelDecoder(fitted(name, 10))

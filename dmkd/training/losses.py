@@ -133,10 +133,11 @@ def feature_loss(
     """
     student_features = student_features.float()
     if projection is not None:
-        student_features = projection(student_features)
+        with torch.autocast(student_features.device.type, enabled=False):
+            student_features = projection(student_features)
     if student_features.shape != teacher_features.shape:  # torch would broadcast
         raise UsageError(
             f"Features of the student {tuple(student_features.shape)} and of the teacher {tuple(teacher_features.shape)} "
             "can't be compared: give a projection from the one width to the other."
         )
-    return F.mse_loss(student_features.float(), teacher_features.float())
+    return F.mse_loss(student_features, teacher_features.float())

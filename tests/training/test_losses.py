@@ -80,6 +80,23 @@ def test_half_precision_logits_are_computed_in_single_precision():
     assert loss.item() == pytest.approx(kd_loss(student.bfloat16().float(), teacher.bfloat16().float(), 1.0).item())
 
 
+def test_mixed_precision_changes_no_loss():
+    student, teacher, class_ids = random_logits(0, 8, 50), random_logits(1, 8, 50), torch.arange(8)
+    ids, kept, tail, _ = exact_sparse(teacher, 7, 4.0)
+    projection = feature_projection(50, 30)
+    losses = [
+        lambda: kd_loss(student, teacher, 4.0),
+        lambda: sparse_kd_loss(student, ids, kept, tail, 4.0),
+        lambda: decoupled_kd_loss(student, teacher, class_ids, 4.0),
+        lambda: hard_label_loss(student, class_ids, 0.1),
+        lambda: feature_loss(student, teacher[:, :30], projection),
+    ]
+    for loss in losses:
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = loss()
+        assert mixed.dtype == torch.float32 and torch.equal(mixed, loss())
+
+
 # sparse_kd_loss
 
 
