@@ -39,7 +39,7 @@ def absent_gpu(waits: list[str] | None = None, kind: str = "cuda") -> Iterator[N
     """
     with (
         mock.patch("torch.Tensor.backward", _backward),
-        mock.patch("torch.Generator", lambda device="cpu", make=torch.Generator: make()),
+        mock.patch("torch.Generator", _Generator),
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
         mock.patch("torch.cuda.is_bf16_supported", return_value=True),
         FakeTensorMode(allow_non_fake_inputs=True),
@@ -47,6 +47,13 @@ def absent_gpu(waits: list[str] | None = None, kind: str = "cuda") -> Iterator[N
         mock.patch("dmkd.runtime.accelerators.device_type", lambda device: _kind(device, kind)),
     ):
         yield
+
+
+class _Generator(torch.Generator):
+    """Of random numbers for a GPU."""
+
+    def __new__(cls, device: torch.device | str = "cpu") -> "_Generator":
+        return super().__new__(cls)
 
 
 def _kind(device: torch.device | str, kind: str) -> str:
