@@ -37,16 +37,37 @@ def absent_gpu(waits: list[str] | None = None, kind: str = "cuda") -> Iterator[N
     With ``waits``, that is written down there instead, and what is waited for comes as zeros. Of ``kind`` ``mps`` it has
     neither float64 nor page-locked memory, and waiting is no fault (torch knows Apple's own device on their machines only).
     """
+    watch = _Watch(kind, waits)
     with (
         mock.patch("torch.Tensor.backward", _backward),
+        mock.patch("torch.Tensor.record_stream"),
+        mock.patch("torch.cuda.stream", return_value=contextlib.nullcontext()),
+        mock.patch("torch.cuda.synchronize", watch.wait),
+        mock.patch("torch.cuda.current_stream", return_value=_Queue(watch)),
+        mock.patch("torch.cuda.Stream", return_value=_Queue(watch)),
+        mock.patch("torch.cuda.Event", return_value=_Queue(watch)),
         mock.patch("torch.Generator", _Generator),
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
         mock.patch("torch.cuda.is_bf16_supported", return_value=True),
         FakeTensorMode(allow_non_fake_inputs=True),
-        _Watch(kind, waits),
+        watch,
         mock.patch("dmkd.runtime.accelerators.device_type", lambda device: _kind(device, kind)),
     ):
         yield
+
+
+class _Queue:
+    """A stream, or an event of one, that the CPU may ask about but not wait for."""
+
+    def __init__(self, watch: "_Watch") -> None:
+        self.synchronize = watch.wait
+
+    def wait_event(self, _: "_Queue") -> None: ...
+
+    def record(self, _: "_Queue | None" = None) -> None: ...
+
+    def query(self) -> bool:
+        return True
 
 
 class _Generator(torch.Generator):
@@ -90,6 +111,11 @@ class _Watch(TorchDispatchMode):
             self.pinned[copy.untyped_storage().data_ptr()] = copy
             return copy
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        if func is aten.empty.memory_format and kwargs.pop("pin_memory", False):
+            with unset_fake_temporarily():
+                memory = func(*args, **kwargs)
+            self.pinned[memory.untyped_storage().data_ptr()] = memory
+            return memory
         on_gpu = any(isinstance(tensor, FakeTensor) for tensor in tensors)
         if not on_gpu and torch.device(kwargs.get("device") or "cpu").type == "cpu":
             with unset_fake_temporarily():
@@ -130,6 +156,9 @@ class _Watch(TorchDispatchMode):
     def _check_copy(self, source: torch.Tensor, target: torch.device, non_blocking: bool, to_pinned: bool) -> None:
         if not (non_blocking and (to_pinned or self._is_pinned(source))):
             self._waits(f"A copy of {tuple(source.shape)} from {source.device} to {target} is waited for.")
+
+    def wait(self, *_: object) -> None:
+        self._waits("All that was queued is waited for.")
 
     def _waits(self, message: str, cause: Exception | None = None) -> None:
         if self.kind == "mps":

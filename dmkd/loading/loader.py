@@ -1,7 +1,7 @@
 """The loader: an epoch of a store as batches, gathered and copied to the device by threads while others are in use."""
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from dmkd.loading.order import EpochOrder
 from dmkd.loading.torch_codecs import LabelDecoder
 from dmkd.loading.transfer import Transfer
 from dmkd.loading.usable import usable_images
+from dmkd.runtime.accelerators import upload
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import Store, UsageError, ViewSet
 from dmkd.views.shown import DrawnViews
@@ -160,10 +161,7 @@ class Loader:
         threads = 1 if self._gatherer.has_window else self.threads  # the blocks of a window are decoded by all
         with ExitStack() as stack:
             reading = stack.enter_context(self._gatherer.reading(self._largest_batch * together, batches))
-            device = self.decoder.device
-            transfer = Transfer(device) if device.startswith("cuda") else None
-            if transfer:
-                stack.callback(transfer.close)
+            transfer = stack.enter_context(self._transfer())
             make = partial(self._make, epoch=epoch, reading=reading, transfer=transfer)
             for made, sizes, done in stack.enter_context(closing(in_order(make, groups, threads, self.depth))):
                 if transfer:
@@ -174,13 +172,16 @@ class Loader:
                     yield pieces.pop(0)
 
     def at(self, ids: np.ndarray, epoch: int = 0) -> Batch:
-        """The batch of any ids, int64 (n,), in the order given, with the views of an epoch."""
+        """The batch of any ids, int64 (n,), in the order given, with the views of an epoch; on the loader's device."""
         if not self.order_of.selected[ids].all():
             raise UsageError(
                 f"Not all of the images asked for are finished, labelled and selected in {self.store.path}."
             )
-        with self._gatherer.reading(self._largest_batch) as reading:
-            return self._gather(ids, epoch, reading)
+        with self._gatherer.reading(self._largest_batch) as reading, self._transfer() as transfer:
+            batch, _, done = self._make([ids], epoch=epoch, reading=reading, transfer=transfer)
+            if transfer:
+                transfer.finish(batch.tensors().values(), done)
+            return batch
 
     # Below: from ids to batches
 
@@ -195,13 +196,20 @@ class Loader:
             return 1
         return max(1, TOGETHER_BYTES // (self._largest_batch * sum(column.taken_bytes for column in self.columns)))
 
+    def _transfer(self) -> AbstractContextManager[Transfer | None]:
+        """What copies to a GPU beside its computing, and is closed at the end."""
+        device = self.decoder.device
+        return closing(Transfer(device)) if device.startswith("cuda") else nullcontext()
+
     def _make(
         self, group: list[np.ndarray], *, epoch: int, reading: Reading, transfer: Transfer | None
     ) -> tuple[Batch, list[int], Any]:
         """Some batches in one, on the device or on the way there; their sizes; the event after which they have arrived."""
         ids, sizes = np.concatenate(group), [len(ids) for ids in group]
         if transfer is None:
-            return self._gather(ids, epoch, reading), sizes, None
+            batch = self._gather(ids, epoch, reading)
+            moved = {name: upload(tensor, self.decoder.device) for name, tensor in batch.tensors().items()}
+            return batch.with_tensors(moved), sizes, None
         with torch.cuda.stream(transfer.stream):  # what is kept on the device is picked there
             batch = self._gather(ids, epoch, reading)
         moved, done = transfer.begin(batch.tensors())

@@ -16,6 +16,7 @@ import torch
 
 from dmkd.loading.buffers import aligned_empty
 from dmkd.loading.columns import Column, ReadBlock
+from dmkd.runtime.accelerators import upload
 from dmkd.stores import Store
 from dmkd.stores.mapped import MappedArray
 
@@ -88,19 +89,24 @@ class DeviceRows:
         self._num_views = column.shape[1] if column.by_view else 1
         width = column.row_bytes // self._num_views
         self._rows = torch.empty(column.shape[0] * self._num_views, width, dtype=torch.uint8, device=device)
+        on_gpu = self._rows.device.type == "cuda"
 
         def load(block: int) -> None:
             ids = store.block_ids(block)
             content = np.ascontiguousarray(read(block)).reshape(len(ids), -1).view(np.uint8)
-            start, stop = ids.start * self._num_views, ids.stop * self._num_views
-            self._rows[start:stop] = torch.from_numpy(content.reshape(-1, width).copy()).to(device)
+            there = self._rows[ids.start * self._num_views : ids.stop * self._num_views]
+            here = torch.empty(there.shape, dtype=torch.uint8, pin_memory=on_gpu)
+            here.numpy()[...] = content.reshape(-1, width)
+            there.copy_(here, non_blocking=on_gpu)
 
         list(executor.map(load, blocks.tolist()))
+        if on_gpu:  # rows are picked on other streams than those that were copied on
+            torch.cuda.synchronize(self._rows.device)
 
     def pick(self, ids: np.ndarray, view: np.ndarray | None) -> torch.Tensor:
         """(n, ...) on the device."""
         rows = ids if view is None else ids * self._num_views + view
-        taken = self._rows[torch.from_numpy(rows).to(self._rows.device)]
+        taken = self._rows[upload(rows, self._rows.device)]
         dtype = torch.from_numpy(np.empty(0, self._dtype)).dtype
         return taken.view(dtype).reshape(len(ids), *self._taken_shape)
 

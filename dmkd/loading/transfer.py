@@ -6,6 +6,8 @@ from threading import Lock
 
 import torch
 
+from dmkd.runtime.accelerators import upload
+
 
 class Transfer:
     """Copies that background threads begin and the thread that trains waits for, on the GPU alone.
@@ -23,7 +25,7 @@ class Transfer:
     def begin(self, tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.cuda.Event]:
         """The tensors on the device, and the event after which they hold what they should."""
         with self._beginning, torch.cuda.stream(self.stream):
-            moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+            moved = {name: upload(tensor, self.device) for name, tensor in tensors.items()}
             done = torch.cuda.Event()
             done.record(self.stream)
             self._under_way.append((done, list(tensors.values())))

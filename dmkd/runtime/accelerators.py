@@ -10,13 +10,13 @@ def device_type(device: torch.device | str) -> str:
 
 
 def upload(values: torch.Tensor | np.ndarray, device: torch.device | str) -> torch.Tensor:
-    """A tensor or array of the CPU on the device, without waiting for work that is queued there.
+    """A tensor or array on the device, if it is not there yet, without waiting for work that is queued there.
 
     Only copies from page-locked memory to a GPU are asynchronous. torch keeps such memory, and reuses it when the
     copy from it is over: there are as many buffers as steps queued.
     """
     tensor = torch.as_tensor(values)
-    if device_type(device) != "cuda":
+    if device_type(device) != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
