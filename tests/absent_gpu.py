@@ -102,6 +102,11 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if (
+            torch.is_inference_mode_enabled() and func.namespace == "aten" and func._can_decompose()
+        ):  # what autograd would have done before
+            with self:
+                return func.decompose(*args, **kwargs)
         if func is aten.is_pinned.default:
             return self._is_pinned(args[0])
         if func is aten._pin_memory.default:

@@ -14,6 +14,7 @@ from dmkd.generators.load import load_generator
 from dmkd.making.labelling import label_quality, label_views
 from dmkd.recipes.dtypes import vae_dtype
 from dmkd.recipes.recipe import Recipe
+from dmkd.runtime.accelerators import upload
 from dmkd.runtime.devices import make_deterministic
 from dmkd.runtime.versions import machine
 from dmkd.stores import LabelSet, MismatchError, Store, locations, open_store
@@ -131,7 +132,7 @@ class BlockWorker:
         """Pixels (if there is a generator), and unless :meth:`finish` makes them views and labels of one block."""
         ids = np.array(self.store.block_ids(block))
         if inputs is not None:
-            images = torch.from_numpy(inputs.images).to(self.order.device)
+            images = upload(inputs.images, self.order.device)
             labels = self._label(ids, images, inputs.class_ids, inputs.views)
             return MadeBlock(block, len(ids), {"views": inputs.new_views, "labels": labels})
         assert self.generator is not None

@@ -43,6 +43,14 @@ def test_from_seeds_to_pixels_nothing_is_waited_for(load, sampler, interval):
     assert (images.device.type, tuple(images.shape)) == ("cuda", (3, 3, 32, 32))
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_apple_gpu_is_asked_for_nothing_that_it_lacks(load, sampler):
+    with absent_gpu(kind="mps"):
+        generator = load()
+        images = generator.decode(generator.latents([1, 2, 3], [4, 5, 6], sampler=sampler, **OPTIONS))
+    assert tuple(images.shape) == (3, 3, 32, 32)
+
+
 def test_a_range_of_guidance_is_not_waited_for_either(load):
     import numpy as np
 

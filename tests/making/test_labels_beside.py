@@ -5,10 +5,16 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+from absent_gpu import absent_gpu, to_absent_gpu
 
+from dmkd.classifiers.classifier import load_classifier
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
 from dmkd.making.blocks import BlockWorker, MadeBlock, WorkOrder
+from dmkd.making.label_sets import new_view_set
+from dmkd.making.labelling import label_views
+from dmkd.runtime.accelerators import upload
 from dmkd.runtime.progress import Silent
+from dmkd.views.policy import ViewPolicy, ViewsWanted
 
 
 class FakeCuda:
@@ -72,6 +78,21 @@ def test_labels_made_beside_are_those_made_before(store, monkeypatch):
     for there, expected in zip(finished.arrays["labels"][name], wanted.arrays["labels"][name], strict=True):
         np.testing.assert_array_equal(there, expected)
     np.testing.assert_array_equal(finished.arrays["images"], wanted.arrays["images"])
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_labels_are_waited_for_once_when_all_are_queued(tiny_teacher, kind, precision):
+    """And an Apple GPU is asked for nothing that it lacks."""
+    teacher = load_classifier(str(tiny_teacher), precision=precision)
+    views = np.tile(np.array([0, 0.1, 0.7, 0.9, 1], np.float32), (8, 40, 1))
+    description = new_view_set(ViewsWanted(ViewPolicy()), 0, True, teacher, (32, 32), 8)
+    waits = []
+    with absent_gpu(waits, kind):
+        to_absent_gpu(teacher.model)
+        images = upload(torch.zeros(8, 32, 32, 3, dtype=torch.uint8), "cuda")
+        assert label_views(teacher, images, views, description).shape == (8, 40, 10)
+    assert len(waits) == (kind == "cuda")
 
 
 def test_only_a_gpu_that_samples_labels_beside(store, monkeypatch):
