@@ -26,22 +26,21 @@ MOST_CLASSES = 20  # rows of the table
 )
 @click.option(
     "--data-workers",
-    type=int,
-    default=0,
+    type=click.IntRange(min=0),
     metavar="N",
-    help="Processes that decode images of folders and tars. Default: 0, this one.",
+    help="Threads that decode images of folders and tars. Default: one a core, at most 8.",
 )
 @endpoint_option
 @device_option
 @json_option
-def command(model: str, data: str, data_workers: int, device: str | None, as_json: bool) -> None:
+def command(model: str, data: str, data_workers: int | None, device: str | None, as_json: bool) -> None:
     """Measure a student, or any classifier, on labelled images: top-1, top-5, each class, confusions.
 
     MODEL is a folder that train-student or export-student wrote, a timm model, hf-hub:ID, or ARCHITECTURE=FILE.
 
     \b
     Examples:
-      dmkd evaluate students/imnet-resnet18-resnet34/student --data /data/imagenet/val --data-workers 8
+      dmkd evaluate students/imnet-resnet18-resnet34/student --data /data/imagenet/val
       dmkd evaluate students/digits-test_efficientnet-digits-resnet/student --data digits
       dmkd evaluate resnet18.tv_in1k --data imnet.zarr
     """

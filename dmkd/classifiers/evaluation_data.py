@@ -1,33 +1,61 @@
 """Labelled images to evaluate on: a folder of class folders, WebDataset tars, a store, or the bundled held-out digits."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import default_collate
 
 from dmkd import digits
 from dmkd.classifiers.classifier import Classifier
-from dmkd.formats.decode import BrokenImage, decode_unturned
+from dmkd.formats.decode import BrokenImage, decode_unturned, open_decoders
 from dmkd.formats.find import IMAGE_SUFFIXES, Classes, ImageFile, find_images, nothing_to_measure_on, read_bytes
+from dmkd.runtime.devices import default_cpu_threads
 from dmkd.runtime.progress import Silent
 from dmkd.stores import Store, UsageError, open_store, store_exists
 from dmkd.views.render import render
 
 BATCH = 256
+MOST_THREADS = 8  # that decode, unless told otherwise
+BATCHES_AHEAD = 2  # that are being decoded while one is looked at
+
+Pixels = tuple[torch.Tensor, np.ndarray]  # of a batch: uint8 (n, 3, S, S), and class ids int64 (n,)
+
+
+@dataclass(frozen=True)
+class ListedImages:
+    """Labelled images in batches, not yet decoded."""
+
+    sizes: Sequence[int]  # images of each batch
+    read: Callable[[Sequence[int]], Iterator[Pixels]]  # the batches of these numbers, seen as the classifier evaluates
 
 
 def evaluation_batches(
-    source: str, classifier: Classifier, class_names: list[str] | None = None, workers: int = 0
-) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+    source: str, classifier: Classifier, class_names: list[str] | None = None, workers: int | None = None
+) -> Iterator[Pixels]:
     """(pixels uint8 (n, 3, S, S), class ids int64 (n,)) of all images of ``source``, seen as the classifier evaluates.
 
-    ``source`` is ``digits``, a store, a folder with one folder of images a class (ImageFolder), or WebDataset tars (one, a
-    folder of them, or ``"val-{000..049}.tar"``). Raises ``UsageError`` if it is none of these, or if its classes can't be
-    those of the classifier.
+    Takes and raises what :func:`list_evaluation` does.
     """
+    listed = list_evaluation(source, classifier, class_names, workers)
+    return listed.read(range(len(listed.sizes)))
+
+
+def list_evaluation(
+    source: str, classifier: Classifier, class_names: list[str] | None = None, workers: int | None = None
+) -> ListedImages:
+    """The images of ``source``, listed at once and decoded when they are read.
+
+    ``source`` is ``digits``, a store, a folder with one folder of images a class (ImageFolder), or WebDataset tars (one, a
+    folder of them, or ``"val-{000..049}.tar"``). ``workers``: threads that decode files, None: :func:`decoding_threads`. Raises
+    ``UsageError`` if it is none of these, or if its classes can't be those of the classifier.
+    """
+    workers = decoding_threads() if workers is None else workers
     if source == "digits":
         images, class_ids = digits.heldout()
         _check_count(10, classifier, source)
@@ -37,22 +65,50 @@ def evaluation_batches(
         _check_count(store.num_classes, classifier, source)
         return _from_store(store, classifier)
     if _is_tars(source):
-        return _from_tars(source, classifier, workers)
+        return _from_files(
+            find_images(source, Classes(count=classifier.num_classes), Silent()).files, classifier, workers
+        )
     if Path(source).is_dir():
-        return _from_folder(Path(source), classifier, class_names, workers)
+        return _from_files(_files_of_folder(Path(source), classifier, class_names), classifier, workers)
     raise nothing_to_measure_on(source)
 
 
-def _from_arrays(images: np.ndarray, class_ids: np.ndarray, classifier: Classifier) -> Iterator:
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
-        yield canonical_pixels(torch.from_numpy(part), classifier), class_ids[start : start + BATCH].astype(np.int64)
+def decoding_threads(processes: int = 1) -> int:
+    """Threads that decode images, where so many processes share this machine: one a core, at most 8 a process."""
+    return max(1, min(MOST_THREADS, default_cpu_threads() // processes))
 
 
-def _from_store(store: Store, classifier: Classifier) -> Iterator:
+def _slices(count: int) -> list[slice]:
+    """Batches of ``count`` images."""
+    return [slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+
+
+def _sizes(slices: Sequence[slice]) -> list[int]:
+    return [here.stop - here.start for here in slices]
+
+
+def _from_arrays(images: np.ndarray, class_ids: np.ndarray, classifier: Classifier) -> ListedImages:
+    batches = _slices(len(images))
+
+    def read(numbers: Sequence[int]) -> Iterator[Pixels]:
+        for here in (batches[number] for number in numbers):
+            yield canonical_pixels(torch.from_numpy(images[here]), classifier), class_ids[here].astype(np.int64)
+
+    return ListedImages(_sizes(batches), read)
+
+
+def _from_store(store: Store, classifier: Classifier) -> ListedImages:
     missing = set(store.missing_blocks())
-    for block in (block for block in range(store.num_blocks) if block not in missing):
-        yield from _from_arrays(store.images.block(block), store.class_ids.block(block), classifier)
+    blocks = [block for block in range(store.num_blocks) if block not in missing]
+    batches = [(block, here) for block in blocks for here in _slices(len(store.block_ids(block)))]
+
+    def read(numbers: Sequence[int]) -> Iterator[Pixels]:
+        for block, wanted in groupby((batches[number] for number in numbers), lambda batch: batch[0]):
+            images, class_ids = store.images.block(block), store.class_ids.block(block)
+            for _, here in wanted:
+                yield canonical_pixels(torch.from_numpy(images[here]), classifier), class_ids[here].astype(np.int64)
+
+    return ListedImages(_sizes([here for _, here in batches]), read)
 
 
 def canonical_pixels(images: torch.Tensor, classifier: Classifier) -> torch.Tensor:
@@ -62,14 +118,12 @@ def canonical_pixels(images: torch.Tensor, classifier: Classifier) -> torch.Tens
     return render(images, views, size=classifier.input_size, interpolation=classifier.interpolation)
 
 
-def _from_folder(root: Path, classifier: Classifier, class_names: list[str] | None, workers: int) -> Iterator:
+def _files_of_folder(root: Path, classifier: Classifier, class_names: list[str] | None) -> list[ImageFile]:
     files, class_ids = list_image_folder(root, classifier, class_names)
-    sizes = (file.stat().st_size for file in files)
-    listed = [
-        ImageFile(file.name, int(c), size, str(file.parent))
-        for file, c, size in zip(files, class_ids, sizes, strict=True)
+    return [
+        ImageFile(file.name, int(class_id), file.stat().st_size, str(file.parent))
+        for file, class_id in zip(files, class_ids, strict=True)
     ]
-    return _decoded(listed, classifier, workers)
 
 
 def _is_tars(source: str) -> bool:
@@ -79,24 +133,38 @@ def _is_tars(source: str) -> bool:
     return source.endswith(".tar") and (path.is_file() or "{" in source)
 
 
-def _from_tars(source: str, classifier: Classifier, workers: int) -> Iterator:
-    found = find_images(source, Classes(count=classifier.num_classes), Silent())
-    return _decoded(found.files, classifier, workers)
+def _from_files(files: Sequence[ImageFile], classifier: Classifier, workers: int) -> ListedImages:
+    """Decoded by threads: Pillow works outside of Python's lock, and threads need no copies, no shared memory and no fork of a
+    process that uses a GPU."""
+    batches, transform = _slices(len(files)), _pil_transform(classifier)
+
+    def decode(file: ImageFile) -> torch.Tensor:
+        try:
+            return transform(decode_unturned(read_bytes(file)))
+        except BrokenImage as error:
+            raise UsageError(f"{file.container}/{file.name} can't be read as an image: {error}.") from error
+
+    def read(numbers: Sequence[int]) -> Iterator[Pixels]:
+        open_decoders()
+        ahead: deque[tuple[list[Future[torch.Tensor]], np.ndarray]] = deque()
+        pool = ThreadPoolExecutor(max(1, workers))
+        try:
+            for number in numbers:
+                here = files[batches[number]]
+                class_ids = np.array([file.class_id for file in here], np.int64)
+                ahead.append(([pool.submit(decode, file) for file in here], class_ids))
+                if len(ahead) > BATCHES_AHEAD:
+                    yield _decoded(*ahead.popleft())
+            while ahead:
+                yield _decoded(*ahead.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return ListedImages(_sizes(batches), read)
 
 
-def _decoded(files: Sequence[ImageFile], classifier: Classifier, workers: int) -> Iterator:
-    images = _ImageFiles(files, _pil_transform(classifier))
-    loader = torch.utils.data.DataLoader(images, batch_size=BATCH, num_workers=workers, collate_fn=_collate)
-    for batch in loader:
-        if isinstance(batch, str):
-            raise UsageError(batch)
-        pixels, class_ids = batch
-        yield pixels, class_ids.numpy()
-
-
-def _collate(samples: list[tuple[torch.Tensor, int] | str]) -> Any:
-    """A batch, or what is wrong with the first image of it that can't be read."""
-    return next((sample for sample in samples if isinstance(sample, str)), None) or default_collate(samples)
+def _decoded(images: Sequence["Future[torch.Tensor]"], class_ids: np.ndarray) -> Pixels:
+    return torch.stack([image.result() for image in images]), class_ids
 
 
 def list_image_folder(
@@ -132,24 +200,6 @@ def list_image_folder(
     if not files:
         raise UsageError(f"The class folders of {root} hold no images ({', '.join(IMAGE_SUFFIXES)}).")
     return files, np.array(class_ids, np.int64)
-
-
-class _ImageFiles(torch.utils.data.Dataset):
-    def __init__(self, files: Sequence[ImageFile], transform: Any) -> None:
-        self.files, self.transform = files, transform
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | str:
-        """Pixels and class id, or a sentence: an exception would reach the user with the traceback of a worker process."""
-        file = self.files[index]
-        try:
-            return self.transform(decode_unturned(read_bytes(file))), file.class_id
-        except BrokenImage as error:
-            return f"{file.container}/{file.name} can't be read as an image: {error}."
-        except UsageError as error:
-            return str(error)
 
 
 def _pil_transform(classifier: Classifier) -> Any:

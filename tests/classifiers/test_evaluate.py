@@ -1,14 +1,17 @@
 import io
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from absent_gpu import absent_gpu, to_absent_gpu
 from conftest import filled_store
 from PIL import Image
 
 from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import Evaluation, evaluate
-from dmkd.classifiers.evaluation_data import evaluation_batches, list_image_folder
+from dmkd.classifiers.evaluation_data import decoding_threads, evaluation_batches, list_evaluation, list_image_folder
+from dmkd.classifiers.kept_images import KeptImages
 from dmkd.stores import UsageError
 
 
@@ -50,6 +53,23 @@ def test_top5_counts_what_is_among_the_five_likeliest():
 
 def test_evaluation_of_nothing_known_is_no_crash():
     assert Evaluation(np.eye(2, dtype=np.int64), np.ones(2, np.int64)).top1 == 1.0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_is_waited_for_once_after_all_batches_are_queued(tiny_teacher, precision):
+    waits, before = [], []
+
+    def batches():
+        for _ in range(3):
+            yield torch.zeros(2, 3, 32, 32, dtype=torch.uint8), np.array([1, 2])
+            before.extend(waits)
+
+    with absent_gpu(waits):
+        classifier = load_classifier(str(tiny_teacher), precision=precision)
+        to_absent_gpu(classifier.model)
+        assert evaluate(classifier, batches()).num_images == 6
+    assert not before
+    assert waits == ["A copy of (6, 5) from cuda:0 to cpu is waited for."]
 
 
 def save_images(folder, names, size=(40, 30), count=2):
@@ -180,3 +200,81 @@ def test_a_store_of_other_classes_is_refused(tmp_path):
     store = filled_store(tmp_path / "s.zarr", num_images=16)
     with pytest.raises(UsageError, match="has 10 classes and fixed knows 3"):
         evaluation_batches(store.path, Fixed(num_classes=3))
+
+
+@pytest.fixture
+def some_images(tmp_path):
+    """More than two batches of them, each its own."""
+    for number in range(600):
+        folder = tmp_path / "some" / str(number % 10)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number % 256, number // 256, 7)).save(folder / f"{number:03}.ppm")
+    return tmp_path / "some"
+
+
+def test_however_many_threads_decode_the_order_is_the_same(some_images, tiny_teacher):
+    classifier = load_classifier(str(tiny_teacher))
+    one, many = (list(evaluation_batches(str(some_images), classifier, workers=workers)) for workers in (0, 8))
+    assert [len(ids) for _, ids in one] == [256, 256, 88]
+    for (pixels, ids), (same_pixels, same_ids) in zip(one, many, strict=True):
+        assert torch.equal(pixels, same_pixels) and ids.tolist() == same_ids.tolist()
+    colours = torch.cat([pixels[:, :2, 0, 0] for pixels, _ in one])
+    assert len({tuple(colour) for colour in colours.tolist()}) == 600
+
+
+def test_threads_that_decode_are_shared_by_the_processes_of_a_machine(monkeypatch):
+    monkeypatch.setenv("DMKD_CPU_THREADS", "12")
+    assert [decoding_threads(processes) for processes in (1, 2, 12, 20)] == [8, 6, 1, 1]
+
+
+def test_what_was_decoded_once_is_kept(some_images, tiny_teacher, tmp_path):
+    classifier = load_classifier(str(tiny_teacher))
+    store = filled_store(tmp_path / "s.zarr", num_images=40, image_shape=(32, 32, 3))
+    for source in (str(some_images), store.path):
+        images = KeptImages(list_evaluation(source, classifier), classifier.input_size)
+        first = evaluate(classifier, images)
+        shutil.rmtree(source)
+        again = evaluate(classifier, images)
+        np.testing.assert_array_equal(first.confusion, again.confusion)
+        assert again.num_images in (600, 40)
+
+
+def test_a_pass_that_was_broken_off_is_not_taken_for_all(some_images, tiny_teacher):
+    classifier = load_classifier(str(tiny_teacher))
+    images = KeptImages(list_evaluation(str(some_images), classifier), classifier.input_size)
+    next(iter(images))
+    assert evaluate(classifier, images).num_images == 600
+
+
+def test_more_than_half_of_the_memory_is_not_taken(some_images, tiny_teacher, monkeypatch):
+    classifier = load_classifier(str(tiny_teacher))
+    listed = list_evaluation(str(some_images), classifier)
+    monkeypatch.setattr("dmkd.classifiers.kept_images.available_memory", lambda: 3_600_000)
+    told = []
+    images = KeptImages(listed, classifier.input_size, notice=told.append)  # 600 * 3 * 32 * 32 bytes
+    expected = [ids.tolist() for _, ids in images]
+    assert [ids.tolist() for _, ids in images] == expected
+    assert told == [
+        "The images to measure on take 1.8 MB as pixels, more than half of the 3.6 MB of memory available: they are not kept, "
+        "but decoded for each evaluation."
+    ]
+    shutil.rmtree(some_images)
+    with pytest.raises(UsageError, match="can't be read"):
+        list(images)
+
+    told.clear()
+    half = KeptImages(listed, classifier.input_size, rank=1, processes=2, sharing=1, notice=told.append)
+    with pytest.raises(UsageError, match="can't be read"):
+        list(half)
+    assert not told, "one of two machines holds one batch of three"
+
+
+def test_shares_are_all_images_and_each_once(some_images, tiny_teacher):
+    classifier = load_classifier(str(tiny_teacher))
+    listed = list_evaluation(str(some_images), classifier)
+    shares = [KeptImages(listed, classifier.input_size, rank, processes=4) for rank in range(4)]
+    parts = [evaluate(classifier, share) for share in shares]
+    assert [part.num_images for part in parts] == [256, 256, 88, 0]
+    whole = evaluate(classifier, evaluation_batches(str(some_images), classifier))
+    np.testing.assert_array_equal(sum(part.confusion for part in parts), whole.confusion)
+    np.testing.assert_array_equal(sum(part.in_top5 for part in parts), whole.in_top5)
