@@ -177,9 +177,8 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--data-workers",
                 type=int,
-                default=0,
                 metavar="N",
-                help="Processes that decode the images to measure on. Default: 0, the run itself.",
+                help="Threads that decode the images to measure on, once. Default: one a core, at most 8.",
             ),
             click.option(
                 "--memory",
@@ -200,7 +199,7 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--amp",
                 shell_complete=words(*AMP),
                 metavar="KIND",
-                help="bfloat16, float16 or off. Default: bfloat16 on a GPU, off on a CPU.",
+                help="Arithmetic of the student: bfloat16, float16, tf32 or off (float32). Default: bfloat16 on a GPU, else off.",
             ),
             click.option(
                 "--channels-last/--no-channels-last",

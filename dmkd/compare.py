@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.evaluate import evaluate
 from dmkd.classifiers.evaluation_data import evaluation_batches
 from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of
 from dmkd.runtime.devices import CPU_THREADS
@@ -21,9 +23,8 @@ from dmkd.runtime.whole_files import append_line, write_file
 from dmkd.stores import Store, StoreWriteError, UsageError, open_store
 from dmkd.train import Progress, train
 from dmkd.training.conditions import Run, result_line
-from dmkd.training.execution import Execution
+from dmkd.training.execution import Execution, classifier_precision
 from dmkd.training.optimisation import create_optimizer
-from dmkd.training.run import evaluate_folder
 from dmkd.training.run_folder import STUDENT, SUMMARY, make_folder
 from dmkd.training.training_recipe import views_of_student
 
@@ -185,7 +186,9 @@ def _measure_again(
     summary: Mapping[str, Any], folder: Path, store: Store, val: str, device: str, execution: Execution
 ) -> dict[str, Any]:
     """A finished student on other images than it was measured on before; the summary says so from now on."""
-    evaluation = evaluate_folder(folder / STUDENT, val, device, store.class_names, execution.data_workers)
+    precision = classifier_precision(execution.precision(device))
+    student = load_classifier(str(folder / STUDENT), device=device, precision=precision)
+    evaluation = evaluate(student, evaluation_batches(val, student, store.class_names, execution.data_workers))
     again = {**summary, "evaluated_on": val, "top1": evaluation.top1, "top5": evaluation.top5}
     again["best"] = None  # what was chosen on other images is not comparable
     write_file(folder / SUMMARY, (json.dumps(again, indent=2) + "\n").encode())

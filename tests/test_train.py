@@ -317,6 +317,23 @@ def test_the_best_student_is_kept_apart_from_the_last(store, tmp_path):
     assert not list(tmp_path.glob("best.epoch*"))
 
 
+def test_images_to_measure_on_are_decoded_once_in_a_run(store, tmp_path):
+    import shutil
+
+    _, recipe = resolve_training(store, fast(epochs=3))
+    shutil.copytree(store.path, tmp_path / "val.zarr")
+
+    def report(progress):
+        if progress.evaluation:
+            shutil.rmtree(tmp_path / "val.zarr", ignore_errors=True)
+
+    options = {"device": "cpu", "evaluate_on": str(tmp_path / "val.zarr"), "report": report}
+    summary = train(recipe, store, tmp_path / "out", **options)
+    student = load_classifier(str(tmp_path / "out/student"))
+    measured = evaluate(student, evaluation_batches(store.path, student))
+    assert (summary["top1"], summary["top5"]) == (measured.top1, measured.top5), "the student as it was written"
+
+
 def test_images_that_can_not_be_measured_on_are_told_before_the_training(store, tmp_path):
     _, recipe = resolve_training(store, fast())
     with pytest.raises(UsageError, match="nothing to evaluate on at /nowhere"):

@@ -58,7 +58,7 @@ class Classifier:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     sha256: str  # of the weights, see :func:`state_dict_sha256`
-    precision: str = "float32"  # of the forward pass, one of CLASSIFIER_PRECISIONS
+    precision: str = "float32"  # of the forward pass: one of CLASSIFIER_PRECISIONS, or float16
 
     def to_json(self) -> dict[str, Any]:
         """What a teacher is, wherever it was found: what a label set records and a later run is compared with. Where it names no

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+AUTOCAST = ("bfloat16", "float16")
+
 
 def set_tf32(on: bool) -> None:
     """Let CUDA's matrix products and convolutions of float32 round their factors to TF32, or not. torch's default is no for the
@@ -36,8 +38,9 @@ def tf32(on: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def computing_in(precision: str, device: "torch.device") -> Iterator[None]:
-    """Products of float32 weights in float32, tf32 or bfloat16 (the latter under autocast), for a while."""
+    """Products of float32 weights in float32, tf32, bfloat16 or float16 (the latter two under autocast), for a while."""
     import torch
 
-    with tf32(precision == "tf32"), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    with tf32(precision == "tf32"), torch.autocast(device.type, dtype, enabled=precision in AUTOCAST):
         yield

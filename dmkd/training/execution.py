@@ -3,24 +3,25 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dmkd.runtime.precision import AUTOCAST
 from dmkd.stores.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
-AMP = ("bfloat16", "float16", "off")
+AMP = (*AUTOCAST, "tf32", "off")
 
 
 @dataclass(frozen=True)
 class Execution:
     """Precision, layout, and how often to save and to measure."""
 
-    amp: str | None = None  # bfloat16, float16 or off; None: bfloat16 on a GPU that has it, else off
+    amp: str | None = None  # bfloat16, float16, tf32 or off; None: bfloat16 on a GPU that has it, else off
     channels_last: bool | None = None  # None: on a GPU
     compile: bool = False  # torch.compile of the student
     checkpoint_minutes: float = 10.0  # between two checkpoints within an epoch; each epoch ends with one
     evaluate_every: int = 1  # epochs; the last one is always measured
-    data_workers: int = 0  # processes that decode the images to evaluate on
+    data_workers: int | None = None  # threads that decode the images to evaluate on; None: one a core, at most 8
     memory: float | None = None  # GiB of the store that each worker may hold; None: the loader's default
 
     def __post_init__(self) -> None:
@@ -30,18 +31,18 @@ class Execution:
             raise UsageError(f"--checkpoint-every must be 0 minutes or more, not {self.checkpoint_minutes}.")
         if self.evaluate_every < 1:
             raise UsageError(f"--evaluate-every must be at least 1 epoch, not {self.evaluate_every}.")
-        if self.data_workers < 0:
+        if self.data_workers is not None and self.data_workers < 0:
             raise UsageError(f"--data-workers must be 0 or more, not {self.data_workers}.")
         if self.memory is not None and not self.memory > 0:
             raise UsageError(f"--memory must be greater than 0 GiB, not {self.memory:g}.")
 
     def precision(self, device: str) -> str:
-        """The mixed precision to use on a device: bfloat16, float16 or off."""
+        """The arithmetic of the student on a device: bfloat16, float16, tf32 or off."""
         import torch
 
         on_gpu = torch.device(device).type == "cuda"
-        if self.amp == "float16" and not on_gpu:
-            raise UsageError("--amp float16 needs a GPU: use bfloat16 or off on a CPU.")
+        if self.amp in ("float16", "tf32") and not on_gpu:
+            raise UsageError(f"--amp {self.amp} needs a GPU with CUDA: use bfloat16 or off on {device}.")
         return self.amp or ("bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "off")
 
     def layout(self, device: str) -> "torch.memory_format":
@@ -51,3 +52,8 @@ class Execution:
         on_gpu = torch.device(device).type == "cuda"
         wanted = on_gpu if self.channels_last is None else self.channels_last
         return torch.channels_last if wanted else torch.contiguous_format
+
+
+def classifier_precision(amp: str) -> str:
+    """What a student's precision is called where it is a classifier among others."""
+    return "float32" if amp == "off" else amp

@@ -9,6 +9,7 @@ from dmkd.classifiers.classifier import nearest_names
 from dmkd.loading import Batch
 from dmkd.recipes.randomness import key64
 from dmkd.runtime.accelerators import has_float64
+from dmkd.runtime.precision import AUTOCAST
 from dmkd.stores.errors import UsageError
 from dmkd.training.objective import Objective
 from dmkd.training.presets import SGD_LIKE
@@ -34,7 +35,7 @@ class Optimisation:
         self.autocast: dict[str, Any] = {
             "device_type": device_type,
             "dtype": torch.float16 if precision == "float16" else torch.bfloat16,
-            "enabled": precision != "off",
+            "enabled": precision in AUTOCAST,
         }
         self.scaler = torch.amp.GradScaler(device_type, enabled=precision == "float16")
         self.optimizer = create_optimizer(recipe, objective)

@@ -1,5 +1,6 @@
 """A training run, from its checkpoint to its summary: epochs of steps, evaluations, checkpoints, the best student."""
 
+import copy
 import json
 import math
 import shutil
@@ -13,22 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.classifier import Classifier, load_classifier
 from dmkd.classifiers.evaluate import Evaluation, evaluate
-from dmkd.classifiers.evaluation_data import evaluation_batches
-from dmkd.classifiers.students import create_student, preprocessing_of, save_student
+from dmkd.classifiers.evaluation_data import decoding_threads, list_evaluation
+from dmkd.classifiers.kept_images import KeptImages
+from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of, save_student
 from dmkd.loading import Batch, Loader
 from dmkd.loading.loader import MEMORY_BYTES
 from dmkd.loading.order import EpochOrder
 from dmkd.loading.usable import usable_images
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.runtime.devices import default_cpu_threads, make_deterministic
+from dmkd.runtime.precision import set_tf32
 from dmkd.runtime.versions import hardware, library_versions
 from dmkd.runtime.whole_files import sweep_partials, write_file, writing
 from dmkd.stores import DmkdError, Store, UsageError
 from dmkd.training.checkpoint import RunState, load_checkpoint, save_checkpoint
 from dmkd.training.curves import Curves
-from dmkd.training.execution import Execution
+from dmkd.training.execution import Execution, classifier_precision
 from dmkd.training.objective import Objective
 from dmkd.training.optimisation import Optimisation
 from dmkd.training.run_folder import BEST, STUDENT, SUMMARY, make_folder
@@ -102,6 +105,7 @@ class TrainingRun:
         notice: Callable[[str], None],
     ) -> None:
         self.recipe, self.store, self.out, self.execution, self.team = recipe, store, out, execution, team
+        self.notice = notice
         precision = execution.precision(team.device)
         self.loader = open_loader(recipe, store, team.device, team.rank, team.world_size, execution.memory)
         self.length = run_length(recipe, self.loader.num_images)
@@ -135,6 +139,7 @@ class TrainingRun:
         make_deterministic(team.device, self.carried_out["cpu_threads"])
         if torch.device(team.device).type == "cuda":  # nothing is promised to the bit there; choosing kernels is faster
             torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
+            set_tf32(precision == "tf32")
 
         views = views_of_student(recipe, store)
         torch.manual_seed(recipe.seed)
@@ -167,12 +172,12 @@ class TrainingRun:
     ) -> dict[str, Any]:
         state = self.state
         curves = None
+        unfinished = self._step < self.length.updates
+        images = self._images_to_measure_on(evaluate_on) if evaluate_on and unfinished else None
         if self.team.leads:
-            if evaluate_on and self._step < self.length.updates:
-                self._refuse_evaluation(evaluate_on)
             make_folder(self.out)
             sweep_partials(self.out)
-            if self._step < self.length.updates:
+            if unfinished:
                 with writing(self.out / SUMMARY):
                     (self.out / SUMMARY).unlink(missing_ok=True)  # of the shorter run that is trained on
             curves = Curves(self.out, state.lines)
@@ -181,13 +186,15 @@ class TrainingRun:
         while self._step < self.length.updates:
             self._epoch(report)
             line = self._line()
-            if evaluate_on and self.team.leads and self._is_time_to_evaluate():
-                evaluation = self._evaluate(evaluate_on)
+            if images is not None and self._is_time_to_evaluate():
+                evaluation = self._evaluate(images)
                 line |= {"top1": evaluation.top1, "top5": evaluation.top5}
                 if state.best is None or evaluation.top1 > state.best["top1"]:
                     state.best = dict(line)
-                    self._save_student(self._best_of_epoch(line["epoch"]))
-                report(self._progress(self._step, line["loss"], evaluation))
+                    if self.team.leads:
+                        self._save_student(self._best_of_epoch(line["epoch"]))
+                if self.team.leads:
+                    report(self._progress(self._step, line["loss"], evaluation))
             state.lines = [*state.lines, line]
             if (
                 state.update == self.length.updates_per_epoch
@@ -279,17 +286,32 @@ class TrainingRun:
         done = self.state.epoch + 1
         return done % self.execution.evaluate_every == 0 or done == self.length.epochs
 
-    def _evaluate(self, data: str) -> Evaluation:
-        self._save_student()
-        names, workers = self.store.class_names, self.execution.data_workers
-        return evaluate_folder(self.out / STUDENT, data, self.team.device, names, workers)
+    def _evaluate(self, images: KeptImages) -> Evaluation:
+        """Of the student as it is saved, which is rank 0's: each worker looks at its share of the images."""
+        if self.team.leads:
+            self._save_student()
+        # A copy, so that nothing that a model remembers of being evaluated reaches the training.
+        student = copy.deepcopy(self.optimisation.student).eval()
+        self.team.follow(student.buffers())  # batch statistics are each worker's own, weights the same
+        here = evaluate(self._as_classifier(student), images)
+        return Evaluation(self.team.add_counts(here.confusion), self.team.add_counts(here.in_top5))
 
-    def _refuse_evaluation(self, data: str) -> None:
-        """Raise at once what would otherwise be raised after the first epoch."""
-        with tempfile.TemporaryDirectory() as folder:
-            self._save_student(Path(folder))
-            classifier = replace(load_classifier(folder), source=self.recipe.student)
-            evaluation_batches(data, classifier, self.store.class_names, self.execution.data_workers)
+    def _images_to_measure_on(self, data: str) -> KeptImages:
+        """This worker's share. Raises at once what would otherwise be raised after the first epoch."""
+        team, workers = self.team, self.execution.data_workers
+        if team.leads:
+            with tempfile.TemporaryDirectory() as folder:  # what is saved can be loaded again
+                self._save_student(Path(folder))
+                load_classifier(folder)
+        student = self._as_classifier(self.optimisation.student)
+        threads = decoding_threads(team.local_size) if workers is None else workers
+        listed = list_evaluation(data, student, self.store.class_names, threads)
+        notice = self.notice if team.leads else lambda sentence: None
+        return KeptImages(listed, student.input_size, team.rank, team.world_size, team.local_size, notice)
+
+    def _as_classifier(self, student: torch.nn.Module) -> Classifier:
+        classifier = as_classifier(student, self.recipe.student, self.store.class_names, self.preprocessing)
+        return replace(classifier, precision=classifier_precision(self.carried_out["amp"]))
 
     def _save(self) -> None:
         save_checkpoint(self.out, self.description, self.carried_out, self.state, self.optimisation)
@@ -362,11 +384,3 @@ class _Clock:
             batch = next(batches)
             self.waited += time.perf_counter() - start
             yield batch, number + 1 == count
-
-
-def evaluate_folder(
-    folder: Path, data: str, device: str, class_names: list[str] | None = None, workers: int = 0
-) -> Evaluation:
-    """Evaluate a saved classifier: a student is measured as it was written, not as it was in memory."""
-    classifier = load_classifier(str(folder), device=device)
-    return evaluate(classifier, evaluation_batches(data, classifier, class_names, workers))

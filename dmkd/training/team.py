@@ -9,11 +9,12 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -21,14 +22,15 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from dmkd.stores import errors
 from dmkd.stores.errors import DmkdError, UsageError
 
-# A worker that died is found by the agent that started it, within a second. This is for those who wait while rank 0 evaluates.
+# A worker that died is found by the agent that started it, within a second. This is for those who wait while others decode
+# images, or rank 0 writes.
 PATIENCE = timedelta(hours=4)
 
 
 class Team:
     """The processes that train together. Alone, everything here is free of cost.
 
-    ``rank`` 0 is the one that writes, evaluates and reports. Made from torchrun's RANK, WORLD_SIZE and LOCAL_RANK.
+    ``rank`` 0 is the one that writes and reports. Made from torchrun's RANK, WORLD_SIZE and LOCAL_RANK.
     """
 
     def __init__(self, device: str) -> None:
@@ -76,6 +78,20 @@ class Team:
         total = torch.tensor(numbers, dtype=torch.float64)
         distributed.all_reduce(total, group=self.control)
         return total.tolist()
+
+    def add_counts(self, counts: np.ndarray) -> np.ndarray:
+        """An int64 array of one shape on every rank, added up over the team."""
+        if self.control is None:
+            return counts
+        total = torch.from_numpy(counts)
+        distributed.all_reduce(total, group=self.control)
+        return total.numpy()
+
+    def follow(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite tensors on this rank's device with those of rank 0."""
+        if self.control is not None:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
 
     def leave(self) -> None:
         if self.control is not None:

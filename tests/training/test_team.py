@@ -8,12 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import filled_store
+from conftest import block_arrays, filled_store, new_store
 from safetensors.torch import load_file
 
+from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.evaluate import evaluate
+from dmkd.classifiers.evaluation_data import evaluation_batches
 from dmkd.cli.main import main
 from dmkd.stores import DmkdError, MismatchError
 from dmkd.training.team import Team, launch
@@ -38,6 +42,16 @@ def add_up(numbers):
         team.leave()
 
 
+def count_and_follow():
+    team = Team("cpu")
+    try:
+        statistics = torch.tensor([team.rank + 1.0])
+        team.follow([statistics])
+        return team.add_counts(np.array([[2**53, team.rank]])).tolist(), team.sum(statistics)
+    finally:
+        team.leave()
+
+
 def fail_on_one(rank):
     team = Team("cpu")
     if team.rank == rank:
@@ -55,6 +69,11 @@ def die(rank):
 def test_numbers_are_added_up_over_all_and_rank_0_answers():
     assert launch(2, add_up, [0.5, 10]) == ([3.0, 1.0, 20.0], True)
     assert Team("cpu").sum(0.5, 10) == [0.5, 10], "alone"
+
+
+def test_counts_are_added_up_exactly_and_tensors_of_rank_0_are_taken():
+    assert launch(2, count_and_follow) == ([[2**54, 1]], [2.0])
+    assert Team("cpu").add_counts(np.array([3])).tolist() == [3], "alone"
 
 
 def test_an_error_of_a_worker_is_raised_as_it_is():
@@ -104,6 +123,26 @@ def test_two_workers_train_the_student_that_one_trains(store, tmp_path):
         )
     assert len(list((tmp_path / "2").glob("events.out.tfevents.*"))) == 1, "only rank 0 writes"
     assert not list((tmp_path / "2").rglob(".*"))
+
+
+def test_two_workers_measure_the_student_that_is_saved(tmp_path):
+    """Its batch statistics are rank 0's, and each worker looks at every other batch."""
+    store = new_store(tmp_path / "s.zarr", num_images=128, image_shape=(32, 32, 3))
+    for block in range(store.num_blocks):  # plain images, so that the statistics of small batches are very different
+        arrays = block_arrays(store, block)
+        arrays["images"][:] = arrays["images"][:, :1, :1]
+        store.write_block(block, **arrays)
+    command = ["train-student", "--store", store.path, "--student", "test_resnet", "--labels", "teacher"]
+    command += ["--batch-size", "4", "--updates", "8", "--lr", "0.01", "--schedule", "constant", "--val", store.path]
+    command += ["--device", "cpu", "--json", "--workers", "2", "--out", str(tmp_path)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    for name, said in (("student", summary), ("best", summary["best"])):
+        student = load_classifier(str(tmp_path / name))
+        measured = evaluate(student, evaluation_batches(store.path, student))
+        assert measured.num_images == 128
+        assert (said["top1"], said["top5"]) == (measured.top1, measured.top5)
 
 
 @pytest.mark.parametrize(
