@@ -29,7 +29,9 @@ class Objective(torch.nn.Module):
         self.loss = LOSSES[recipe.loss]
         student: Any = model
         self.model = student
-        self.body = torch.compile(student.forward_features) if compile else student.forward_features
+        # Batches have two sizes, n and n - 1: two graphs of fixed shapes, not one slower one for any size.
+        body = student.forward_features
+        self.body = torch.compile(body, dynamic=False) if compile else body
         self.projection: torch.nn.Linear | None = None
         if recipe.feature_weight:
             projection = feature_projection(student.head_hidden_size, teacher_width(decoder))
