@@ -104,7 +104,8 @@ class Steps:
 
     def take(self) -> None:
         start = time.perf_counter()
-        sums, images = self.optimisation.step([(next(self.batches), True)], self.number)
+        batch = next(self.batches)
+        sums, images = self.optimisation.step([(batch, True)], self.number, len(batch))
         sums.tolist()  # waits for the device
         self.seconds.append((time.perf_counter() - start) / images)
         self.number += 1

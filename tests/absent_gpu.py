@@ -45,7 +45,7 @@ def absent_gpu(waits: list[str] | None = None, kind: str = "cuda") -> Iterator[N
         mock.patch("torch.cuda.synchronize", watch.wait),
         mock.patch("torch.cuda.current_stream", return_value=_Queue(watch)),
         mock.patch("torch.cuda.Stream", return_value=_Queue(watch)),
-        mock.patch("torch.cuda.Event", return_value=_Queue(watch)),
+        mock.patch("torch.cuda.Event", side_effect=lambda: _Queue(watch)),
         mock.patch("torch.Generator", _Generator),
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
         mock.patch("torch.cuda.is_bf16_supported", return_value=True),
@@ -60,14 +60,19 @@ class _Queue:
     """A stream, or an event of one, that the CPU may ask about but not wait for."""
 
     def __init__(self, watch: "_Watch") -> None:
-        self.synchronize = watch.wait
+        self._watch, self._passed = watch, False
 
     def wait_event(self, _: "_Queue") -> None: ...
 
     def record(self, _: "_Queue | None" = None) -> None: ...
 
     def query(self) -> bool:
+        self._passed = True
         return True
+
+    def synchronize(self) -> None:
+        if not self._passed:
+            self._watch.wait()
 
 
 class _Generator(torch.Generator):
@@ -148,7 +153,7 @@ class _Watch(TorchDispatchMode):
             self._waits(f"{func} needs values that are on the GPU.", error)
             if func is not aten._local_scalar_dense.default:
                 raise
-            return torch.zeros((), dtype=args[0].dtype).item()
+            return 0.0 if args[0].is_floating_point() else 0
         if self.kind == "mps" and any(
             isinstance(leaf, FakeTensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(result)
         ):

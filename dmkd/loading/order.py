@@ -55,6 +55,11 @@ class EpochOrder:
         smallest, largest = self.num_images // self.world_size, -(-self.num_images // self.world_size)
         return min(smallest, -(-largest // self.batch_size))
 
+    def batch_images(self) -> np.ndarray:
+        """Images of each batch of an epoch, any epoch, with those of the other ranks: int64 (num_batches,)."""
+        shared = [self.num_images] if self.window is None else _even(self.num_images, self.world_size).tolist()
+        return np.sum([_even(images, self.num_batches) for images in shared], axis=0)
+
     def ids(self, epoch: int) -> np.ndarray:
         """This rank's image ids in the order of an epoch, int64 (n,)."""
         return np.concatenate(self.batches(epoch))
@@ -92,6 +97,11 @@ class EpochOrder:
 
     def _share(self, ids: np.ndarray) -> np.ndarray:
         return np.array_split(ids, self.world_size)[self.rank]
+
+
+def _even(total: int, parts: int) -> np.ndarray:
+    """The sizes of ``np.array_split``'s parts."""
+    return total // parts + (np.arange(parts) < total % parts)
 
 
 @cache

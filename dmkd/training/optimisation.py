@@ -61,8 +61,8 @@ class Optimisation:
         dtype = torch.float64 if has_float64(self.team.device) else torch.float32
         return torch.zeros(2, dtype=dtype, device=self.team.device)
 
-    def step(self, batches: Iterable[tuple[Batch, bool]], step: int) -> tuple[torch.Tensor, int]:
-        """Step number ``step`` of the run: this worker's (batch, whether it is the last of the step).
+    def step(self, batches: Iterable[tuple[Batch, bool]], step: int, images: int) -> tuple[torch.Tensor, int]:
+        """Step number ``step`` of the run: this worker's (batch, whether it is the last of the step); ``images`` of all workers.
 
         The gradient is the mean over all images of all workers, whatever their shares. Returns this worker's sums of loss and
         agreement, float64 (2,) on the device (float32 on one without), and its number of images.
@@ -72,29 +72,23 @@ class Optimisation:
         self.scheduler.step_update(step)
         self.optimizer.zero_grad(set_to_none=True)
         progress = step / self.length.updates
-        parts = self.team.world_size * self.recipe.accumulate
-        sums, images = self.no_sums(), 0
+        sums, here = self.no_sums(), 0
         for batch, last in batches:
             n = len(batch.ids)
             with keep_gradients_here(self.shared, not last), torch.autocast(**self.autocast):
                 loss, agreeing = self.shared(batch, progress)
-                # A sum over images; the division by their number, known at the end, follows below.
-                share = loss if parts == 1 else loss * (n * parts / self.recipe.batch_size)
-                self.scaler.scale(share).backward()
+                # Gradients are added up over the batches and averaged over the workers.
+                self.scaler.scale(loss * (n * self.team.world_size / images)).backward()
             sums += torch.stack([loss.detach().to(sums.dtype) * n, agreeing.to(sums.dtype)])
-            images += n
-        self._apply_gradients(parts, images)
+            here += n
+        self._apply_gradients()
         if self.average is not None:
             self.average.update(self.objective.model, step + 1)
-        return sums, images
+        return sums, here
 
-    def _apply_gradients(self, parts: int, images: int) -> None:
+    def _apply_gradients(self) -> None:
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
-        if parts > 1:
-            (total,) = self.team.sum(images)
-            torch._foreach_mul_(gradients, self.recipe.batch_size / self.recipe.accumulate / total)
         if self.recipe.clip_grad is not None:
             torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from dmkd.classifiers.evaluate import Evaluation, evaluate
 from dmkd.classifiers.evaluation_data import decoding_threads, list_evaluation
 from dmkd.classifiers.kept_images import KeptImages
 from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of, save_student
-from dmkd.loading import Batch, Loader
+from dmkd.loading import Loader
 from dmkd.loading.loader import MEMORY_BYTES
 from dmkd.loading.order import EpochOrder
 from dmkd.loading.usable import usable_images
 from dmkd.recipes.label_choice import parse_labels
+from dmkd.runtime.accelerators import Download
 from dmkd.runtime.devices import default_cpu_threads, make_deterministic
 from dmkd.runtime.precision import set_tf32
 from dmkd.runtime.versions import hardware, library_versions
@@ -34,12 +35,13 @@ from dmkd.training.curves import Curves
 from dmkd.training.execution import Execution, classifier_precision
 from dmkd.training.objective import Objective
 from dmkd.training.optimisation import Optimisation
+from dmkd.training.pace import Checkpoints, Clock
 from dmkd.training.run_folder import BEST, STUDENT, SUMMARY, make_folder
 from dmkd.training.run_length import run_length
 from dmkd.training.team import Team
 from dmkd.training.training_recipe import TrainingRecipe, views_of_student
 
-REPORT_SECONDS = 0.5  # between two reports: each waits for the device
+REPORT_SECONDS = 0.5  # between two reports
 
 
 @dataclass
@@ -109,8 +111,9 @@ class TrainingRun:
         precision = execution.precision(team.device)
         self.loader = open_loader(recipe, store, team.device, team.rank, team.world_size, execution.memory)
         self.length = run_length(recipe, self.loader.num_images)
-        # Batches of the loader that make one optimiser step: as even as can be.
-        self.parts = [len(part) for part in np.array_split(np.arange(len(self.loader)), self.length.updates_per_epoch)]
+        # Batches of the loader that make one optimiser step, as even as can be; and their images, of all workers.
+        parts = np.array_split(self.loader.order_of.batch_images(), self.length.updates_per_epoch)
+        self.parts, self.images = [len(part) for part in parts], [int(part.sum()) for part in parts]
         self.description: dict[str, Any] = {
             "training": recipe.to_json(),
             "store": {"identity": store.identity, "images": self.loader.num_images},
@@ -219,36 +222,39 @@ class TrainingRun:
         state, team, loader = self.state, self.team, self.loader
         self.optimisation.objective.train()
         batches = loader.epoch(state.epoch, first_batch=sum(self.parts[: state.update]))
-        clock = _Clock(state.seconds, state.waited)
+        clock = Clock(state.seconds, state.waited)
         # Sums of loss and agreement since the state was last brought up to date: kept on the device, which is not waited for.
         sums, images = self.optimisation.no_sums(), 0
-        saved = reported = time.monotonic()
+        checkpoints, reported = Checkpoints(team, 60 * self.execution.checkpoint_minutes), time.monotonic()
+        coming: tuple[int, int, Download] | None = (
+            None  # a step, its images here, and its sums on their way from the device
+        )
         updates = self.length.updates_in(state.epoch)
         for update in range(state.update, updates):
-            step = state.epoch * self.length.updates_per_epoch + update
-            these, count = self.optimisation.step(clock.parts(batches, self.parts[update]), step)
-            sums, images = sums + these, images + count
-            now, last = time.monotonic(), update + 1 == updates
-            wanted = team.leads and now - saved >= 60 * self.execution.checkpoint_minutes
-            (due,) = team.sum(wanted) if not last else (True,)
-            if due:
+            step, last = state.epoch * self.length.updates_per_epoch + update, update + 1 == updates
+            parts = clock.parts(batches, self.parts[update])
+            these, count = self.optimisation.step(parts, step, self.images[update])
+            sums, images = sums + these, images + self.images[update]
+            if last or checkpoints.due():
                 sums, images = self._bring_up_to_date(update + 1, sums, images, clock), 0
                 if team.leads and not last:
                     self._save()
-                saved = time.monotonic()
-            if team.leads and (now - reported >= REPORT_SECONDS or last):
-                loss = these[0].item() / count
+                checkpoints.saved()
+            if team.leads and (last or (coming is None and time.monotonic() - reported >= REPORT_SECONDS)):
+                coming, reported = (step, count, Download(these)), time.monotonic()
+            if coming and (last or coming[2].has_come()):
+                loss = coming[2].read()[0] / coming[1]
                 self._refuse_nonfinite(loss, update)
-                report(self._progress(step + 1, loss))
-                reported = now
+                report(self._progress(coming[0] + 1, loss))
+                coming = None
         batches.close()  # ends the loader's threads
 
-    def _bring_up_to_date(self, update: int, sums: torch.Tensor, images: int, clock: "_Clock") -> torch.Tensor:
+    def _bring_up_to_date(self, update: int, sums: torch.Tensor, images: int, clock: Clock) -> torch.Tensor:
         """Add what all workers did since the last time to the state; zeros to go on with."""
         state = self.state
-        loss, agreeing, count = self.team.sum(*sums.tolist(), images)
+        loss, agreeing = self.team.sum(*sums.tolist())
         state.update = update
-        state.loss, state.agreeing, state.images = state.loss + loss, state.agreeing + agreeing, state.images + count
+        state.loss, state.agreeing, state.images = state.loss + loss, state.agreeing + agreeing, state.images + images
         state.seconds, state.waited = clock.seconds, clock.waited
         self._refuse_nonfinite(state.loss, update - 1)
         return torch.zeros_like(sums)
@@ -365,22 +371,3 @@ class TrainingRun:
             "versions": library_versions(),
             "hardware": hardware(),
         }
-
-
-class _Clock:
-    """Seconds of an epoch, and how many of them went into waiting for the loader."""
-
-    def __init__(self, seconds: float, waited: float) -> None:
-        self.start, self.waited = time.perf_counter() - seconds, waited
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.start
-
-    def parts(self, batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, bool]]:
-        """The next ``count`` batches, each with whether it is the last of them."""
-        for number in range(count):
-            start = time.perf_counter()
-            batch = next(batches)
-            self.waited += time.perf_counter() - start
-            yield batch, number + 1 == count

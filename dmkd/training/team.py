@@ -59,7 +59,7 @@ class Team:
         """The module whose gradients are averaged over the team in the backward pass; its batch statistics stay local."""
         if self.world_size == 1:
             return module
-        return torch.nn.parallel.DistributedDataParallel(module)
+        return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def synchronise_batch_norm(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module with batch statistics of the whole team. Raises ``UsageError`` on a CPU, where torch has none."""

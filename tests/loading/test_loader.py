@@ -250,6 +250,8 @@ def test_ranks_share_every_image_once_in_batches_of_one_size(
     assert max(sizes) <= batch_size or (
         max(sizes) == batch_size + 1 and (batch_size == 1 or selected.sum() < 2 * world_size)
     )
+    together = np.sum([[len(ids) for ids in rank] for rank in batches], axis=0)
+    assert all(order.batch_images().tolist() == together.tolist() for order in orders)
     again = EpochOrder(blocks, selected, block_size, batch_size, 7, window, world_size - 1, world_size)
     assert all((a == b).all() for a, b in zip(batches[-1], again.batches(epoch), strict=True))
     alone = EpochOrder(blocks, selected, block_size, batch_size * world_size, 7, window)

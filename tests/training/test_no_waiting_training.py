@@ -112,7 +112,7 @@ def waits_of_a_step(store, given, precision="bfloat16", kind="cuda"):
         optimisation = Optimisation(recipe, objective, Team("cuda"), precision, length)
         moved = [there(batch) for batch in batches]
         waits.clear()  # of the start
-        sums, images = optimisation.step([(batch, batch is moved[-1]) for batch in moved], 0)
+        sums, images = optimisation.step([(batch, batch is moved[-1]) for batch in moved], 0, IMAGES)
     assert images == IMAGES and sums.device.type == "cuda"
     assert all(weight.grad is not None for weight in objective.parameters())
     return waits
