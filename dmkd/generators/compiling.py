@@ -23,7 +23,7 @@ def compile_for_fixed_shapes(module: torch.nn.Module) -> None:
     module.compile(dynamic=False, options=options)
 
 
-def compile_models(transformer: Any, decoder: torch.nn.Module) -> None:
+def compile_models(transformer: Any, decoder: Any) -> None:
     """As :func:`compile_for_fixed_shapes`, the transformer a block at a time: all blocks have the same code, which is compiled
     once, in seconds where the whole takes minutes. What lies between the blocks is little."""
     # The tokens come out of a convolution, channels first: the first block would be compiled by itself for that.
