@@ -35,7 +35,7 @@ class Boxes:
         to be made."""
         pairs = np.stack([start, extent], 1)
         _, first, box = np.unique(pairs.view(np.uint64), return_index=True, return_inverse=True)
-        self.offset, self.scale = _grid(pairs[first, 0], pairs[first, 1], length, size)
+        self.offset, self.scale = _grid(start[first], extent[first], length, size)
         self.box = box.ravel()  # int64 (k,): whose offset and scale a view has
         self.length, self.size = length, size
 

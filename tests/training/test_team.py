@@ -19,8 +19,10 @@ from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import evaluate
 from dmkd.classifiers.evaluation_data import evaluation_batches
 from dmkd.cli.main import main
-from dmkd.stores import DmkdError, MismatchError
+from dmkd.stores import DmkdError, MismatchError, open_store
+from dmkd.train import train
 from dmkd.training.team import Team, launch
+from dmkd.training.training_recipe import resolve_training
 
 # No batch statistics, and a batch of all images: the step is the same whoever computes which part of it.
 # fmt: off
@@ -74,6 +76,21 @@ def test_numbers_are_added_up_over_all_and_rank_0_answers():
 def test_counts_are_added_up_exactly_and_tensors_of_rank_0_are_taken():
     assert launch(2, count_and_follow) == ([[2**54, 1]], [2.0])
     assert Team("cpu").add_counts(np.array([3])).tolist() == [3], "alone"
+
+
+def questions_of_a_run(path, out):
+    """How often a worker asked the others for numbers in a run of 12 steps."""
+    asked, add = [], Team.sum
+    Team.sum = lambda team, *numbers: (asked.append(numbers), add(team, *numbers))[1]
+    given = {"student": "test_resnet", "labels": "teacher", "batch_size": 16, "epochs": 3, "lr": 0.01}
+    store = open_store(path)
+    train(resolve_training(store, given)[1], store, Path(out), device="cpu")
+    return len(asked)
+
+
+def test_workers_do_not_stop_for_one_another_at_each_step(store, tmp_path):
+    """Beside their gradients: once after an epoch's first step, for the time, and once at its end."""
+    assert launch(2, questions_of_a_run, store.path, str(tmp_path)) <= 3 * 3
 
 
 def test_an_error_of_a_worker_is_raised_as_it_is():
