@@ -37,6 +37,7 @@ class Optimisation:
             "dtype": torch.float16 if precision == "float16" else torch.bfloat16,
             "enabled": precision in AUTOCAST,
         }
+        # With float16 torch asks the GPU at each step whether the gradients overflowed, and waits: the only thing that does.
         self.scaler = torch.amp.GradScaler(device_type, enabled=precision == "float16")
         self.optimizer = create_optimizer(recipe, objective)
         self.scheduler = create_scheduler(recipe, self.optimizer, length)
