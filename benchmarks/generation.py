@@ -1,15 +1,20 @@
-"""Images a second of a DiT on one device: dmkd's generator, diffusers' DiTPipeline, and DM-KD's way, in the same run.
+"""Images a second of a DiT on one device: dmkd's generator, diffusers' DiTPipeline, and DM-KD's way, in turns.
 
-    python benchmarks/generation.py [--json] [--quick] [--model XL/2|tiny] [--steps 100] [--batch 64] [--device cuda]
+    python benchmarks/generation.py [--json] [--quick] [--model XL/2|tiny|digits] [--steps 100] [--batch 64] [--device cuda]
 
 Weights are random: timing does not depend on their values. DiT-XL/2 and the VAE have the shapes of facebook/DiT-XL-2-256; the
-teacher is a ResNet-34. What is timed is one sub-batch from class ids and seeds to uint8 images, and for dmkd on to the
-teacher's logits: the ancestral sampler with guidance 2, as in dmkd's default recipe.
+teacher is a ResNet-34. ``digits`` is the bundled pipeline with its trained weights, in float32. All sample with guidance 2
+and the same number of steps; the ways take turns, so that a busy machine slows them all alike.
 
-    dmkd              bfloat16, the given batch
-    dmkd --compile    the same through torch.compile; compilation is not timed
-    DiTPipeline       bfloat16, its own DDIM scheduler, the best of several batch sizes
-    DM-KD's way       DiTPipeline with DDPMScheduler, float32 with TF32, ten images a call, as in DM-KD's sampling script
+    dmkd                 the default recipe: from class ids and seeds by the ancestral sampler to uint8 images, and on to
+                         the teacher's logits
+    dmkd, DDIM           images alone, with the sampler of DiTPipeline: the work that DiTPipeline does
+    DiTPipeline          its own DDIM scheduler, the same batch and dtype; images to uint8 on the device, as dmkd's
+    … --compile          the same through dmkd's compile=True; compilation is not timed
+    … compiled           transformer and decoder through torch.compile
+    DM-KD's way          DiTPipeline with DDPMScheduler, float32 with TF32, ten images a call, as in DM-KD's sampling script
+
+``ratio_eager`` and ``ratio_compiled`` are images a second of "dmkd, DDIM" over those of DiTPipeline: equal work.
 
 Utilisation: floating point operations of transformer, decoder and teacher (torch's FlopCounter, 2 a multiply-add), divided by
 the time, as shares of the highest rate that a big matrix product reached in this run, and of the nominal one where it is
@@ -19,14 +24,21 @@ known. Without a GPU it runs a small model, and the figures say nothing about a 
 import argparse
 import contextlib
 import json
+import os
+import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: as the command line does
+
 import torch
+from device_time import print_profile, profile, seconds_of
+
+from dmkd import digits
+from dmkd.stores.errors import DmkdError
 
 NOMINAL_BF16 = {
     "H100 80GB HBM3": 989e12,
@@ -45,6 +57,9 @@ class Scale:
     vae: dict[str, Any]
     teacher: str
     teacher_size: int
+    classes: int = 1000
+    dtype: str = "bfloat16"
+    folder: Path | None = None  # with trained weights; None: random ones
 
 
 _DOWN, _UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
@@ -61,6 +76,21 @@ SCALES = {
         "test_resnet",
         32,
     ),
+    "digits": Scale(
+        {"num_attention_heads": 4, "attention_head_dim": 24, "num_layers": 4, "sample_size": 8},
+        {
+            "block_out_channels": (8, 24, 32),
+            "layers_per_block": 1,
+            "sample_size": 32,
+            "norm_num_groups": 8,
+            "mid_block_add_attention": False,
+        },
+        "test_resnet",
+        32,
+        classes=10,
+        dtype="float32",
+        folder=digits.PIPELINE,
+    ),
 }
 
 
@@ -70,7 +100,7 @@ def make_models(scale: Scale) -> tuple[torch.nn.Module, torch.nn.Module]:
 
     levels = len(scale.vae["block_out_channels"])
     transformer = DiTTransformer2DModel(
-        in_channels=4, out_channels=8, patch_size=2, num_embeds_ada_norm=1000, **scale.transformer
+        in_channels=4, out_channels=8, patch_size=2, num_embeds_ada_norm=scale.classes, **scale.transformer
     )
     vae = AutoencoderKL(
         down_block_types=(_DOWN,) * levels, up_block_types=(_UP,) * levels, latent_channels=4, **scale.vae
@@ -116,24 +146,6 @@ def flops_of_parts(scale: Scale) -> dict[str, float]:
     return counted
 
 
-def synchronise(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-
-
-def seconds_of(call: Callable[[], object], device: str, repeats: int) -> float:
-    """The fastest of some calls, after a warm-up call in which kernels are chosen and compiled."""
-    call()
-    times = []
-    for _ in range(repeats):
-        synchronise(device)
-        start = time.perf_counter()
-        call()
-        synchronise(device)
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def matmul_rate(device: str, dtype: torch.dtype) -> float:
     """Operations a second of a large matrix product: what this device actually reaches, now."""
     size, repeats = (8192, 20) if device.startswith("cuda") else (512, 2)
@@ -143,7 +155,8 @@ def matmul_rate(device: str, dtype: torch.dtype) -> float:
         for _ in range(repeats):
             torch.matmul(a, b)
 
-    return 2 * size**3 * repeats / seconds_of(products, device, 3)
+    products()  # chooses the kernel
+    return 2 * size**3 * repeats / min(seconds_of(products, device) for _ in range(3))
 
 
 def nominal_rate(device: str) -> float | None:
@@ -151,109 +164,148 @@ def nominal_rate(device: str) -> float | None:
     return next((rate for part, rate in NOMINAL_BF16.items() if part in name), None)
 
 
-def time_dmkd(folder: Path, scale: Scale, options: argparse.Namespace, *, compile: bool) -> dict[str, Any]:
-    """One sub-batch through ``Generator.sample`` and the teacher -> images a second; the profile of another one, if requested."""
+@dataclass
+class Way:
+    """One way to make images: ``call`` makes ``batch`` of them."""
+
+    call: Callable[[], object]
+    batch: int
+    dtype: str
+    labels: bool = False  # whether the teacher's logits are made too
+    tf32: bool = False
+    profiled: Callable[[], object] | None = None  # the same with few steps, for the profiler
+    seconds: list[float] = field(default_factory=list)
+    failure: str | None = None
+
+    def attempt(self, call: Callable[[], object]) -> Any:
+        """What ``call`` returns; None where it fails, which ends this way and leaves the others."""
+        if self.failure is None:
+            try:
+                with tf32(self.tf32):
+                    return call()
+            except Exception as error:
+                self.failure = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
+        return None
+
+    @property
+    def images_per_s(self) -> float | None:
+        """By the fastest call, which is the least disturbed."""
+        return None if self.failure else self.batch / min(self.seconds)
+
+    def results(self) -> dict[str, Any]:
+        if self.failure:
+            return {"batch": self.batch, "dtype": self.dtype, "failed": self.failure}
+        return {
+            "batch": self.batch,
+            "dtype": self.dtype,
+            "images_per_s": self.images_per_s,
+            "seconds": min(self.seconds),
+            "median_seconds": statistics.median(self.seconds),
+        }
+
+
+def ways_of_dmkd(folder: Path, scale: Scale, options: argparse.Namespace, *, compile: bool) -> dict[str, Way]:
+    """Sub-batches through ``Generator.sample``: the default recipe with the teacher's logits, and DDIM without."""
     from dmkd.generators.load import load_generator
 
-    generator = load_generator(str(folder), device=options.device, dtype="bfloat16", compile=compile)
+    generator: Any = load_generator(str(folder), device=options.device, dtype=scale.dtype, compile=compile)
     teacher = make_teacher(scale).to(options.device)
     batch, size = options.batch, scale.teacher_size
 
-    @torch.inference_mode()
-    def label(images: torch.Tensor) -> torch.Tensor:
-        pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-        return teacher(torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True))
-
-    def sub_batch(steps: int = options.steps) -> None:
-        images = generator.sample(
-            torch.arange(batch) % 1000,
+    def sample(sampler: str, steps: int) -> torch.Tensor:
+        return generator.sample(
+            torch.arange(batch) % scale.classes,
             torch.arange(batch),
-            sampler="ddpm",
+            sampler=sampler,
             steps=steps,
             guidance=GUIDANCE,
-            guided_channels=3,
+            guided_channels=3 if sampler == "ddpm" else 4,  # as each of them does
         )
-        label(images)
 
-    seconds = seconds_of(sub_batch, options.device, options.repeats)
-    result = {"batch": batch, "dtype": "bfloat16", "images_per_s": batch / seconds, "seconds": seconds}
-    if options.profile:
-        result["profile"] = profile(lambda: sub_batch(min(options.steps, 5)), options.device)
-    return result
+    @torch.inference_mode()
+    def recipe(steps: int) -> None:
+        pixels = sample("ddpm", steps).permute(0, 3, 1, 2).float() / 127.5 - 1
+        teacher(torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True))
+
+    name, few = "dmkd --compile" if compile else "dmkd", min(options.steps, 5)
+    return {
+        name: Way(lambda: recipe(options.steps), batch, scale.dtype, labels=True, profiled=lambda: recipe(few)),
+        f"{name}, DDIM": Way(lambda: sample("ddim", options.steps), batch, scale.dtype),
+    }
 
 
 @contextlib.contextmanager
 def tf32(on: bool) -> Iterator[None]:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def time_pipeline(
-    folder: Path, options: argparse.Namespace, dtype: torch.dtype, batches: list[int], scheduler: str | None = None
-) -> dict[str, Any]:
-    """diffusers' ``DiTPipeline``, the best of some batch sizes -> images a second. Its output is float images on the CPU."""
+def way_of_pipeline(
+    folder: Path,
+    scale: Scale,
+    options: argparse.Namespace,
+    *,
+    compile: bool = False,
+    dtype: str | None = None,
+    batch: int | None = None,
+    scheduler: str | None = None,
+) -> Way:
+    """diffusers' ``DiTPipeline``, in its own way but for the arguments that are given; to uint8 images on the device."""
     import diffusers
 
+    dtype, batch = dtype or scale.dtype, batch or options.batch
     diffusers.utils.logging.disable_progress_bar()
-    pipeline = diffusers.DiTPipeline.from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=False)
+    pipeline: Any = diffusers.DiTPipeline.from_pretrained(
+        folder, torch_dtype=getattr(torch, dtype), low_cpu_mem_usage=False
+    )
     if scheduler:
         config = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "clip_sample": False}
         pipeline.scheduler = getattr(diffusers, scheduler)(**config)
+    put_null_class_at_1000(pipeline.transformer, scale.classes)
     pipeline.to(options.device)
     pipeline.set_progress_bar_config(disable=True)
-    best: dict[str, Any] = {"images_per_s": 0.0}
-    for batch in batches:
+    if compile:
+        pipeline.transformer.compile()
+        pipeline.vae.decoder.compile()
+    classes = [i % scale.classes for i in range(batch)]
 
-        def call(batch: int = batch) -> None:
-            classes = [i % 1000 for i in range(batch)]
-            pipeline(classes, guidance_scale=GUIDANCE, num_inference_steps=options.steps, output_type="np")
+    def call() -> torch.Tensor:
+        made = pipeline(classes, guidance_scale=GUIDANCE, num_inference_steps=options.steps, output_type="pt")
+        return (made.images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
+    return Way(call, batch, dtype)
+
+
+def put_null_class_at_1000(transformer: torch.nn.Module, classes: int) -> None:
+    """``DiTPipeline`` takes class 1000 for none, whatever the model: make that a copy of the embedding after the last class."""
+    for module in transformer.modules():
+        if type(module).__name__ == "LabelEmbedding" and classes != 1000:
+            table: Any = module.embedding_table
+            rows = torch.arange(1001).clamp(max=classes)
+            module.embedding_table = torch.nn.Embedding.from_pretrained(table.weight.detach()[rows])
+
+
+def make_ways(folder: Path, scale: Scale, options: argparse.Namespace) -> dict[str, Way]:
+    """Ours and theirs, each beside its rival."""
+    ways = ways_of_dmkd(folder, scale, options, compile=False)
+    ways["DiTPipeline"] = way_of_pipeline(folder, scale, options)
+    if not options.no_compile:
         try:
-            seconds = seconds_of(call, options.device, options.repeats)
-        except torch.cuda.OutOfMemoryError:
-            break
-        if batch / seconds > best["images_per_s"]:
-            best = {"batch": batch, "images_per_s": batch / seconds, "seconds": seconds}
-    return {"dtype": str(dtype).removeprefix("torch."), **best}
+            ways |= ways_of_dmkd(folder, scale, options, compile=True)
+        except DmkdError as error:  # this machine can't compile
+            print(f"dmkd --compile left out: {error}")
+        ways["DiTPipeline compiled"] = way_of_pipeline(folder, scale, options, compile=True)
+    dm_kd = way_of_pipeline(folder, scale, options, dtype="float32", batch=10, scheduler="DDPMScheduler")
+    return ways | {"DM-KD's way": replace(dm_kd, tf32=True)}
 
 
-def profile(call: Callable[[], object], device: str, rows: int = 12) -> dict[str, Any]:
-    """The operations that take longest, and the share of the time that the device is busy."""
-    from torch.profiler import ProfilerActivity
-
-    on_gpu = device.startswith("cuda")
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    synchronise(device)
-    start = time.perf_counter()
-    with torch.profiler.profile(activities=activities) as profiler:
-        call()
-        synchronise(device)
-    wall = time.perf_counter() - start
-
-    def own_time(event: Any) -> float:
-        return event.self_device_time_total if on_gpu else event.self_cpu_time_total
-
-    events = sorted(
-        (event for event in profiler.key_averages() if not on_gpu or event.device_type.name == "CUDA"),
-        key=own_time,
-        reverse=True,
-    )
-    total = sum(map(own_time, events))
-    top = [
-        {"name": event.key, "calls": event.count, "share": own_time(event) / total if total else 0.0}
-        for event in events[:rows]
-    ]
-    # One stream: kernels don't overlap, so that the sum of their times is the time in which the GPU is busy.
-    return {"busy": total / 1e6 / wall if on_gpu else None, "top": top}
-
-
-def print_profile(name: str, made: dict[str, Any]) -> None:
-    busy = "" if made["busy"] is None else f", GPU busy {made['busy']:.0%} of the time under the profiler"
-    print(f"\n{name}: where the time goes{busy}")
-    for row in made["top"]:
-        print(f"  {row['share']:6.1%} {row['calls']:7} x  {row['name'][:90]}")
+def ratio(ways: dict[str, Way], ours: str, theirs: str) -> float | None:
+    rates = [ways[name].images_per_s if name in ways else None for name in (ours, theirs)]
+    return rates[0] / rates[1] if rates[0] and rates[1] else None
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -266,39 +318,47 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     print("  one forward: " + ", ".join(f"{name} {flops / 1e9:,.2f} GFLOP" for name, flops in parts.items()))
     print("  peak: " + ", ".join(f"{name} {rate / 1e12:,.2f} TFLOP/s" for name, rate in peaks.items() if rate) + "\n")
 
-    batches = [batch for batch in (8, 16, 32, 64, 128) if on_gpu or batch <= 16]
-    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        save_pipeline(scale, folder)
-        ways: dict[str, Callable[[], dict[str, Any]]] = {
-            "dmkd": lambda: time_dmkd(folder, scale, options, compile=False),
-            "dmkd --compile": lambda: time_dmkd(folder, scale, options, compile=True),
-            "DiTPipeline": lambda: time_pipeline(folder, options, torch.bfloat16, batches),
-            "DM-KD's way": lambda: time_pipeline(folder, options, torch.float32, [10], "DDPMScheduler"),
-        }
-        if options.no_compile:
-            del ways["dmkd --compile"]
-        print(f"{'':16}{'dtype':>10}{'batch':>7}{'images/s':>10}{'TFLOP/s':>10}{'of measured':>13}{'of nominal':>12}")
-        for way, measure in ways.items():
-            with tf32(way == "DM-KD's way"):
-                result = measure()
-            labelled = an_image if way.startswith("dmkd") else an_image - parts["teacher"]
-            rate = result["images_per_s"] * labelled
-            result["flops_per_s"] = rate
-            result["utilisation"] = {key: rate / peak for key, peak in peaks.items() if peak}
-            results[way] = result
+        folder = scale.folder or Path(name)
+        if scale.folder is None:
+            save_pipeline(scale, folder)
+        ways = make_ways(folder, scale, options)
+        for way in ways.values():
+            way.attempt(way.call)  # kernels are chosen and compiled
+        for _ in range(options.repeats):
+            for way in ways.values():
+                way.seconds.append(way.attempt(lambda way=way: seconds_of(way.call, options.device)))
+        results = {name: way.results() for name, way in ways.items()}
+        print(f"{'':22}{'dtype':>10}{'batch':>7}{'images/s':>10}{'TFLOP/s':>10}{'of measured':>13}{'of nominal':>12}")
+        for name, way in ways.items():
+            if way.images_per_s is None:
+                print(f"{name:22}{way.dtype:>10}{way.batch:7}  {way.failure}")
+                continue
+            rate = way.images_per_s * (an_image if way.labels else an_image - parts["teacher"])
+            utilisation = {key: rate / peak for key, peak in peaks.items() if peak}
+            results[name] |= {"flops_per_s": rate, "utilisation": utilisation}
             shares = "".join(
                 f"{rate / peak:{width}.1%}" if peak else f"{'':{width}}"
                 for peak, width in zip(peaks.values(), (13, 12), strict=True)
             )
-            speed = f"{result['images_per_s']:10.3g}{rate / 1e12:10.3g}{shares}"
-            print(f"{way:16}{result['dtype']:>10}{result.get('batch', 0):7}{speed}", flush=True)
-            if on_gpu:
-                torch.cuda.empty_cache()
-    for way, result in results.items():
-        if "profile" in result:
-            print_profile(way, result["profile"])
+            print(
+                f"{name:22}{way.dtype:>10}{way.batch:7}{way.images_per_s:10.3g}{rate / 1e12:10.3g}{shares}", flush=True
+            )
+        ratios = {
+            "ratio_eager": ratio(ways, "dmkd, DDIM", "DiTPipeline"),
+            "ratio_compiled": ratio(ways, "dmkd --compile, DDIM", "DiTPipeline compiled"),
+        }
+        for key, value in ratios.items():
+            if value:
+                print(f"{key.replace('_', ', ')}: dmkd makes {value:.3f} times as many images a second as DiTPipeline")
+        for name, way in ways.items():
+            if (
+                options.profile
+                and way.profiled
+                and (made := way.attempt(lambda way=way: profile(way.profiled, options.device)))
+            ):
+                results[name]["profile"] = made
+                print_profile(name, made)
     hardware = torch.cuda.get_device_name(options.device) if on_gpu else "CPU"
     return {
         "hardware": hardware,
@@ -308,23 +368,25 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "flop_per_image": an_image,
         "peaks": peaks,
         "ways": results,
+        **ratios,
     }
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, of the command line if no ``arguments`` are given, with their defaults for this machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="last line: all figures")
     parser.add_argument("--quick", action="store_true", help="the tiny model, 4 steps, batch 8, one repetition")
     parser.add_argument("--model", choices=list(SCALES), help="default: XL/2 on a GPU, tiny without one")
     parser.add_argument("--steps", type=int, help="default: 100 on a GPU, 10 without one")
-    parser.add_argument("--batch", type=int, help="dmkd's sub-batch; default: 64 on a GPU, 16 without one")
-    parser.add_argument("--repeats", type=int, help="timed runs of each, the fastest counts; default: 2")
+    parser.add_argument("--batch", type=int, help="images a call; default: 64 on a GPU, 16 without one")
+    parser.add_argument("--repeats", type=int, help="timed calls of each way, in turns; default: 3")
     parser.add_argument("--device", help="default: cuda if there is a GPU")
     parser.add_argument(
-        "--no-compile", action="store_true", help="leave dmkd --compile out, as --quick does without a GPU"
+        "--no-compile", action="store_true", help="leave the compiled ways out, as --quick does without a GPU"
     )
     parser.add_argument("--no-profile", dest="profile", action="store_false", help="leave the profiler's tables out")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = options.device.startswith("cuda")
     small = options.quick or not on_gpu
@@ -332,8 +394,13 @@ def main() -> None:
     options.steps = options.steps or (4 if options.quick else 100 if on_gpu else 10)
     options.batch = options.batch or (8 if options.quick else 64 if on_gpu else 16)
     options.no_compile = options.no_compile or (options.quick and not on_gpu)
-    options.repeats = options.repeats or (1 if options.quick else 2)
-    if not on_gpu:
+    options.repeats = options.repeats or (1 if options.quick else 3)
+    return options
+
+
+def main() -> None:
+    options = parse()
+    if not options.device.startswith("cuda"):
         print("no GPU: this shows that the benchmark runs; its figures are a CPU's and say nothing about a GPU.\n")
     results = run(options)
     if options.json:
