@@ -3,10 +3,13 @@
     python benchmarks/loader.py                    # 4,096 images of 256x256; needs 4 GB of disk and 2 GB of memory
     python benchmarks/loader.py --size 32 --images 50000
     python benchmarks/loader.py --quick --json
+    python benchmarks/loader.py --device cuda      # to the GPU
 
 dmkd delivers more than the others: besides images and class ids also the view and the labels of one of ``--views`` stored
 views (dmkd_hard: no labels). All give uint8 images (n, H, W, 3) in host memory, in a random order; nothing is rendered
-and nothing trained.
+and nothing trained. With ``--device cuda`` they are delivered to the GPU, which is waited for once, at an epoch's end: by dmkd
+and the ``DataLoader`` peers, from pinned memory; the others stay in host memory, and are left out. dmkd does not keep the store
+on the GPU meanwhile.
 
     limit         numpy's gather from one array in memory into one reused buffer: what memory allows
     ffcv_raw      FFCV, write_mode="raw", OrderOption.RANDOM, os_cache; ffcv_jpeg: its JPEG mode (benchmarks/install_ffcv.sh)
@@ -50,6 +53,7 @@ DATA = {
     "zarr": "store.zarr",
     "hdf5": "images.h5",
 }
+TO_GPU = ["dmkd", "dmkd_hard", "imagefolder", "hdf5"]
 THREADS = 2
 CLASSES = 1000
 FFCV_PYTHON = Path(__file__).resolve().parent.parent / "build" / "ffcv-venv" / "bin" / "python"
@@ -124,7 +128,7 @@ def make_jpegs(folder: Path) -> Path:
 # The peers: each opens its data and returns a function that runs one epoch
 
 
-def limit(folder: Path, batch: int) -> RunEpoch:
+def limit(folder: Path, batch: int, device: str) -> RunEpoch:
     from concurrent.futures import ThreadPoolExecutor
 
     images = np.load(folder / "images.npy")
@@ -147,15 +151,24 @@ def limit(folder: Path, batch: int) -> RunEpoch:
     return epoch
 
 
-def dmkd(folder: Path, batch: int, labels: str = "t") -> RunEpoch:
+def dmkd(folder: Path, batch: int, device: str, labels: str = "t") -> RunEpoch:
     import dmkd
 
-    loader = dmkd.loader(folder / "store.zarr", labels, batch_size=batch, device="cpu", threads=THREADS)
+    path = folder / "store.zarr"
+    loader = dmkd.loader(path, labels, batch_size=batch, device=device, threads=THREADS, resident=None)
     return lambda number: sum(len(b.ids) for b in loader.epoch(number))
 
 
-def dmkd_hard(folder: Path, batch: int) -> RunEpoch:
-    return dmkd(folder, batch, labels="")
+def dmkd_hard(folder: Path, batch: int, device: str) -> RunEpoch:
+    return dmkd(folder, batch, device, labels="")
+
+
+def ffcv_raw(folder: Path, batch: int, device: str) -> RunEpoch:
+    return ffcv(folder, batch, "raw")
+
+
+def ffcv_jpeg(folder: Path, batch: int, device: str) -> RunEpoch:
+    return ffcv(folder, batch, "jpg")
 
 
 def ffcv(folder: Path, batch: int, mode: str) -> RunEpoch:
@@ -193,7 +206,7 @@ def ffcv(folder: Path, batch: int, mode: str) -> RunEpoch:
     return lambda number: sum(len(images) for images, _ in loader)
 
 
-def webdataset(folder: Path, batch: int) -> RunEpoch:
+def webdataset(folder: Path, batch: int, device: str) -> RunEpoch:
     import torch
     import webdataset as wds
 
@@ -210,11 +223,11 @@ def webdataset(folder: Path, batch: int) -> RunEpoch:
     return lambda number: sum(len(images) for images, _ in loader)
 
 
-def imagefolder(folder: Path, batch: int) -> RunEpoch:
+def imagefolder(folder: Path, batch: int, device: str) -> RunEpoch:
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import PILToTensor
 
-    return _under_data_loader(ImageFolder(make_jpegs(folder), transform=PILToTensor()), batch)
+    return _under_data_loader(ImageFolder(make_jpegs(folder), transform=PILToTensor()), batch, device)
 
 
 class Hdf5Images:
@@ -231,17 +244,17 @@ class Hdf5Images:
         return self.file["images"][index], index % CLASSES
 
 
-def hdf5(folder: Path, batch: int) -> RunEpoch:
+def hdf5(folder: Path, batch: int, device: str) -> RunEpoch:
     import h5py
 
     path, images = folder / "images.h5", np.load(folder / "images.npy", mmap_mode="r")
     if not path.exists():
         with h5py.File(path, "w") as file:
             file["images"] = images
-    return _under_data_loader(Hdf5Images(path, len(images)), batch)
+    return _under_data_loader(Hdf5Images(path, len(images)), batch, device)
 
 
-def zarr(folder: Path, batch: int) -> RunEpoch:
+def zarr(folder: Path, batch: int, device: str) -> RunEpoch:
     from concurrent.futures import ThreadPoolExecutor
 
     import zarr
@@ -259,19 +272,22 @@ def zarr(folder: Path, batch: int) -> RunEpoch:
     return epoch
 
 
-def _under_data_loader(dataset: Any, batch: int) -> RunEpoch:
+def _under_data_loader(dataset: Any, batch: int, device: str) -> RunEpoch:
     import torch
 
     loader = torch.utils.data.DataLoader(
-        dataset, batch_size=batch, shuffle=True, num_workers=THREADS, persistent_workers=True
+        dataset,
+        batch_size=batch,
+        shuffle=True,
+        num_workers=THREADS,
+        persistent_workers=True,
+        pin_memory=device.startswith("cuda"),
     )
-    return lambda number: sum(len(images) for images, _ in loader)
+    return lambda number: sum(len(images.to(device, non_blocking=True)) for images, _ in loader)
 
 
-def open_peer(name: str, folder: Path, batch: int) -> RunEpoch:
-    if name.startswith("ffcv_"):
-        return ffcv(folder, batch, {"raw": "raw", "jpeg": "jpg"}[name.removeprefix("ffcv_")])
-    return globals()[name](folder, batch)
+def open_peer(name: str, folder: Path, batch: int, device: str) -> RunEpoch:
+    return globals()[name](folder, batch, device)
 
 
 # A peer's process: reads epoch numbers, answers with seconds and memory
@@ -283,7 +299,7 @@ def resident() -> dict[str, float]:
     return {key: int(lines[field].split()[0]) / 1000 for key, field in (("private", "RssAnon"), ("mapped", "RssFile"))}
 
 
-def serve(name: str, folder: Path, batch: int) -> None:
+def serve(name: str, folder: Path, batch: int, device: str) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -294,11 +310,13 @@ def serve(name: str, folder: Path, batch: int) -> None:
     for line in sys.stdin:
         start = time.perf_counter()
         if line.strip() == "prepare":
-            open_peer(name, folder, batch)
+            open_peer(name, folder, batch, device)
             answer: dict[str, Any] = {}
         else:
-            run = run or open_peer(name, folder, batch)
+            run = run or open_peer(name, folder, batch, device)
             images = run(int(line))
+            if device.startswith("cuda"):
+                torch.cuda.synchronize(device)
             after = resident()
             answer = {
                 "rate": images / (time.perf_counter() - start),
@@ -311,12 +329,13 @@ def serve(name: str, folder: Path, batch: int) -> None:
 class Peer:
     """One peer, in its own process on two threads; ``ask`` is None once it has failed."""
 
-    def __init__(self, name: str, folder: Path, batch: int) -> None:
+    def __init__(self, name: str, folder: Path, batch: int, device: str) -> None:
         python = FFCV_PYTHON if name.startswith("ffcv_") else Path(sys.executable)
         self.name, self.process = name, None
         if not python.exists():
             return
         command = [str(python), __file__, "--serve", name, "--data", str(folder), "--batch", str(batch)]
+        command += ["--device", device]
         limits = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": str(THREADS), "PYTHONPATH": os.getcwd()}
         self.log = (folder / f"{name}.log").open("w")
         self.process = subprocess.Popen(
@@ -366,21 +385,23 @@ def remember(path: Path) -> None:
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     rounds = options.rounds or ROUNDS["quick" if options.quick else "full"]
     asked = options.only.split(",") if options.only else [n for n in PEERS if not (options.quick and n in NOT_QUICK)]
-    wanted = [name for name in PEERS if name in asked]
+    wanted = [name for name in (TO_GPU if options.device.startswith("cuda") else PEERS) if name in asked]
     for name in wanted:
         if DATA[name] not in ("images.npy", "store.zarr"):
-            preparing = Peer(name, folder, options.batch)
+            preparing = Peer(name, folder, options.batch, options.device)
             preparing.ask("prepare")
             preparing.end()
     os.sync()  # the new data are on the disk, and writing them does not disturb the first epoch
     rates: dict[str, list[float]] = {name: [] for name in wanted}
     memory: dict[str, dict[str, float]] = {}
-    peers = {name: Peer(name, folder, options.batch) for name in wanted if not options.cold}
+    peers = {name: Peer(name, folder, options.batch, options.device) for name in wanted if not options.cold}
     for epoch in range(rounds + (not options.cold)):
         for name in wanted[epoch % len(wanted) :] + wanted[: epoch % len(wanted)]:
             if options.cold:
                 forget(folder / DATA[name])
-                peer = Peer(name, folder, options.batch)  # what one process has mapped stays in the cache
+                peer = Peer(
+                    name, folder, options.batch, options.device
+                )  # what one process has mapped stays in the cache
             else:
                 remember(folder / DATA[name])
                 peer = peers[name]
@@ -405,6 +426,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "size": options.size,
         "batch": options.batch,
         "threads": THREADS,
+        "device": options.device,
         "rounds": rounds,
         "cold": options.cold,
         "load_average": [round(load, 1) for load in os.getloadavg()],
@@ -428,6 +450,7 @@ def main() -> None:
     parser.add_argument(
         "--views", type=int, help="stored views an image in dmkd's store; default 50, or 4 with --quick"
     )
+    parser.add_argument("--device", default="cpu", help="where the images are delivered")
     parser.add_argument("--codec", default="uint8", help="of the labels in dmkd's store")
     parser.add_argument("--rounds", type=int, help="epochs of each, after the first")
     parser.add_argument("--only", help="peers, comma-separated")
@@ -438,7 +461,7 @@ def main() -> None:
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.data, options.batch)
+        serve(options.serve, options.data, options.batch, options.device)
         return
     options.images = options.images or (1024 if options.quick else 4096)
     options.views = options.views or (4 if options.quick else 50)
