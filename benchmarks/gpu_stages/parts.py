@@ -1,0 +1,99 @@
+"""Stage B, second half: the decoder, teachers, and how idle a block of few steps leaves the GPU."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from device_time import busy_seconds, seconds_of
+from generation import SCALES, make_models, save_pipeline, tf32
+from gpu_stages.stage import Stage
+
+from dmkd.classifiers.students import create_student, save_student
+from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
+from dmkd.making.blocks import BlockWorker, WorkOrder
+from dmkd.runtime.progress import Silent
+
+LAYOUTS = ("NCHW", "channels_last", "channels_last, compiled")
+PRECISIONS = ("float32", "TF32, channels_last", "bfloat16, channels_last", "bfloat16, channels_last, compiled")
+VIEWS_AT_ONCE = 256
+
+
+def run(stage: Stage) -> None:
+    count = 2 if stage.tiny else 16
+    for layout in LAYOUTS:
+        stage.attempt(
+            f"decoder, {count} images, {layout}", lambda how=layout: decoder(stage, count, how), "ms", needs=40
+        )
+    views = 4 if stage.tiny else 576
+    teachers = {"test_resnet": 64, "test_vit": 160} if stage.tiny else {"resnet18": 224, "deit3_large_patch16_224": 224}
+    for name, size in teachers.items():
+        for how in PRECISIONS:
+            measure = lambda n=name, s=size, h=how: teacher(stage, n, s, views, h)  # noqa: E731
+            stage.attempt(f"{name}, {views} views, {how}", measure, "ms", needs=40)
+    stage.attempt("a block of 4 steps", lambda: idle(stage), needs=120)
+
+
+def decoder(stage: Stage, count: int, how: str) -> float:
+    scale = SCALES["tiny" if stage.tiny else "XL/2"]
+    torch.manual_seed(0)
+    with torch.device(stage.device):
+        _, vae = make_models(scale)
+    model: Any = vae.to(stage.device, torch.bfloat16).requires_grad_(False)
+    if "channels_last" in how:
+        model.to(memory_format=torch.channels_last)
+    if "compiled" in how:
+        model.decoder.compile(dynamic=False, **stage.needs_compiler())
+    size = scale.transformer["sample_size"]
+    latents = stage.random(count, 4, size, size)
+    with torch.no_grad():
+        return 1000 * stage.seconds(lambda: model.decode(latents, return_dict=False))
+
+
+def teacher(stage: Stage, name: str, size: int, views: int, how: str) -> float:
+    import timm
+
+    torch.manual_seed(0)
+    model: Any = timm.create_model(name).eval().requires_grad_(False).to(stage.device)
+    pixels = stage.random(views, 3, size, size, dtype=torch.float32)
+    if "channels_last" in how:
+        model, pixels = (x.to(memory_format=torch.channels_last) for x in (model, pixels))
+    if "compiled" in how:
+        model.compile(dynamic=False, **stage.needs_compiler())
+    device_type, half = torch.device(stage.device).type, "bfloat16" in how
+
+    def label() -> None:
+        for part in pixels.split(VIEWS_AT_ONCE):
+            model(part)
+
+    with tf32("TF32" in how), torch.inference_mode(), torch.autocast(device_type, torch.bfloat16, enabled=half):
+        return 1000 * stage.seconds(label, repeats=5)
+
+
+def idle(stage: Stage) -> None:
+    """One block of 64 images from ids to labels on the host, as a worker makes it."""
+    scale, count = SCALES["tiny" if stage.tiny else "XL/2"], 8 if stage.tiny else 64
+    with tempfile.TemporaryDirectory() as name:
+        pipeline, labels, store_path = (Path(name) / part for part in ("pipeline", "teacher", "store.zarr"))
+        save_pipeline(scale, pipeline)
+        architecture, size = ("test_resnet", 32) if stage.tiny else ("resnet18", 224)
+        preprocessing = {"input_size": size, "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
+        preprocessing |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        classes = [f"class {i}" for i in range(1000)]
+        save_student(labels, create_student(architecture, 1000, size), architecture, classes, preprocessing)
+        images = ImageOptions(
+            generator=str(pipeline), images=count, steps=4, dtype="bfloat16", sub_batch=count, block_size=count
+        )
+        here = RunOptions(workers=0, device=stage.device)
+        store, names = generate(str(store_path), images, LabelOptions(teachers=(str(labels),)), here, Silent())
+        worker = BlockWorker(
+            WorkOrder(store.path, tuple(names), stage.device, store.recipe["cpu_threads"], str(pipeline))
+        )
+        worker.make(0, None)  # chooses kernels
+        if not stage.on_gpu:
+            stage.figure("a block of 4 steps", stage.once(lambda: worker.make(0, None)), "s")
+            return
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            wall = seconds_of(lambda: worker.make(0, None), stage.device)
+        stage.figure("a block of 4 steps", wall, "s")
+        stage.figure("a block of 4 steps: GPU idle", 1 - busy_seconds(profiler.events()) / wall, "share of the time")
