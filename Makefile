@@ -1,5 +1,6 @@
 # make demo   images, labels, student and test on real digits, in minutes on a laptop
 # make test   the whole test suite
+# make bench-gpu   what has to be measured on a GPU, in half an hour
 # Each makes .venv on first use and installs again when setup.cfg has changed.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 WORKERS ?= 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow bench-gpu lint clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/dmkd demo
@@ -18,6 +19,11 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest -m slow
+
+# STAGES=A measures one stage alone.
+STAGES ?= ABCD
+bench-gpu: $(INSTALLED)
+	$(VENV)/bin/python benchmarks/gpu.py --stages $(STAGES) --json
 
 # Types and imports are checked on an installed copy: only there are the three folders one package.
 lint: $(INSTALLED)

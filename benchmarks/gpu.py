@@ -4,14 +4,14 @@
     python benchmarks/gpu.py --tiny --json         # tiny models, on a CPU in a minute: shows that the script works
 
     A    what the hardware reaches (matrix products, FP8, attention), and whether the GPU gives what the CPU gives
-    B    a step of DiT-XL/2 made faster, rung by rung; the decoder; teachers in several precisions; how idle a block leaves the GPU
+    B    a step of DiT-XL/2 made faster, rung by rung; the decoder; teachers in several precisions; the GPU's idle time in a block
     C    benchmarks/generation.py with 100 steps in batches of 64: dmkd beside DiTPipeline, eager and compiled
     D    the loader and the trainer beside the bare model; compilations; whether the CPU waits for the GPU
 
 Every figure is a line of JSON as soon as it is there: {"stage": "B", "what": …, "value": …, "unit": …}. What has a bound says
-``ok``. What this machine lacks, what does not fit its memory or the ``--minutes`` of a stage is ``skipped``, with the reason; what
-goes wrong is ``failed``, and the rest goes on. The exit code is 1 if anything failed or was not ok. ``--json``: the last line is
-all figures by stage. Weights and data are random. On a GPU times are medians of ten calls after three, by CUDA events.
+``ok``. What this machine lacks, or what does not fit its memory or the ``--minutes`` of a stage, is ``skipped``, with the reason;
+what goes wrong is ``failed``, and the rest goes on. The exit code is 1 if anything failed or was not ok. ``--json``: the last
+line is all figures by stage. Weights and data are random. On a GPU times are medians of ten calls after three, by CUDA events.
 
 Needs neither Ray nor an installed dmkd: ``PYTHONPATH=. python benchmarks/gpu.py`` runs from the repository.
 """

@@ -1,20 +1,16 @@
 """Stage A, second half: whether the device gives what the CPU gives, and twice the same."""
 
-import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gpu_stages import digits_again
 from gpu_stages.stage import Stage, Unavailable, differing
 
 from dmkd import digits
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
-from dmkd.generators.load import load_generator
 from dmkd.loading import Loader
 from dmkd.loading.torch_codecs import LabelDecoder
 from dmkd.making.blocks import BlockWorker, WorkOrder
@@ -25,21 +21,20 @@ from dmkd.stores.codecs import CODECS, parse_codec
 from dmkd.views.render import render
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
-CLASSES, FEATURES = 1000, 64
+FEATURES = 64
 
 
 def run(stage: Stage) -> None:
     for interpolation in INTERPOLATIONS:
         what = f"render, {interpolation}: device against CPU"
         stage.attempt(what, lambda i=interpolation: rendered(stage, i), "bytes that differ", needs=5, at_most=0)
-    for codec in (text for known in CODECS.values() for text in (known.usual or (known.example,))):
-        for autocast in (False, True):
-            what = f"codec {codec}{' under autocast' if autocast else ''}: device against CPU"
-            stage.attempt(what, lambda c=codec, a=autocast: decoded(stage, c, autocast=a), "relative error", needs=5)
+    for known in CODECS.values():
+        for codec in (known.example,) if stage.tiny else known.usual or (known.example,):
+            stage.attempt(f"codec {codec}", lambda c=codec: decoded(stage, c), needs=5)
 
     flags = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     make_deterministic(stage.device, None)
-    stage.attempt("digits, generated twice", lambda: digits_again(stage), needs=15)
+    stage.attempt("digits, made twice", lambda: digits_twice(stage), needs=15)
     stage.attempt("digits, in another process", lambda: digits_elsewhere(stage), needs=90)
     with tempfile.TemporaryDirectory() as folder:
         store = None
@@ -74,41 +69,32 @@ def rendered(stage: Stage, interpolation: str) -> int:
     return differing(render(images.to(stage.device), views, **options), render(images, views, **options))
 
 
-def decoded(stage: Stage, text: str, *, autocast: bool) -> float:
+def decoded(stage: Stage, text: str) -> None:
     """The largest error, as a share of the largest logit."""
-    rng = np.random.default_rng(0)
+    rng, classes = np.random.default_rng(0), 100 if stage.tiny else 1000
     features = rng.exponential(size=(256, FEATURES)).astype(np.float32)
-    weight = rng.normal(size=(CLASSES, FEATURES)).astype(np.float32)
-    bias = rng.normal(size=CLASSES).astype(np.float32)
+    weight = rng.normal(size=(classes, FEATURES)).astype(np.float32)
+    bias = rng.normal(size=classes).astype(np.float32)
     logits, codec = features @ weight.T + bias, parse_codec(text)
-    coder = codec.bind(CLASSES, codec.fit(CLASSES, sample=logits, weight=weight, bias=bias))
+    coder = codec.bind(classes, codec.fit(classes, sample=logits, weight=weight, bias=bias))
     encoded = coder.encode((features if codec.input == "features" else logits)[:, None])
     arrays = {name: torch.from_numpy(rows[:, 0].copy()) for name, rows in encoded.items()}
     expected = LabelDecoder(coder, "cpu").decode(arrays, 4.0)
-    there = {name: rows.to(stage.device) for name, rows in arrays.items()}
-    device_type = torch.device(stage.device).type
-    with torch.autocast(device_type, torch.bfloat16) if autocast else nullcontext():
-        found = LabelDecoder(coder, stage.device).decode(there, 4.0)
-    return ((found.cpu().float() - expected).abs().max() / expected.abs().max()).item()
+    decoder, there = LabelDecoder(coder, stage.device), {name: rows.to(stage.device) for name, rows in arrays.items()}
+    for autocast in (False, True):
+        with torch.autocast(torch.device(stage.device).type, torch.bfloat16, enabled=autocast):
+            found = decoder.decode(there, 4.0).cpu().float()
+        error = ((found - expected).abs().max() / expected.abs().max()).item()
+        what = f"codec {text}{' under autocast' if autocast else ''}: device against CPU"
+        stage.figure(what, error, "relative error", at_most=None if autocast else 1e-5)
 
 
-def make_digits(device: str, compile: bool, order: list[int] | None = None) -> np.ndarray:
-    """Images of the bundled digits, uint8 (n, 32, 32, 3), in the order given."""
-    if compile:  # what this process compiles is its own
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(dir=os.environ.get("TORCHINDUCTOR_CACHE_DIR"))
-    make_deterministic(device, None)
-    dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    generator = load_generator(str(digits.PIPELINE), device=device, dtype=dtype, compile=compile)
-    ids = np.arange(16) if order is None else np.array(order)
-    options: dict[str, Any] = {"sampler": "ddpm", "steps": 4, "guidance": 2.0, "guided_channels": 3}
-    return generator.sample(ids % 10, ids, **options).cpu().numpy()
-
-
-def digits_again(stage: Stage) -> None:
-    first, second = (make_digits(stage.device, False) for _ in range(2))
-    stage.figure("digits, generated twice", int((first != second).sum()), "bytes that differ", at_most=0)
-    order = np.random.default_rng(0).permutation(16)
-    permuted = make_digits(stage.device, False, order.tolist())
+def digits_twice(stage: Stage) -> None:
+    generator, ids = digits_again.load(stage.device), np.arange(digits_again.COUNT)
+    first, second = (digits_again.sample(generator, ids) for _ in range(2))
+    stage.figure("digits, made twice", int((first != second).sum()), "bytes that differ", at_most=0)
+    order = np.random.default_rng(0).permutation(ids)
+    permuted = digits_again.sample(generator, order)
     stage.figure(
         "digits, in another order within the batch", int((permuted != first[order]).sum()), "bytes that differ"
     )
@@ -116,18 +102,14 @@ def digits_again(stage: Stage) -> None:
 
 def digits_elsewhere(stage: Stage) -> None:
     """Two new processes, each of which compiles for itself; with ``tiny`` this process and a new one, and nothing compiled."""
-    compile = not stage.tiny
-    if compile:
+    if stage.tiny:
+        first = digits_again.sample(digits_again.load(stage.device), np.arange(digits_again.COUNT))
+    else:
         stage.needs_compiler()
-    first = make_digits(stage.device, False) if stage.tiny else in_new_process(stage.device, compile)
-    second = in_new_process(stage.device, compile)
-    what = f"digits in two processes{', compiled' if compile else ''}"
+        first = digits_again.in_new_process(stage.device, True)
+    second = digits_again.in_new_process(stage.device, not stage.tiny)
+    what = f"digits in two processes{'' if stage.tiny else ', compiled'}"
     stage.figure(what, int((first != second).sum()), "bytes that differ", at_most=0)
-
-
-def in_new_process(device: str, compile: bool) -> np.ndarray:
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(make_digits, device, compile).result()
 
 
 def digits_store(stage: Stage, path: Path) -> Store:

@@ -8,9 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+
+TORCH = Path(torch.__file__).parent
 
 
 class Unavailable(Exception):
@@ -43,8 +46,8 @@ class Stage:
     def attempt(
         self, what: str, measure: Callable[[], float | None], unit: str = "", needs: float = 0.0, **more: Any
     ) -> None:
-        """Measure one thing, if the ``needs`` seconds that it takes on a GPU are left: ``measure`` returns the figure, or tells its
-        figures itself."""
+        """Measure one thing, if the ``needs`` seconds that it takes on a GPU are left: ``measure`` returns the figure, or tells
+        its figures itself."""
         left = self.limit - (time.monotonic() - self.begun)
         if not self.tiny and left < needs:
             self._tell(
@@ -69,8 +72,8 @@ class Stage:
             torch.cuda.empty_cache()
 
     def seconds(self, call: Callable[[], object], repeats: int = 10) -> float:
-        """The median of some calls after three that warm up; with ``tiny`` of two after one."""
-        warm_ups, repeats = (1, 2) if self.tiny else (3, repeats)
+        """The median of some calls after three that warm up; with ``tiny`` one after one."""
+        warm_ups, repeats = (1, 1) if self.tiny else (3, repeats)
         for _ in range(warm_ups):
             call()
         if not self.on_gpu:
@@ -113,13 +116,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def place_of(error: BaseException, part: str = "") -> str:
-    """File and line of the innermost call in a file whose path holds ``part``."""
+def place_of(error: BaseException) -> str:
+    """File and line of the innermost call outside torch."""
     trace, place = error.__traceback__, "?"
     while trace is not None:
-        code = trace.tb_frame.f_code
-        if part in code.co_filename:
-            place = f"{'/'.join(code.co_filename.split('/')[-3:])}:{trace.tb_lineno}"
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if not file.is_relative_to(TORCH):
+            place = f"{Path(*file.parts[-3:])}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place
 
