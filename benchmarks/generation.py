@@ -23,12 +23,11 @@ known. Without a GPU it runs a small model, and the figures say nothing about a 
 """
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ import torch
 from device_time import print_profile, profile, seconds_of
 
 from dmkd import digits
+from dmkd.runtime.precision import tf32
 from dmkd.stores.errors import DmkdError
 
 NOMINAL_BF16 = {
@@ -233,16 +233,6 @@ def ways_of_dmkd(folder: Path, scale: Scale, options: argparse.Namespace, *, com
         name: Way(lambda: recipe(options.steps), batch, scale.dtype, labels=True, profiled=lambda: recipe(few)),
         f"{name}, DDIM": Way(lambda: sample("ddim", options.steps), batch, scale.dtype),
     }
-
-
-@contextlib.contextmanager
-def tf32(on: bool) -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def way_of_pipeline(

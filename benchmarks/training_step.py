@@ -25,6 +25,7 @@ import torch
 
 from dmkd.classifiers.students import create_student, preprocessing_of
 from dmkd.loading import Batch, Loader
+from dmkd.runtime.precision import set_tf32
 from dmkd.stores import Store, create_store, parse_codec
 from dmkd.training.execution import Execution
 from dmkd.training.losses import kd_loss
@@ -151,6 +152,7 @@ def endless(loader: Loader) -> Iterator[Batch]:
 def choose_kernels_as_the_trainer_does(device: str) -> None:
     if torch.device(device).type == "cuda":
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
+        set_tf32(False)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

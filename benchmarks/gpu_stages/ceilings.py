@@ -48,7 +48,8 @@ def fp8(stage: Stage, rows: int, how: str) -> None:
         x, layer = stage.random(rows, wide), bfloat16_linear(stage, wide, narrow)
         quick = Fp8Linear(layer)
         if how == "compiled":
-            quick.compile(dynamic=False, **stage.needs_compiler())
+            with stage.compiler():
+                quick.compile(dynamic=False)
         with torch.no_grad():
             ratio = stage.seconds(lambda: layer(x)) / stage.seconds(lambda: quick(x))  # noqa: B023
         stage.figure(f"{name} in FP8, {how}: times the speed of bfloat16", ratio, "ratio")

@@ -86,7 +86,7 @@ def decoded(stage: Stage, text: str) -> None:
             found = decoder.decode(there, 4.0).cpu().float()
         error = ((found - expected).abs().max() / expected.abs().max()).item()
         what = f"codec {text}{' under autocast' if autocast else ''}: device against CPU"
-        stage.figure(what, error, "relative error", at_most=None if autocast else 1e-5)
+        stage.figure(what, error, "relative error", at_most=1e-5)
 
 
 def digits_twice(stage: Stage) -> None:
@@ -105,8 +105,8 @@ def digits_elsewhere(stage: Stage) -> None:
     if stage.tiny:
         first = digits_again.sample(digits_again.load(stage.device), np.arange(digits_again.COUNT))
     else:
-        stage.needs_compiler()
-        first = digits_again.in_new_process(stage.device, True)
+        with stage.compiler():
+            first = digits_again.in_new_process(stage.device, True)
     second = digits_again.in_new_process(stage.device, not stage.tiny)
     what = f"digits in two processes{'' if stage.tiny else ', compiled'}"
     stage.figure(what, int((first != second).sum()), "bytes that differ", at_most=0)
@@ -114,7 +114,7 @@ def digits_elsewhere(stage: Stage) -> None:
 
 def digits_store(stage: Stage, path: Path) -> Store:
     """64 digits with two label sets, whose decoding needs constants on the device."""
-    images = ImageOptions(generator="digits", images=64, steps=2, sub_batch=16, block_size=16)
+    images = ImageOptions(generator="digits", images=64, steps=2, sub_batch=16, block_size=16, compile=False)
     here = RunOptions(workers=0, device=stage.device)
     labels = LabelOptions(teachers=("digits-resnet",), views="rrc:2", codec="features", name="features")
     generate(str(path), images, labels, here, Silent())
@@ -147,7 +147,7 @@ def out_of_memory(stage: Stage, store: Store) -> int:
     worker = BlockWorker(order)
     filling = fill_memory(stage)
     try:
-        worker.make(1, None)
+        worker.finish(worker.make(1, None))
     except (torch.OutOfMemoryError, RuntimeError):
         pass
     else:
@@ -155,7 +155,7 @@ def out_of_memory(stage: Stage, store: Store) -> int:
             raise Unavailable("the block found room in a GPU that is full")
     del filling
     torch.cuda.empty_cache()
-    made = worker.make(1, None)
+    made = worker.finish(worker.make(1, None))
     ids = np.array(store.block_ids(1))
     return int((made.arrays["images"] != store.images[ids]).sum())
 

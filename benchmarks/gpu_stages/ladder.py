@@ -3,7 +3,7 @@
 Every rung begins with a new model of the same random weights, and samples through ``dmkd.generators.sampling.denoise``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,11 @@ from gpu_stages.ceilings import BACKENDS, only
 from gpu_stages.fp8 import to_fp8
 from gpu_stages.stage import Stage, Unavailable
 
+from dmkd.generators.compiling import compile_models
+from dmkd.generators.float8 import to_float8
 from dmkd.generators.samplers import sampler_named
 from dmkd.generators.sampling import denoise, draw_noise, image_generators
+from dmkd.stores.errors import UsageError
 
 TINY = replace(SCALES["tiny"], transformer={**SCALES["tiny"].transformer, "num_layers": 1})
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
@@ -30,7 +33,7 @@ def run(stage: Stage) -> None:
         stage.attempt(what, lambda b=backend: with_backend(stage, b, batch), "ms", needs=30)
     for other in () if stage.tiny else (32, 96, 128, 256):
         what = f"a step, blocks compiled, {other} images, for each {batch}"
-        stage.attempt(what, lambda n=other: batch / n * step(stage, by_block(stage, new(stage)), n), "ms", needs=60)
+        stage.attempt(what, lambda n=other: batch / n * step(stage, as_dmkd_does(stage, new(stage)), n), "ms", needs=60)
 
 
 def new(stage: Stage) -> Any:
@@ -66,23 +69,24 @@ def compiled(stage: Stage, name: str, compile: Callable[[Stage, Any], Any], coun
     stage.figure(f"a step, {name}", step(stage, transformer, count), "ms")
 
 
-def by_block(stage: Stage, transformer: Any, options: Mapping[str, Any] | None = None) -> Any:
-    how = stage.needs_compiler() or {"options": options}
-    for block in transformer.transformer_blocks:
-        block.compile(dynamic=False, **how)
+def as_dmkd_does(stage: Stage, transformer: Any) -> Any:
+    with stage.compiler():
+        compile_models(transformer, torch.nn.Identity())
     return transformer
 
 
-def deterministic(stage: Stage, transformer: Any) -> Any:
-    import torch._inductor
-
-    if "deterministic" not in torch._inductor.list_options():
-        raise Unavailable("this torch can't compile deterministically")
-    return by_block(stage, transformer, {"deterministic": True})
+def by_block(stage: Stage, transformer: Any) -> Any:
+    """As ``compile_models``, with Inductor's own settings."""
+    transformer.pos_embed.register_forward_hook(lambda module, inputs, tokens: tokens.contiguous())
+    with stage.compiler():
+        for block in transformer.transformer_blocks:
+            block.compile(dynamic=False)
+    return transformer
 
 
 def whole(stage: Stage, transformer: Any) -> Any:
-    transformer.compile(dynamic=False, **stage.needs_compiler())
+    with stage.compiler():
+        transformer.compile(dynamic=False)
     return transformer
 
 
@@ -93,23 +97,32 @@ def with_fused_qkv(stage: Stage, transformer: Any) -> Any:
         if isinstance(part, Attention):
             part.fuse_projections()
             part.set_processor(FusedAttnProcessor2_0())
-    return by_block(stage, transformer)
+    return as_dmkd_does(stage, transformer)
 
 
-def in_fp8(stage: Stage, transformer: Any) -> Any:
+def in_float8(stage: Stage, transformer: Any) -> Any:
+    try:
+        to_float8(transformer)
+    except UsageError as error:
+        raise Unavailable(str(error)) from error
+    return as_dmkd_does(stage, transformer)
+
+
+def by_scaled_mm(stage: Stage, transformer: Any) -> Any:
     stage.needs_fp8()
     for block in transformer.transformer_blocks:
         to_fp8(block.attn1)
         to_fp8(block.ff)
-    return by_block(stage, transformer)
+    return as_dmkd_does(stage, transformer)
 
 
 COMPILED: dict[str, Callable[[Stage, Any], Any]] = {
-    "blocks compiled, deterministic": deterministic,
+    "blocks compiled, deterministic": as_dmkd_does,
     "blocks compiled": by_block,
     "compiled whole": whole,
     "blocks compiled, q, k and v in one": with_fused_qkv,
-    "blocks compiled, FP8": in_fp8,
+    "blocks compiled, FP8 by torchao": in_float8,
+    "blocks compiled, FP8 by torch._scaled_mm": by_scaled_mm,
 }
 
 

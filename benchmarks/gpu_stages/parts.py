@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from device_time import busy_seconds, seconds_of
-from generation import SCALES, make_models, save_pipeline, tf32
+from device_time import busy_seconds
+from generation import SCALES, make_models, save_pipeline
 from gpu_stages.stage import Stage
 
 from dmkd.classifiers.students import create_student, save_student
+from dmkd.engine.stages import BlockStages
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
-from dmkd.making.blocks import BlockWorker, WorkOrder
+from dmkd.making.blocks import WorkOrder
+from dmkd.runtime.precision import tf32
 from dmkd.runtime.progress import Silent
 
 LAYOUTS = ("NCHW", "channels_last", "channels_last, compiled")
@@ -43,7 +45,8 @@ def decoder(stage: Stage, count: int, how: str) -> float:
     if "channels_last" in how:
         model.to(memory_format=torch.channels_last)
     if "compiled" in how:
-        model.decoder.compile(dynamic=False, **stage.needs_compiler())
+        with stage.compiler():
+            model.decoder.compile(dynamic=False)
     size = scale.transformer["sample_size"]
     latents = stage.random(count, 4, size, size)
     with torch.no_grad():
@@ -59,7 +62,8 @@ def teacher(stage: Stage, name: str, size: int, views: int, how: str) -> float:
     if "channels_last" in how:
         model, pixels = (x.to(memory_format=torch.channels_last) for x in (model, pixels))
     if "compiled" in how:
-        model.compile(dynamic=False, **stage.needs_compiler())
+        with stage.compiler():
+            model.compile(dynamic=False)
     device_type, half = torch.device(stage.device).type, "bfloat16" in how
 
     def label() -> None:
@@ -71,7 +75,7 @@ def teacher(stage: Stage, name: str, size: int, views: int, how: str) -> float:
 
 
 def idle(stage: Stage) -> None:
-    """One block of 64 images from ids to labels on the host, as a worker makes it."""
+    """Three blocks of 64 images from ids to labels in the store, as the engine makes them: labels beside the next block."""
     scale, count = SCALES["tiny" if stage.tiny else "XL/2"], 8 if stage.tiny else 64
     with tempfile.TemporaryDirectory() as name:
         pipeline, labels, store_path = (Path(name) / part for part in ("pipeline", "teacher", "store.zarr"))
@@ -82,18 +86,29 @@ def idle(stage: Stage) -> None:
         classes = [f"class {i}" for i in range(1000)]
         save_student(labels, create_student(architecture, 1000, size), architecture, classes, preprocessing)
         images = ImageOptions(
-            generator=str(pipeline), images=count, steps=4, dtype="bfloat16", sub_batch=count, block_size=count
+            generator=str(pipeline),
+            images=3 * count,
+            steps=4,
+            dtype="bfloat16",
+            sub_batch=count,
+            block_size=count,
+            compile=stage.on_gpu,
         )
         here = RunOptions(workers=0, device=stage.device)
         store, names = generate(str(store_path), images, LabelOptions(teachers=(str(labels),)), here, Silent())
-        worker = BlockWorker(
-            WorkOrder(store.path, tuple(names), stage.device, store.recipe["cpu_threads"], str(pipeline))
-        )
-        worker.make(0, None)  # chooses kernels
-        if not stage.on_gpu:
-            stage.figure("a block of 4 steps", stage.once(lambda: worker.make(0, None)), "s")
-            return
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-            wall = seconds_of(lambda: worker.make(0, None), stage.device)
-        stage.figure("a block of 4 steps", wall, "s")
+        order = WorkOrder(store.path, tuple(names), stage.device, store.recipe["cpu_threads"], str(pipeline))
+        with BlockStages(order) as stages:
+            stages.start()
+
+            def blocks(numbers: range) -> None:
+                for block in [stages.make(number, stages.read(number)) for number in numbers]:
+                    block.result()
+
+            blocks(range(1))  # chooses kernels, compiles
+            if not stage.on_gpu:
+                stage.figure("a block of 4 steps", stage.once(lambda: blocks(range(3))) / 3, "s")
+                return
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+                wall = stage.once(lambda: blocks(range(3)))
+        stage.figure("a block of 4 steps", wall / 3, "s")
         stage.figure("a block of 4 steps: GPU idle", 1 - busy_seconds(profiler.events()) / wall, "share of the time")

@@ -2,16 +2,19 @@
 
 import gc
 import json
-import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
+from unittest import mock
 
 import torch
+
+from dmkd.generators.compiling import missing_for_compiling
 
 TORCH = Path(torch.__file__).parent
 
@@ -95,13 +98,17 @@ class Stage:
     def random(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         return torch.randn(shape, device=self.device, dtype=torch.float32).to(dtype)
 
-    def needs_compiler(self) -> dict[str, Any]:
-        """What ``torch.compile`` is to be given: on a CPU, where nothing is timed, no code is generated."""
+    @contextmanager
+    def compiler(self) -> Iterator[None]:
+        """Within, ``torch.compile`` may be asked for. With tiny models on a CPU, where nothing is timed, it generates no code."""
         if self.tiny and not self.on_gpu:
-            return {"backend": "eager"}
-        if not any(map(shutil.which, ("cc", "gcc", "clang"))):
-            raise Unavailable("there is no C compiler, which torch.compile needs")
-        return {}
+            compile = torch.compile
+            with mock.patch("torch.compile", lambda f, dynamic=None, **_: compile(f, dynamic=dynamic, backend="eager")):
+                yield
+            return
+        if missing := missing_for_compiling(self.device):
+            raise Unavailable(missing)
+        yield
 
     def needs_fp8(self) -> None:
         if not self.on_gpu or torch.cuda.get_device_capability(self.device) < (8, 9):

@@ -5,10 +5,8 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from gpu_stages.ladder import new, sampling
@@ -17,6 +15,7 @@ from training_step import CLASSES, Steps, choose_kernels_as_the_trainer_does, ma
 
 from dmkd.classifiers.students import create_student
 from dmkd.loading import Loader
+from dmkd.runtime.precision import computing_in
 from dmkd.stores import Store
 from dmkd.training.execution import Execution
 
@@ -99,13 +98,12 @@ def bare_step(stage: Stage, options: argparse.Namespace, execution: Execution) -
     pixels = stage.random(options.batch, 3, options.size, options.size, dtype=torch.float32).to(memory_format=layout)
     classes = torch.randint(CLASSES, (options.batch,), device=stage.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    device_type = torch.device(stage.device).type
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device_type, torch.bfloat16, enabled=precision != "off"):
+        with computing_in(precision, torch.device(stage.device)):
             loss = torch.nn.functional.cross_entropy(model(pixels), classes)
-        loss.backward()
+            loss.backward()
         optimizer.step()
 
     return step
@@ -115,18 +113,12 @@ def compilations(stage: Stage, store: Store, options: argparse.Namespace) -> int
     """Graphs that are compiled in two epochs, whose batches are of two sizes."""
     from torch._dynamo.utils import counters
 
-    how = stage.needs_compiler()
     counters.clear()
-    with mock.patch("torch.compile", compile_with(how)) if how else nullcontext():
+    with stage.compiler():
         steps = Steps("stored", store, options, Execution(compile=True))
         for _ in range(2 * -(-store.num_images // options.batch)):
             steps.step()
     return counters["stats"]["unique_graphs"]
-
-
-def compile_with(how: dict[str, Any]) -> Callable[..., Any]:
-    compile = torch.compile
-    return lambda function, **options: compile(function, **{**options, **how})
 
 
 def waits_of_step(stage: Stage, store: Store, options: argparse.Namespace) -> int:
