@@ -234,10 +234,10 @@ def test_whoever_makes_a_block_compiles_the_models_if_the_recipe_says_so(tiny_ge
         "dmkd.generators.compiling.compile_for_fixed_shapes", lambda part: compiled.append(type(part).__name__)
     )
     store = make(tmp_path / "s.zarr", tiny_generator, images=32, compile=True)
-    assert store.recipe["compile"] is True and compiled == ["BasicTransformerBlock", "BasicTransformerBlock", "Decoder"]
+    assert store.recipe["compile"] is True and compiled == ["DiTTransformer2DModel", "Decoder"]
     (tmp_path / "s.zarr/images/c.0.0.0.0").unlink()
     generate(store.path, ImageOptions(), LabelOptions(), HERE, Silent())
-    assert len(compiled) == 6
+    assert len(compiled) == 4
     with pytest.raises(MismatchError, match="compile: the store has true, you asked for false"):
         generate(store.path, ImageOptions(compile=False), LabelOptions(), HERE, Silent())
 

@@ -168,8 +168,8 @@ class Generator:
     so does an image's place among them where CPU threads can't share them evenly (three images, two threads): only
     sampling the same ids together gives the same bits.
 
-    ``compile``: the transformer's blocks and the decoder go through ``torch.compile`` when first used. Its fused kernels round
-    differently, so a store's recipe records it.
+    ``compile``: transformer and decoder go through ``torch.compile`` when first used. Its fused kernels round differently, so a
+    store's recipe records it.
     """
 
     def __init__(

@@ -33,9 +33,7 @@ class Recipe:
     dtype: str  # of the weights, of the VAE too unless vae_dtype says otherwise; latents are float32
     seed: int
     sub_batch: int  # images sampled at once; a block is cut into sub-batches of exactly this size
-    compile: (
-        bool  # whether the transformer's blocks and the decoder went through torch.compile, which rounds differently
-    )
+    compile: bool  # whether transformer and decoder went through torch.compile, which rounds differently
     cpu_threads: int | None  # torch threads, if made on a CPU: they change one pixel value in 25,000
     image_codec: str = "raw"  # how pixels are written; a lossy one changes them
     # For text-to-image generators; a class-conditional one knows its classes, and has None.

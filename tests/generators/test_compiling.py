@@ -40,12 +40,24 @@ def test_all_blocks_share_what_is_compiled_for_guided_and_unguided_steps(tiny_ge
         compiling, "compile_for_fixed_shapes", lambda part: part.compile(backend=counter, dynamic=False, fullgraph=True)
     )
     generator = load_generator(str(tiny_generator), device="cpu", dtype="float32")
-    compiling.compile_models(generator.transformer, torch.nn.Identity())
+    compiling.compile_blocks(generator.transformer)
     assert len(generator.transformer.transformer_blocks) == 2
     options = {"sampler": "ddim", "steps": 6, "guidance": 2.0, "guided_channels": 3, "guidance_interval": (0.3, 0.7)}
     images = generator.sample([1, 2, 3], [4, 5, 6], **options)
     assert counter.frame_count == 2
     torch.testing.assert_close(images, _eager(tiny_generator).sample([1, 2, 3], [4, 5, 6], **options))
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"), [("cpu", ["DiTTransformer2DModel"]), ("cuda", ["BasicTransformerBlock"] * 2)]
+)
+def test_on_a_gpu_a_transformer_is_compiled_by_blocks(tiny_generator, monkeypatch, kind, parts):
+    compiled = []
+    monkeypatch.setattr(compiling, "compile_for_fixed_shapes", lambda part: compiled.append(type(part).__name__))
+    monkeypatch.setattr(compiling, "device_type", lambda device: kind)
+    generator = _eager(tiny_generator)
+    compiling.compile_models(generator.transformer, generator.vae.decoder)
+    assert compiled == [*parts, "Decoder"]
 
 
 def _eager(source) -> Generator:
