@@ -47,6 +47,10 @@ class Team:
                 raise UsageError(f"Worker {local_rank} has no GPU: this machine has {torch.cuda.device_count()}.")
             self.device = f"cuda:{local_rank}"
             torch.cuda.set_device(local_rank)
+        elif device != "cpu":
+            raise UsageError(
+                f"--device {device}: several workers train on CUDA's GPUs or on a CPU; leave --workers out."
+            )
         distributed.init_process_group("nccl" if self.device != "cpu" else "gloo", timeout=PATIENCE)
         # Numbers that the host needs are added up on the host, so that no GPU is waited for.
         self.control = distributed.new_group(backend="gloo", timeout=PATIENCE)

@@ -19,7 +19,7 @@ from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import evaluate
 from dmkd.classifiers.evaluation_data import evaluation_batches
 from dmkd.cli.main import main
-from dmkd.stores import DmkdError, MismatchError, open_store
+from dmkd.stores import DmkdError, MismatchError, UsageError, open_store
 from dmkd.train import train
 from dmkd.training.team import Team, launch
 from dmkd.training.training_recipe import resolve_training
@@ -242,3 +242,9 @@ def test_torchrun_starts_it_as_well(store, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.strip())["execution"]["workers"] == 2, "one line, of rank 0"
+
+
+def test_several_workers_do_not_share_an_apple_gpu(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="--device mps: several workers train on CUDA's GPUs or on a CPU"):
+        Team("mps")
