@@ -28,7 +28,8 @@ from dmkd.compare import make_runs
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.runtime.progress import Display
 from dmkd.stores import Store, open_store, store_exists
-from dmkd.training.conditions import Axes, plan_runs, table, varying_axes
+from dmkd.training.comparison import table
+from dmkd.training.conditions import Axes, plan_runs, varying_axes
 
 GUIDANCE, STEPS = (1.0, 1.5, 2.0, 4.0), (10, 20, 50, 100)
 IMAGES = (300, 1000, 3000)
@@ -74,10 +75,10 @@ def add_teachers(store: Store, teachers: tuple[str, ...], display: Display) -> S
 def study(name: str, axes: Axes, options: argparse.Namespace, out: Path, display: Display) -> list[dict[str, Any]]:
     """Make all runs of one comparison; print, write (as ``dmkd compare --csv`` does) and plot its table -> its rows."""
     runs = plan_runs(axes, {"updates": options.updates})
-    outcome = make_runs(runs, out, val="digits", device="cpu", workers=options.workers, display=display)
+    outcome = make_runs(runs, out, vals=["digits"], device="cpu", workers=options.workers, display=display)
     if outcome.failed:
         raise SystemExit(f"{len(outcome.failed)} runs failed: {outcome.failed}")
-    rows, varying = table(runs, outcome.summaries), varying_axes(runs)
+    rows, varying = table(runs, outcome.summaries, ["digits"]), varying_axes(runs)
     title = f"{name}: students after {options.updates} steps, on 360 held-out digits"
     if not options.json:
         print_comparison(rows, varying, title)

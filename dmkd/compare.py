@@ -3,6 +3,7 @@
 A run is an ordinary ``train()`` into a folder of its own, so one that was stopped resumes where it stopped.
 """
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,25 +12,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dmkd.classifiers.classifier import load_classifier
-from dmkd.classifiers.evaluate import evaluate
+from dmkd.classifiers.evaluate import Predictions, predict
 from dmkd.classifiers.evaluation_data import evaluation_batches
 from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of
+from dmkd.recipes.label_choice import parse_labels
 from dmkd.runtime.devices import CPU_THREADS
 from dmkd.runtime.failures import reason_of
 from dmkd.runtime.progress import Display
 from dmkd.runtime.ray_session import ray_session
 from dmkd.runtime.whole_files import append_line, write_file
-from dmkd.stores import Store, StoreWriteError, UsageError, open_store
+from dmkd.stores import DmkdError, Store, StoreWriteError, UsageError, open_store
+from dmkd.stores.identity import fingerprint
 from dmkd.train import Progress, train
-from dmkd.training.conditions import Run, result_line
+from dmkd.training.comparison import result_line
+from dmkd.training.conditions import Run
 from dmkd.training.execution import Execution, classifier_precision
+from dmkd.training.measured import measured
 from dmkd.training.optimisation import create_optimizer
 from dmkd.training.run_folder import STUDENT, SUMMARY, make_folder
 from dmkd.training.training_recipe import views_of_student
 
 RESULTS = "results.jsonl"
 RUNS = "runs"
+TEACHERS = "teachers"  # what they say of the images to measure on
 RETRIES = 2  # of a Ray task whose process died: it resumes from the run's last checkpoint
 
 Report = Callable[[Progress], None]
@@ -47,7 +55,7 @@ def make_runs(
     runs: Sequence[Run],
     out: Path,
     *,
-    val: str,
+    vals: Sequence[str],
     device: str,
     workers: int,
     display: Display,
@@ -55,21 +63,22 @@ def make_runs(
 ) -> Outcome:
     """Make what is missing of the runs in ``out/runs``; each one's line is added to ``out/results.jsonl`` as it is done.
 
-    ``val``: what the students are measured on, as for ``train``. ``workers`` 0: this process; N: N Ray tasks at a time, each
-    with a GPU of its own, or on a CPU with one thread. A run that fails is reported and named in the outcome, and the others
-    are made; the next call tries it again. Raises ``UsageError``, with nothing written, for what no run could begin with: an
-    unknown student, optimiser, precision or evaluation set; ``StoreWriteError`` as soon as the disk fails.
+    ``vals``: what the students are measured on, each as for ``train``, the first after each epoch, too. ``workers`` 0: this
+    process; N: N Ray tasks at a time, each with a GPU of its own, or on a CPU with one thread. A run that fails is reported and
+    named in the outcome, and the others are made; the next call tries it again. Raises ``UsageError``, with nothing written, for
+    what no run could begin with: an unknown student, optimiser, precision or evaluation set; ``StoreWriteError`` as soon as the
+    disk fails.
     """
     refuse_too_many_workers(workers, device)
     execution = execution or Execution()
     stores = {path: open_store(path) for path in {run.store for run in runs}}
-    summaries = {run.name: summary for run in runs if (summary := _measured(run, out, val)) is not None}
+    summaries = {run.name: summary for run in runs if (summary := _measured(run, out, vals)) is not None}
     outcome, todo = Outcome(summaries), [run for run in runs if run.name not in summaries]
-    refuse_untrainable(todo, stores, val, device, execution)
+    refuse_untrainable(todo, stores, vals, device, execution)
     make_folder(out / RUNS)
     written = recorded(out)
     for run in runs:
-        if run.name in summaries and (run.name, val) not in written:
+        if run.name in summaries and (run.name, *sorted(vals)) not in written:
             append_line(out / RESULTS, json.dumps(result_line(run, summaries[run.name])))
 
     with display.task("compare", len(runs), len(runs) - len(todo), unit="runs") as advance:
@@ -84,14 +93,14 @@ def make_runs(
             advance(1, "" if summary is None else f"{run.name}  top-1 {100 * summary['top1']:.2f} %")
 
         if workers and todo:
-            _on_ray(todo, out, val, device, execution, workers, done)
+            _on_ray(todo, out, vals, device, execution, workers, done)
         else:
             for run in todo:
 
                 def report(progress: Progress, name: str = run.name) -> None:
                     advance(0, f"{name}  epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.4f}")
 
-                done(run, *_attempt(run, stores[run.store], out, val, device, execution, report))
+                done(run, *_attempt(run, stores[run.store], out, vals, device, execution, report))
     return outcome
 
 
@@ -106,19 +115,20 @@ def finished(run: Run, out: Path) -> dict[str, Any] | None:
     return summary if described == json.loads(json.dumps(run.description)) else None
 
 
-def _measured(run: Run, out: Path, val: str) -> dict[str, Any] | None:
-    """The summary of a run that is done and was measured on these images."""
+def _measured(run: Run, out: Path, vals: Sequence[str]) -> dict[str, Any] | None:
+    """The summary of a run that is done and was measured on all these images, the first of them last."""
     summary = finished(run, out)
-    return summary if summary and summary["evaluated_on"] == val and summary["top1"] is not None else None
+    done = summary and summary["evaluated_on"] == vals[0] and summary.get("measured", {}).keys() >= set(vals)
+    return summary if done else None
 
 
-def recorded(out: Path) -> set[tuple[str, str]]:
+def recorded(out: Path) -> set[tuple[str, ...]]:
     """The runs that have a line in ``results.jsonl``, each with what it was measured on."""
-    found = set()
+    found: set[tuple[str, ...]] = set()
     for line in (out / RESULTS).read_text().splitlines() if (out / RESULTS).exists() else []:
         try:
             result = json.loads(line)
-            found.add((result["run"], result["evaluated_on"]))
+            found.add((result["run"], *sorted(result["measured"])))
         except (ValueError, KeyError):  # the last line of a process that was killed
             continue
     return found
@@ -135,7 +145,7 @@ def refuse_too_many_workers(workers: int, device: str) -> None:
 
 
 def refuse_untrainable(
-    runs: Sequence[Run], stores: Mapping[str, Store], val: str, device: str, execution: Execution
+    runs: Sequence[Run], stores: Mapping[str, Store], vals: Sequence[str], device: str, execution: Execution
 ) -> None:
     """Raise what the runs themselves would raise of their students, optimisers and images to measure on. Each student is
     built once, and the images are listed once for stores of the same classes."""
@@ -154,14 +164,15 @@ def refuse_untrainable(
         if classes not in listed:
             listed.add(classes)
             student = as_classifier(model, recipe.student, store.class_names, preprocessing_of(views))
-            evaluation_batches(val, student, store.class_names)
+            for val in vals:
+                evaluation_batches(val, student, store.class_names)
 
 
 def _attempt(
     run: Run,
     store: Store,
     out: Path,
-    val: str,
+    vals: Sequence[str],
     device: str,
     execution: Execution,
     report: Report = lambda progress: None,
@@ -171,34 +182,75 @@ def _attempt(
     folder = out / RUNS / run.name
     try:
         summary = finished(run, out) or train(
-            run.recipe, store, folder, device=device, evaluate_on=val, execution=execution, report=report
+            run.recipe, store, folder, device=device, evaluate_on=vals[0], execution=execution, report=report
         )
-        if summary["evaluated_on"] != val or summary["top1"] is None:
-            summary = _measure_again(summary, folder, store, val, device, execution)
-        return summary, ""
+        return _measure(summary, run, folder, store, vals, device, execution), ""
     except StoreWriteError:
         raise
     except Exception as error:
         return None, reason_of(error)
 
 
-def _measure_again(
-    summary: Mapping[str, Any], folder: Path, store: Store, val: str, device: str, execution: Execution
+def _measure(
+    summary: Mapping[str, Any],
+    run: Run,
+    folder: Path,
+    store: Store,
+    vals: Sequence[str],
+    device: str,
+    execution: Execution,
 ) -> dict[str, Any]:
-    """A finished student on other images than it was measured on before; the summary says so from now on."""
-    precision = classifier_precision(execution.precision(device))
-    student = load_classifier(str(folder / STUDENT), device=device, precision=precision)
-    evaluation = evaluate(student, evaluation_batches(val, student, store.class_names, execution.data_workers))
-    again = {**summary, "evaluated_on": val, "top1": evaluation.top1, "top5": evaluation.top5}
-    again["best"] = None  # what was chosen on other images is not comparable
-    write_file(folder / SUMMARY, (json.dumps(again, indent=2) + "\n").encode())
+    """Measure a finished student, as it was saved, on the images that it was not measured on yet; the summary says so from now
+    on, and its ``top1`` is of the first of them."""
+    found = dict(summary.get("measured", {}))
+    missing = [val for val in vals if val not in found]
+    if missing:
+        precision = classifier_precision(execution.precision(device))
+        student = load_classifier(str(folder / STUDENT), device=device, precision=precision)
+        for val in missing:
+            batches = evaluation_batches(val, student, store.class_names, execution.data_workers)
+            teacher = teacher_predictions(store, run.recipe.labels, val, folder.parent.parent, device, execution)
+            found[val] = measured(predict(student, batches), teacher, student.num_classes)
+    again = {**summary, "measured": found}
+    if summary["evaluated_on"] != vals[0]:
+        again["best"] = None  # what was chosen on other images is not comparable
+    again |= {"evaluated_on": vals[0], "top1": found[vals[0]]["top1"], "top5": found[vals[0]]["top5"]}
+    if again != summary:
+        write_file(folder / SUMMARY, (json.dumps(again, indent=2) + "\n").encode())
     return again
+
+
+def teacher_predictions(
+    store: Store, labels: str | None, val: str, out: Path, device: str, execution: Execution
+) -> Predictions | None:
+    """What the first label set's teacher says of images to measure on, each at the teacher's own view; kept in ``out/teachers``.
+
+    None without labels, and where the teacher can't be had any more: a student is measured without it."""
+    for name in list(parse_labels(labels))[:1]:
+        label_set = store.labels[name]
+        file = out / TEACHERS / f"{fingerprint({'teacher': label_set.teacher, 'val': val})[:16]}.npz"
+        if file.exists():
+            with np.load(file) as kept:
+                return Predictions(**kept)
+        try:
+            teacher = load_classifier(label_set.source, device=device, precision=label_set.precision)
+        except DmkdError:
+            return None
+        if teacher.sha256 != label_set.teacher.get("sha256"):
+            return None
+        found = predict(teacher, evaluation_batches(val, teacher, store.class_names, execution.data_workers))
+        content = io.BytesIO()
+        np.savez(content, class_ids=found.class_ids, top=found.top, confidence=found.confidence)
+        make_folder(out / TEACHERS)
+        write_file(file, content.getvalue())
+        return found
+    return None
 
 
 def _on_ray(
     runs: Sequence[Run],
     out: Path,
-    val: str,
+    vals: Sequence[str],
     device: str,
     execution: Execution,
     workers: int,
@@ -215,7 +267,7 @@ def _on_ray(
             while waiting or running:
                 while waiting and len(running) < workers:
                     run = waiting.pop(0)
-                    running[task.remote(run, out, val, "cuda" if on_gpu else "cpu", execution)] = run
+                    running[task.remote(run, out, vals, "cuda" if on_gpu else "cpu", execution)] = run
                 for future in ray.wait(list(running), timeout=1.0)[0]:
                     run = running.pop(future)
                     try:
@@ -233,10 +285,10 @@ def _on_ray(
 
 
 def _attempt_in_task(
-    run: Run, out: Path, val: str, device: str, execution: Execution
+    run: Run, out: Path, vals: Sequence[str], device: str, execution: Execution
 ) -> tuple[dict[str, Any] | None, str]:
     with _one_thread():
-        return _attempt(run, open_store(run.store), out, val, device, execution)
+        return _attempt(run, open_store(run.store), out, vals, device, execution)
 
 
 @contextmanager

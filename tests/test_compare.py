@@ -25,7 +25,8 @@ from dmkd.cli.main import main
 from dmkd.compare import finished, make_runs
 from dmkd.runtime.progress import Silent
 from dmkd.stores import DmkdError, StoreWriteError, UsageError, create_store, parse_codec
-from dmkd.training.conditions import Axes, facts_of, plan_runs, table, varying_axes
+from dmkd.training.comparison import table
+from dmkd.training.conditions import Axes, facts_of, plan_runs, varying_axes
 from dmkd.training.execution import Execution
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -83,7 +84,7 @@ def plan(stores, options=None, **axes):
 
 
 def make(runs, out, val, workers=0):
-    return make_runs(runs, out, val=val, device="cpu", workers=workers, display=Silent())
+    return make_runs(runs, out, vals=[val], device="cpu", workers=workers, display=Silent())
 
 
 def lines(out):
@@ -227,7 +228,7 @@ def test_a_folder_that_holds_another_run_is_not_taken_for_this_one(compared, sto
 def test_how_runs_are_carried_out_is_handed_on(stores, tmp_path):
     (run,) = plan(stores[:1], {"epochs": 2})
     execution = Execution(evaluate_every=2)
-    make_runs([run], tmp_path, val=stores[0], device="cpu", workers=0, display=Silent(), execution=execution)
+    make_runs([run], tmp_path, vals=[stores[0]], device="cpu", workers=0, display=Silent(), execution=execution)
     (curves,) = tmp_path.glob("runs/*/metrics.jsonl")
     assert ["top1" in json.loads(line) for line in curves.read_text().splitlines()] == [False, True]
 
@@ -315,13 +316,19 @@ def test_a_disk_that_fails_below_a_ray_task_ends_the_comparison(stores, tmp_path
 
 
 def summaries_of(runs, top1s):
-    return {run.name: {"top1": top1, "images_per_second": 100.0} for run, top1 in zip(runs, top1s, strict=True)}
+    def measured(top1):
+        return {"top1": top1, "top1_halves": [top1, 1 - top1], "calibration_error": 0.1, "agreement_with_teacher": None}
+
+    return {
+        run.name: {"measured": {"v": measured(top1)}, "images_per_second": 100.0}
+        for run, top1 in zip(runs, top1s, strict=True)
+    }
 
 
 @given(st.lists(st.floats(0, 1), min_size=6, max_size=6))
 def test_a_row_is_mean_and_standard_deviation_over_the_seeds_of_a_condition(stores_once, top1s):
     runs = stores_once  # two stores, three seeds, seeds outermost
-    rows = table(runs, summaries_of(runs, top1s))
+    rows = table(runs, summaries_of(runs, top1s), ["v"])
     for number, row in enumerate(rows):
         own = top1s[number::2]
         assert row["seeds"] == 3
@@ -337,7 +344,7 @@ def stores_once(stores):
 
 def test_rows_are_sorted_by_numbers_as_numbers_and_one_seed_has_no_deviation(stores):
     runs = plan(stores[::-1], {"lr": None}, vary={"lr": (0.2, 0.03, 0.1)})
-    rows = table(runs, summaries_of(runs, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
+    rows = table(runs, summaries_of(runs, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), ["v"])
     assert [(row["guidance"], row["lr"]) for row in rows] == [(g, lr) for g in (1.5, 4.0) for lr in (0.03, 0.1, 0.2)]
     assert all(row["top1_sd"] is None for row in rows)
     assert [row["best"] for row in rows].count(True) == 1 and rows[1]["best"]
@@ -345,9 +352,9 @@ def test_rows_are_sorted_by_numbers_as_numbers_and_one_seed_has_no_deviation(sto
 
 def test_a_table_leaves_out_what_there_is_no_run_of(stores):
     runs = plan(stores, seeds=(0, 1))
-    rows = table(runs, summaries_of(runs[:1], [0.5]))
+    rows = table(runs, summaries_of(runs[:1], [0.5]), ["v"])
     assert len(rows) == 1 and rows[0]["seeds"] == 1
-    assert table(runs, {}) == []
+    assert table(runs, {}, ["v"]) == []
 
 
 def rows_of(**axes):

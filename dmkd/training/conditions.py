@@ -1,13 +1,13 @@
 """Comparing conditions: every combination of stores, labels, students, numbers of images and options, several seeds each.
 
-:func:`plan_runs` turns axes into runs, ``dmkd.compare`` makes them, :func:`table` turns what came of them into one row
-a condition. A run's folder is named after what determines it: the same condition is the same folder, and another one another.
+:func:`plan_runs` turns axes into runs, ``dmkd.compare`` makes them, :mod:`dmkd.training.comparison` turns what came of them into
+one row a condition. A run's folder is named after what determines it: the same condition is the same folder, and another one
+another.
 """
 
 import dataclasses
 import itertools
 import re
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,11 +39,12 @@ class Axes:
     images: tuple[int | None, ...] = (None,)  # learn from the first of this number; None: all
     vary: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
+    draws: int = 1  # other images of the same number: the next so many of the store
 
 
 @dataclass(frozen=True)
 class Run:
-    """One student to train. ``condition``: axis -> value, of all axes but the seed. ``facts``: see :func:`facts_of`."""
+    """One student to train. ``condition``: axis -> value, of all axes but seed and draw. ``facts``: see :func:`facts_of`."""
 
     name: str  # of its folder
     condition: dict[str, Any]
@@ -56,6 +57,7 @@ class Run:
         str, Any
     ]  # part of what train() writes into summary.json, which shows whether that is of this run
     facts: dict[str, Any]
+    draw: int = 0
 
 
 def plan_runs(
@@ -74,9 +76,9 @@ def plan_runs(
     planner = _Planner(axes, options, preset)
     variations = [dict(zip(axes.vary, values, strict=True)) for values in itertools.product(*axes.vary.values())]
     runs = [
-        planner.run(store, labels, student, images, varied, seed)
-        for seed, store, labels, student, images, varied in itertools.product(
-            axes.seeds, axes.stores, axes.labels, axes.students, axes.images, variations
+        planner.run(store, labels, student, images, varied, seed, draw)
+        for draw, seed, store, labels, student, images, varied in itertools.product(
+            range(axes.draws), axes.seeds, axes.stores, axes.labels, axes.students, axes.images, variations
         )
     ]
     refuse_unused({**options, **{name: values[0] for name, values in axes.vary.items()}}, [run.recipe for run in runs])
@@ -89,54 +91,6 @@ def varying_axes(runs: Sequence[Run]) -> list[str]:
     """The axes in which the conditions of runs differ, in the order of the axes."""
     names = dict.fromkeys(name for run in runs for name in run.condition)
     return [name for name in names if len({str(run.condition.get(name)) for run in runs}) > 1]
-
-
-def result_line(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of a finished run, flat and JSON-able."""
-    measured = {key: summary[key] for key in ("top1", "top5", "loss", "agreement", "images_per_second", "evaluated_on")}
-    measured["training_agreement"] = measured.pop("agreement")  # with its labels, on the training views
-    size = {
-        "images_used": run.images,
-        "epochs": run.recipe.epochs,
-        "updates": run.updates,
-    }  # epochs: None if in updates
-    return {"run": run.name, **run.condition, "seed": run.seed, **measured, **size}
-
-
-def table(runs: Sequence[Run], summaries: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row a condition, of the runs of which there is a summary (run's name -> summary), sorted by the axes that vary.
-
-    ``top1`` is the mean over seeds in [0, 1], ``top1_sd`` the standard deviation (n - 1; None for one seed),
-    ``images_per_second`` the mean; ``best`` marks the highest mean. Facts are those of the store and its labels.
-    """
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.name in summaries:
-            groups.setdefault(str(run.condition), []).append(run)
-    rows = []
-    for group in groups.values():
-        top1 = [summaries[run.name]["top1"] for run in group]
-        rows.append(
-            {
-                **group[0].condition,
-                "seeds": len(group),
-                "top1": statistics.mean(top1),
-                "top1_sd": statistics.stdev(top1) if len(top1) > 1 else None,
-                "images_per_second": statistics.mean(summaries[run.name]["images_per_second"] for run in group),
-                "images_used": group[0].images,
-                "updates": group[0].updates,
-                **group[0].facts,
-            }
-        )
-    highest = max((row["top1"] for row in rows), default=None)
-    axes = varying_axes(runs)
-    ranks = {axis: list(dict.fromkeys(str(run.condition.get(axis)) for run in runs)) for axis in axes}
-
-    def place(row: dict[str, Any]) -> list[tuple[Any, ...]]:
-        facts = [_sortable(row[fact]) for fact in ("guidance", "steps")] if "store" in axes else []
-        return facts + [_sortable(row[axis], ranks[axis].index(str(row[axis]))) for axis in axes]
-
-    return [{**row, "best": row["top1"] == highest} for row in sorted(rows, key=place)]
 
 
 def facts_of(store: Store, labels: str | None, ids: np.ndarray) -> dict[str, Any]:
@@ -177,6 +131,7 @@ class _Planner:
         images: int | None,
         varied: dict[str, Any],
         seed: int,
+        draw: int,
     ) -> Run:
         store = self.stores[path]
         preset, options = varied.get("preset", self.preset), {**self.options, **varied}
@@ -189,12 +144,13 @@ class _Planner:
             }:  # it is for the runs that have labels
                 options["feature_weight"] = 0.0
         if images is not None:
-            options["select"] = _first_images(store, images, options.get("select"))
+            options["select"] = _images_of_draw(store, images, draw, options.get("select"))
         _, recipe = resolve_training(store, options, preset)
         count, facts = self.used(path, recipe.labels, recipe.view_set, recipe.select)
         if images is not None and not self.options.get("select") and "select" not in varied and count != images:
             raise UsageError(
-                f"{path}: {count:,} of the first {images:,} images are made and labelled; finish the store, or take fewer."
+                f"{path}: {count:,} of the {'next' if draw else 'first'} {images:,} images are made and labelled; finish the "
+                "store, or take fewer."
             )
         if sentence := preset_notice(preset, store, recipe):
             self.notices[f"{path}: {sentence}"] = None
@@ -213,7 +169,7 @@ class _Planner:
             "labels": {name: store.labels[name].identity for name in parse_labels(recipe.labels)},
         }
         return Run(
-            _folder_name(condition, seed, description),
+            _folder_name(condition, seed, draw, description),
             condition,
             seed,
             path,
@@ -222,6 +178,7 @@ class _Planner:
             run_length(recipe, count).updates,
             description,
             facts,
+            draw,
         )
 
     def _used(self, path: str, labels: str | None, view_set: str, select: str | None) -> tuple[int, dict[str, Any]]:
@@ -245,6 +202,8 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _check_axes(axes: Axes, options: Mapping[str, Any]) -> None:
+    if axes.draws > 1 and None in axes.images:
+        raise UsageError("--draws takes other images of the same number each time: say how many with --images.")
     listed = {"stores": axes.stores, "labels": axes.labels, "student": axes.students, "images": axes.images}
     listed |= {"seeds": axes.seeds, **{f"vary {name}": values for name, values in axes.vary.items()}}
     for name, values in listed.items():
@@ -267,27 +226,26 @@ def _check_axes(axes: Axes, options: Mapping[str, Any]) -> None:
             raise UsageError(f"--vary {name} and --{name.replace('_', '-')} can't both say what it is.")
 
 
-def _first_images(store: Store, images: int, select: str | None) -> str:
-    if not 1 <= images <= store.num_images:
-        raise UsageError(f"--images {images}: {store.path} has {store.num_images:,} images.")
-    return f"({select}) and image_id < {images}" if select else f"image_id < {images}"
+def _images_of_draw(store: Store, images: int, draw: int, select: str | None) -> str:
+    """Any range of ids is a sample of all: each draw is the next."""
+    start, stop = draw * images, (draw + 1) * images
+    if not (images >= 1 and stop <= store.num_images):
+        drawn = f" --draws {draw + 1}" if draw else ""
+        raise UsageError(f"--images {images}{drawn}: {store.path} has {store.num_images:,} images.")
+    here = f"image_id < {stop}" if not draw else f"image_id >= {start} and image_id < {stop}"
+    return f"({select}) and {here}" if select else here
 
 
-def _folder_name(condition: Mapping[str, Any], seed: int, description: Mapping[str, Any]) -> str:
+def _folder_name(condition: Mapping[str, Any], seed: int, draw: int, description: Mapping[str, Any]) -> str:
     """Readable, and ending in what makes it the only one of its description."""
     plain = [str(condition[name]) for name in ("store", "labels", "student")]
     others = [
         f"{name}{_short(value)}" for name, value in condition.items() if name not in ("store", "labels", "student")
     ]
     readable = re.sub(r"[^\w.+=-]+", "_", "-".join([*plain, *others]))[:LONGEST_NAME].strip("_")
-    return f"{readable}-seed{seed}-{fingerprint(description)[:8]}"
+    drawn = f"-draw{draw}" if draw else ""
+    return f"{readable}{drawn}-seed{seed}-{fingerprint(description)[:8]}"
 
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _sortable(value: Any, rank: int = 0) -> tuple[Any, ...]:
-    """Numbers by size and before all else, the rest in the order given."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (0, value) if number else (1, rank, str(value))

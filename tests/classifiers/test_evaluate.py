@@ -9,7 +9,7 @@ from conftest import filled_store
 from PIL import Image
 
 from dmkd.classifiers.classifier import load_classifier
-from dmkd.classifiers.evaluate import Evaluation, evaluate
+from dmkd.classifiers.evaluate import Evaluation, Predictions, evaluate, predict
 from dmkd.classifiers.evaluation_data import decoding_threads, evaluation_batches, list_evaluation, list_image_folder
 from dmkd.classifiers.kept_images import KeptImages
 from dmkd.stores import UsageError
@@ -51,6 +51,30 @@ def test_top5_counts_what_is_among_the_five_likeliest():
     assert few.top5 == 1.0
 
 
+def predictions(true, said, confidence):
+    return Predictions(np.array(true), np.array(said)[:, None], np.array(confidence, np.float32))
+
+
+def test_calibration_error_against_numbers_worked_out_by_hand():
+    """.95 and .97 are in (14/15, 1], one right of two, off by |0.5 - 0.96|; .5 in (7/15, 8/15], right, off by .5."""
+    found = predictions([0, 1, 2], [0, 0, 2], [0.95, 0.97, 0.5])
+    assert found.calibration_error == pytest.approx((2 * 0.46 + 1 * 0.5) / 3)
+    assert predictions([0, 1], [0, 1], [1.0, 1.0]).calibration_error == 0
+    assert predictions([0, 1], [1, 0], [1.0, 1.0]).calibration_error == 1
+
+
+def test_confidence_is_the_probability_of_the_likeliest_class():
+    found = predict(Fixed(), [batch([3], [3]), batch([1], [2])])
+    np.testing.assert_allclose(found.confidence, np.e / (np.e + 9), rtol=1e-6)
+    assert found.right.tolist() == [True, False] and found.top.shape == (2, 5)
+
+
+def test_halves_share_each_class_and_hold_each_image_once():
+    found = predictions([1, 0, 1, 1, 0, 2], [0] * 6, [1.0] * 6)
+    choose, report = found.halves()
+    assert choose.tolist() == [True, True, False, True, False, True] and (choose ^ report).all()
+
+
 def test_evaluation_of_nothing_known_is_no_crash():
     assert Evaluation(np.eye(2, dtype=np.int64), np.ones(2, np.int64)).top1 == 1.0
 
@@ -69,7 +93,7 @@ def test_a_gpu_is_waited_for_once_after_all_batches_are_queued(tiny_teacher, pre
         to_absent_gpu(classifier.model)
         assert evaluate(classifier, batches()).num_images == 6
     assert not before
-    assert waits == ["A copy of (6, 5) from cuda:0 to cpu is waited for."]
+    assert waits == ["A copy of (6, 6) from cuda:0 to cpu is waited for."]
 
 
 def save_images(folder, names, size=(40, 30), count=2):
