@@ -152,9 +152,7 @@ def test_measured_on_several_sets_beside_a_teacher(tmp_path, monkeypatch):
     for summary in outcome.summaries.values():
         assert summary["measured"].keys() == set(vals) and summary["evaluated_on"] == "digits"
         on_digits = summary["measured"]["digits"]
-        assert summary["top1"] == on_digits["top1"] and np.mean(on_digits["top1_halves"]) == pytest.approx(
-            on_digits["top1"]
-        )
+        assert summary["top1"] == on_digits["top1"] == pytest.approx(np.mean(on_digits["top1_halves"]), abs=0.01)
         assert 0 <= on_digits["calibration_error"] <= 1 and 0 <= on_digits["agreement_with_teacher"] <= 1
     looked.clear()
     again = make_runs(runs, tmp_path / "out", vals=vals, device="cpu", workers=0, display=Silent())
