@@ -64,6 +64,12 @@ def encoded_checks(
     return checks
 
 
+def column_checks(identity: str, ids: np.ndarray, image_checks: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The column's identity, ids int64 (n,), their image checks uint32 (n, 2) and numbers float64 (n,) -> uint32 (n,): crc32c's
+    that begin as those of labels do; then comes the number."""
+    return _extended(_begun(ids, image_checks[:, 1], "<u4", identity), values)
+
+
 def bind_views(ids: np.ndarray, views: np.ndarray) -> np.ndarray:
     """Views float32 (n, V, P) -> as stored, (n, V, P + 1): the last component says which image they belong to."""
     owners = np.broadcast_to(_owners(ids), (*views.shape[:2], 1))

@@ -98,6 +98,12 @@ def _copy_structure(source: Reader, target: "Tree") -> list[str]:
             constant = f"{node}/{layout.CONSTANTS}/{part}"
             target.write_constant(constant, tree.read_constant(constant))
         specs |= {f"{node}/{part}": s for part, s in layout.label_specs(coder.arrays(label_set.num_views)).items()}
+    for name in source.columns:
+        target.create_group(layout.COLUMNS)
+        specs[f"{layout.COLUMNS}/{name}"] = layout.column_spec()
+    if source.selections:
+        target.create_group(layout.SELECTIONS)
+        target.set_attributes(source.selections, layout.SELECTIONS)
     specs[layout.CLASS_IDS] = layout.class_ids_spec()
     specs[layout.CHECKS] = layout.checks_spec()
     specs[layout.IMAGES] = layout.images_spec(source.image_shape, str(source.image_codec))

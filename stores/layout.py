@@ -12,6 +12,7 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     labels/<label set>/quality float32  (N, 3)          (B, 3)          NaN    teacher's top-1, p(class id), entropy (nats)
     labels/<label set>/checks uint32    (N, 2)          (B, 2)          0      crc32c's of quality and of the codec's arrays
     labels/<label set>/constants/...   what a codec needs to decode all blocks alike, such as a basis: written once, one chunk
+    columns/<name>            float64   (N, 2)          (B, 2)          NaN    a number of the user's for each image; its crc32c
     runs/<time>-<host>-<process>/...   who made which block, when and on what: groups with attributes, no arrays (run_log.py)
     card                      the data set's card: a group whose attribute ``readme`` is its README.md: for people, in no identity
 
@@ -19,7 +20,8 @@ Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``
 ``image_codec``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,
 ``size``, ``interpolation``, ``canonical``, ``identity`` ... Of a label set: ``teacher``, ``source``, ``view_set``,
 ``num_views``, ``codec``, ``num_classes``, ``identity``, and ``fitted`` once its constants and arrays are there. A ``teacher``
-names the ``precision`` of its forward pass unless that is float32.
+names the ``precision`` of its forward pass unless that is float32. Of a column: ``description``, ``identity``. Saved selections
+are attributes of the group ``selections``: name -> expression.
 
 ``dmkd_format`` is the number of this format, 1; a root that has everything else but no number is read as 1. A change that would
 make an older dmkd read something wrong gets the next number, and dmkd refuses stores with a number it does not know, before it
@@ -32,6 +34,7 @@ Rules:
   error too (:mod:`dmkd.stores.checks` has the formulas). An image is bound to its id and class by ``checks``. Views are
   bound to their image by their last component, id mod 2**24, which readers check and leave out. Quality is bound to
   label set, id and pixels, and a codec's arrays also to the stored views that they were made from, by their set's ``checks``.
+- A column's second component is a crc32c over its identity, the image's id and pixels, and the number; as a float64 it is exact.
 - A block is done when its chunk exists. Within a block the order of writing is views, labels, class ids, checks, images;
   within a label set it is quality, checks, then the codec's arrays. The last one written is the marker (``images``, or
   the codec's last array), so a block that is half-written counts as missing and is made again. When a block is
@@ -62,6 +65,8 @@ VIEWS = "views"
 LABELS = "labels"
 QUALITY = "quality"
 CONSTANTS = "constants"
+COLUMNS = "columns"
+SELECTIONS = "selections"
 CARD = "card"
 
 DEFAULT_PRECISION = "float32"  # of a teacher that names none
@@ -125,6 +130,10 @@ def views_spec(num_views: int, num_components: int) -> ArraySpec:
 
 def quality_spec() -> ArraySpec:
     return ArraySpec((len(QUALITY_COMPONENTS),), "float32", ("quality",), float("nan"))
+
+
+def column_spec() -> ArraySpec:
+    return ArraySpec((2,), "float64", ("component",), float("nan"))
 
 
 def label_specs(codec_arrays: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:

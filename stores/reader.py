@@ -6,6 +6,7 @@ import numpy as np
 
 from . import layout
 from .chunks import Chunks, Ids
+from .columns import Column, read_columns
 from .image_codecs import ImageCodec, stored_image_codec
 from .rows import CheckRows, ClassRows, ImageRows, Rows
 from .run_log import read_runs, run_summaries
@@ -16,8 +17,9 @@ class Reader:
     """A store in a folder, a bucket or an HDF5 file, to be read. Can be pickled to workers.
 
     ``images[ids]`` uint8 (n, H, W, 3) RGB · ``class_ids[ids]`` int32 (n,) · ``views[name][ids]`` float32 (n, V, P) ·
-    ``labels[name].logits(ids)`` float32 (n, V, C). Every row is proved to be its image's before it is handed out; code
-    that reads chunk files itself does this with ``checks[ids]`` uint32 (n, 2) and :func:`dmkd.stores.checks.image_checks`.
+    ``labels[name].logits(ids)`` float32 (n, V, C) · ``columns[name][ids]`` float64 (n,). Every row is proved to be its
+    image's before it is handed out; code that reads chunk files itself does this with ``checks[ids]`` uint32 (n, 2) and
+    :func:`dmkd.stores.checks.image_checks`.
 
     Blocks are seen as soon as they are written. Attributes, view sets and label sets are read at the first look and kept (in a
     bucket each is a request): what another process has added since is seen by a newly opened store, or after
@@ -29,6 +31,7 @@ class Reader:
         self.chunks = Chunks(path)
         self._views: dict[str, ViewSet] | None = None
         self._labels: dict[str, LabelSet] | None = None
+        self._columns: dict[str, Column] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}
@@ -46,7 +49,7 @@ class Reader:
         self._forget_sets()
 
     def _forget_sets(self) -> None:
-        self._views = self._labels = None
+        self._views = self._labels = self._columns = None
 
     # What the store is
 
@@ -142,6 +145,21 @@ class Reader:
         if self._labels is None:
             self._labels = read_label_sets(self.chunks)
         return dict(self._labels)
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """Columns by name, as they were at the first look."""
+        if self._columns is None:
+            self._columns = read_columns(self.chunks)
+        return dict(self._columns)
+
+    @property
+    def selections(self) -> dict[str, str]:
+        """Saved selections: name -> expression."""
+        try:
+            return dict(self.chunks.tree.attributes(layout.SELECTIONS))
+        except KeyError:
+            return {}
 
     def missing_blocks(self) -> list[int]:
         """Blocks whose images have not been made, ascending; read off the store itself by one listing."""

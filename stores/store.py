@@ -10,6 +10,7 @@ import numpy as np
 from . import layout, locations
 from .chunks import Ids
 from .codecs import Codec
+from .column_writing import add_column, remove_column
 from .errors import StoreWriteError, UsageError, write_error
 from .identity import fingerprint, refuse_mismatch
 from .reader import Reader
@@ -145,6 +146,29 @@ class Store(Reader):
         if not codec.needs:
             self.fit_label_set(name, codec.fit(num_classes))
 
+    def add_column(self, name: str, values: np.ndarray, description: str = "", *, replace: bool = False) -> None:
+        """Keep one number an image under a name: ``values``, real numbers (N,), of which those of missing images are not used.
+
+        If interrupted, or when the store has grown, the same call writes what is missing. Raises ``UsageError`` for values of
+        another shape, NaN or infinity, for a name that selections have a meaning for, and unless ``replace`` for a name under
+        which there are other numbers."""
+        _check_name(name, "column")
+        add_column(self, name, values, description, replace)
+        self._forget_sets()
+
+    def remove_column(self, name: str) -> None:
+        """Delete a column. Raises ``UsageError`` if there is none."""
+        if name not in self.columns:
+            raise UsageError(f"{self.path} has no column {name!r}; it has {', '.join(self.columns) or 'none'}.")
+        remove_column(self, name)
+        self._forget_sets()
+
+    def save_selection(self, name: str, expression: str) -> None:
+        """Keep a selection under a name, in place of one that is there."""
+        _check_name(name, "selection")
+        self.chunks.tree.create_group(layout.SELECTIONS)
+        self.chunks.tree.set_attributes({name: expression}, layout.SELECTIONS)
+
     def fit_label_set(self, name: str, constants: Mapping[str, np.ndarray]) -> None:
         """Write the constants of a label set's codec and make room for its blocks; once only, they never change."""
         label_set = LabelSet(self.chunks, name, self.chunks.tree.attributes(f"{layout.LABELS}/{name}"))
@@ -188,6 +212,7 @@ class Store(Reader):
         for label_set in filter(lambda label_set: label_set.fitted, self.labels.values()):
             nodes += reversed(label_set.array_nodes.values())
             nodes += [label_set.checks_node, f"{label_set.node}/{layout.QUALITY}"]
+        nodes += [column.node for column in self.columns.values()]
         return nodes + [view_set.node for view_set in self.views.values()]
 
     def check_growth(self, num_images: int) -> None:

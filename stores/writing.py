@@ -10,6 +10,7 @@ import numpy as np
 from . import layout
 from .checks import bind_views, image_checks, label_checks, quality_checks
 from .chunks import Chunks
+from .columns import Column, column_bound
 from .errors import UsageError, write_error
 from .reader import Reader
 from .sets import LabelSet
@@ -160,6 +161,9 @@ def _retire(store: Reader, new: NewBlock) -> None:
     for label_set in store.labels.values():
         if label_set.has_block(block) and not _labels_hold(chunks, label_set, new):
             chunks.delete(label_set.marker, block)
+    for column in store.columns.values():
+        if new.checks is not None and column.has_block(block) and not _column_holds(chunks, column, new):
+            chunks.delete(column.node, block)
 
 
 def _labels_hold(chunks: Chunks, label_set: LabelSet, new: NewBlock) -> bool:
@@ -176,6 +180,12 @@ def _labels_hold(chunks: Chunks, label_set: LabelSet, new: NewBlock) -> bool:
     if quality is None or stored is None:
         return False
     return np.array_equal(quality_checks(label_set.identity, new.ids, new.checks, quality), stored[:, 0])
+
+
+def _column_holds(chunks: Chunks, column: Column, new: NewBlock) -> bool:
+    """Whether a block's numbers will still belong to its images."""
+    stored = _stored(chunks, column.node, new.block)
+    return stored is not None and bool(column_bound(column.identity, new.ids, new.images[layout.CHECKS], stored).all())
 
 
 def _holds(chunks: Chunks, node: str, new: Arrays, block: int) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from .. import layout
 from ..reader import Reader
 from ..trees.tree import Tree, open_tree
+from .columns import is_column
 from .finding import ERROR, Finding
 from .verifier import Verifier
 
@@ -20,6 +21,7 @@ class Repair:
     refused: list[str] = field(default_factory=list)  # sentences: what could not be repaired, and why
     images: bool = False  # whether images must be made again
     labels: bool = False  # whether labels must
+    columns: list[str] = field(default_factory=list)  # those of which numbers must be added again
 
 
 def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
@@ -90,6 +92,10 @@ def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
             assert finding.block is not None
             delete_views(finding.node, finding.block)
             done.labels = True
+        elif is_column(finding.node):
+            assert finding.block is not None
+            delete(finding.node, finding.block)
+            done.columns.append(finding.node.split("/")[1])
         else:
             name = finding.node.split("/")[1]
             done.labels = True

@@ -12,11 +12,15 @@ import numpy as np
 from .. import layout
 from ..checks import class_checks, encoded_checks, image_checks, quality_checks, views_bound
 from ..codecs import Coder
+from ..columns import Column
 from ..errors import DmkdError, StoreUnreachableError, first_line
 from ..identity import is_fingerprint
 from ..reader import Reader
 from ..sets import LabelSet, ViewSet
 from ..trees.tree import open_tree
+from .arrays import look_at_array
+from .columns import wrong_identity, wrong_numbers
+from .constants import read_constants
 from .finding import ERROR, NOTE, WARNING, Finding, show_ids, some
 from .values import OddImages, decodes_finite, wrong_quality, wrong_views
 
@@ -42,6 +46,7 @@ class Verifier:
         self._tree = open_tree(store.path)
         self._present: dict[str, set[int]] = {}
         self._view_sets: list[ViewSet] = []
+        self._columns: list[Column] = []
         self._odd_images = OddImages()
 
     # Attributes, metadata and constants
@@ -70,6 +75,8 @@ class Verifier:
             yield from self._guarded(f"{layout.VIEWS}/{name}", self._view_set, name)
         for name in tree.children(layout.LABELS):
             yield from self._guarded(f"{layout.LABELS}/{name}", self._label_set, name)
+        for name in tree.children(layout.COLUMNS):
+            yield from self._guarded(f"{layout.COLUMNS}/{name}", self._column, name)
         if leftovers := tree.count_partials():
             yield Finding(
                 WARNING,
@@ -118,21 +125,10 @@ class Verifier:
         self.label_sets.append(label_set)
         # Without the constants the arrays can still be read, though not decoded: all but these are arrays of blocks.
         self.parts[name] = [f"{node}/{part}" for part in self._tree.children(node) if part != layout.CONSTANTS]
-        constants = {}
-        for part in label_set.codec.constants:
-            where = f"{node}/{layout.CONSTANTS}/{part}"
-            try:
-                constants[part] = self._tree.read_constant(where)
-            except (ValueError, RuntimeError, KeyError) as error:
-                yield Finding(ERROR, where, f"The constant is damaged ({first_line(error)}).", repairable=True)
-                continue
-            except OSError as error:
-                yield Finding(ERROR, where, f"The constant can't be read ({first_line(error)}).")
-                continue
-            self.chunks, self.bytes = self.chunks + 1, self.bytes + constants[part].nbytes
-            if not np.isfinite(constants[part]).all():
-                yield Finding(ERROR, where, "The constant holds NaN or infinite values.", repairable=True)
-                del constants[part]
+        constants, wrong = read_constants(self._tree, label_set)
+        self.chunks += len(constants)
+        self.bytes += sum(values.nbytes for values in constants.values())
+        yield from wrong
         if len(constants) < len(label_set.codec.constants):
             return
         coder = label_set.codec.bind(label_set.num_classes, constants)
@@ -145,33 +141,21 @@ class Verifier:
         if not found:
             self.coders[name] = coder
 
+    def _column(self, name: str) -> Iterator[Finding]:
+        node = f"{layout.COLUMNS}/{name}"
+        attributes = self._tree.attributes(node)
+        if not attributes.get("identity"):  # removed, or begun
+            return
+        column = Column(self.store.chunks, name, attributes)
+        if wrong_identity(self.store.identity, name, attributes):
+            yield Finding(ERROR, node, "The identity is not that of the store and the column's name.")
+        yield from self._array(node, layout.column_spec())
+        self._columns.append(column)
+
     def _array(self, node: str, spec: layout.ArraySpec) -> Iterator[Finding]:
         """Whether an array is there and is what the layout says; lists its chunks."""
-        self._present[node] = set()
-        try:
-            shape, dtype = self._tree.shape(node), self._tree.dtype(node)
-            self._present[node] = self._tree.present_blocks(node)
-        except (KeyError, ValueError, TypeError) as error:
-            yield Finding(ERROR, node, f"There is no such array, or its metadata is damaged ({first_line(error)}).")
-            return
-        if shape[1:] != spec.shape or dtype != np.dtype(spec.dtype):
-            yield Finding(
-                ERROR,
-                node,
-                f"It is {dtype} (n, {_show(shape[1:])}) and should be {spec.dtype} (n, {_show(spec.shape)}).",
-            )
-        if shape[0] > self.store.num_images:
-            yield Finding(
-                NOTE,
-                node,
-                f"It has room for {shape[0]:,} images and the store for {self.store.num_images:,}: "
-                f"growing it was interrupted; run `dmkd generate --images {shape[0]}` again.",
-                incomplete=True,
-            )
-        elif shape[0] < self.store.num_images:
-            yield Finding(ERROR, node, f"It has room for {shape[0]:,} of {self.store.num_images:,} images.")
-        for block in sorted(block for block in self._present[node] if block >= self.num_blocks):
-            yield Finding(ERROR, node, "The chunk lies beyond the store's last block.", block, repairable=True)
+        self._present[node], findings = look_at_array(self._tree, node, spec, self.store.num_images, self.num_blocks)
+        yield from findings
 
     def _guarded(self, node: str, look: Callable[[str], Iterator[Finding]], name: str) -> Iterator[Finding]:
         """The findings of ``look``; attributes that can't be understood are one of them."""
@@ -193,6 +177,8 @@ class Verifier:
             views[view_set.name] = yield from self._views(view_set, block, ids)
         for label_set in self.label_sets:
             yield from self._labels(label_set, block, ids, checks, views.get(label_set.view_set))
+        for column in self._columns:
+            yield from self._numbers(column, block, ids, checks)
 
     def _images(self, block: int, ids: np.ndarray) -> Generator[Finding, None, np.ndarray | None]:
         """Returns the image checks, if there are images and the checks can be relied on."""
@@ -331,6 +317,17 @@ class Verifier:
             what = "were not made from these images and views: those of another block or store, or overwritten"
             yield self._rows(node, block, wrong_labels, what)
 
+    def _numbers(
+        self, column: Column, block: int, ids: np.ndarray, image_checks: np.ndarray | None
+    ) -> Iterator[Finding]:
+        stored = (yield from self._read(column.node, block, len(ids))) if self.has(column.node, block) else None
+        if stored is None:
+            return
+        for wrong, what in wrong_numbers(column, ids, image_checks, stored):
+            if wrong.any():
+                yield self._rows(column.node, block, wrong, what)
+                return
+
     def _labelled(self, label_set: LabelSet, block: int) -> bool:
         """Whether the block counts as labelled. Without a coder it is not known which array says so."""
         return label_set.name in self.coders and self.has(self.parts[label_set.name][-1], block)
@@ -389,7 +386,3 @@ class Verifier:
 
 def _without(attributes: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in attributes.items() if key not in keys}
-
-
-def _show(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))

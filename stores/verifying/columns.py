@@ -1,0 +1,33 @@
+"""Whether columns are sound: the numbers of these images, and finite."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import layout
+from ..columns import Column, column_bound
+from ..identity import fingerprint
+
+
+def wrong_identity(store_identity: str, name: str, attributes: Mapping[str, Any]) -> bool:
+    """Whether a column's identity is not that of its store and name."""
+    return attributes["identity"] != fingerprint({"store": store_identity, "column": name})
+
+
+def wrong_numbers(
+    column: Column, ids: np.ndarray, image_checks: np.ndarray | None, stored: np.ndarray
+) -> Iterator[tuple[np.ndarray, str]]:
+    """float64 (n, 2) as stored -> which rows (n,) are wrong, and what is wrong with them. ``image_checks`` None: they can't be
+    relied on."""
+    yield ~np.isfinite(stored).all(1), "are NaN or infinite"
+    if image_checks is not None:
+        bound = column_bound(column.identity, ids, image_checks, stored)
+        yield (
+            ~bound,
+            "are not those that were written for these images: those of another block or store, or overwritten",
+        )
+
+
+def is_column(node: str) -> bool:
+    return node.startswith(f"{layout.COLUMNS}/")
