@@ -136,6 +136,8 @@ def _print_repair(report: "Report") -> None:
     click.echo(f"Deleted {len(done.deleted):,} chunks, swept {done.swept:,} half-written files.")
     for name in done.refitted:
         click.echo(f"Label set {name} begins anew: without its constants no label can be read.")
+    for name in dict.fromkeys(done.columns):
+        click.echo(f"Numbers of column {name} were deleted: add it again to bring them back (`dmkd columns --add`).")
     for sentence in done.refused[:FINDINGS_SHOWN]:
         click.echo(f"Not repaired: {sentence}")
     if report.advice:

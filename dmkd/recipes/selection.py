@@ -4,7 +4,7 @@ import ast
 import operator
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -23,6 +23,7 @@ COLUMNS = {
 }
 OF_THE_IMAGE = ("class_id", "image_id")  # the others are a teacher's opinion
 CONDITIONS = ("agree",)
+RANK = "rank"
 EXAMPLE = "entropy < 2.5 and agree"
 LONGEST = 1000  # characters: bounds the depth, since Python's own parser can crash on deep nesting
 
@@ -42,6 +43,7 @@ class Selection:
     spacing, for recipes."""
 
     expression: str
+    own: frozenset[str] = frozenset()  # the user's columns that it may speak of
 
     def __str__(self) -> str:
         return self.expression
@@ -49,8 +51,16 @@ class Selection:
     @property
     def needs_teacher(self) -> bool:
         """Whether it uses a column that is a teacher's opinion."""
-        names = {node.id for node in ast.walk(_parsed(self.expression)) if isinstance(node, ast.Name)}
-        return not names <= set(OF_THE_IMAGE)
+        return not self._names <= {*OF_THE_IMAGE, RANK, *self.own}
+
+    @property
+    def own_columns(self) -> list[str]:
+        """The user's columns that it uses."""
+        return sorted(self._names & self.own)
+
+    @property
+    def _names(self) -> set[str]:
+        return {node.id for node in ast.walk(_parsed(self.expression)) if isinstance(node, ast.Name)}
 
     def mask(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Columns name -> (n,), as :func:`columns_of` makes them -> bool (n,): the images selected.
@@ -58,15 +68,21 @@ class Selection:
         Numbers are compared as float64. An image with a NaN in any column is never selected, whatever the expression: its
         block has no labels.
         """
-        selected = _condition(_parsed(self.expression), self.expression, columns)
-        for name in COLUMNS.keys() & columns.keys():
-            selected = selected & ~np.isnan(columns[name])
+        needed = {name: columns[name] for name in (*COLUMNS, *self.own_columns) if name in columns}
+        known = np.all([~np.isnan(values) for values in needed.values()], axis=0)
+        # Ranks are among the images that could be selected.
+        here = {name: values[known] for name, values in needed.items()}
+        selected = np.zeros(len(known), bool)
+        selected[known] = _condition(_parsed(self.expression), self.expression, here)
         return selected
 
 
-def parse_selection(text: str) -> Selection:
+def parse_selection(text: str, own: Iterable[str] = ()) -> Selection:
     """Text -> selection. Comparisons (< <= > >= == !=) of columns with numbers, ``agree``, ``not``, ``and``, ``or`` and
-    parentheses, with Python's meaning and precedence, chains such as ``1 < entropy < 3`` included.
+    parentheses, with Python's meaning and precedence, chains such as ``1 < entropy < 3`` included. ``own``: a user's columns, of
+    which it may speak, too. ``rank(p_class)`` is an image's place within its class, 1 for the largest: ``rank(p_class) <= 500``
+    are the 500 of each class with the largest p_class, ``rank(-entropy) <= 500`` those with the smallest entropy; of equals the
+    one with the smaller image id comes first.
 
     Raises ``UsageError`` on anything else. Nothing is executed: the text is parsed to a syntax tree, and only the kinds of nodes
     named here are accepted.
@@ -76,13 +92,13 @@ def parse_selection(text: str) -> Selection:
     try:
         tree = _parsed(text)
         # Selecting among no images checks the whole grammar.
-        _condition(tree, text, dict.fromkeys(COLUMNS, np.zeros(0)))
+        _condition(tree, text, dict.fromkeys((*COLUMNS, *own), np.zeros(0)))
         expression = ast.unparse(tree)
     except RecursionError as error:
         raise _refused(text, "it is nested too deeply") from error
     if len(expression) > LONGEST:  # 9e9 is written out; what ``str`` gives must be readable again
         raise _refused(text, f"written out it has {len(expression)} characters, more than {LONGEST}")
-    return Selection(expression)
+    return Selection(expression, frozenset(own))
 
 
 def columns_of(quality: np.ndarray | None, class_ids: np.ndarray, image_ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,10 +145,10 @@ def _condition(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> 
             return reduce(np.logical_and, pairs)
         case ast.Name(id=name) if name in CONDITIONS:
             return np.asarray(columns[name], bool)
-        case ast.Name(id=name) if name in COLUMNS:
+        case ast.Name(id=name) if name in columns:
             raise _refused(text, "this column must be compared with a number", node)
         case ast.Name():
-            raise _refused(text, "there is no such column", node)
+            raise _refused(text, "there is no such column", node, columns)
     raise _refused(text, "it is not a condition", node)
 
 
@@ -141,12 +157,21 @@ def _number(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> np.
     match node:
         case ast.Name(id=name) if name in CONDITIONS:
             raise _refused(text, "it is true or false, so it stands alone or after not", node)
-        case ast.Name(id=name) if name in COLUMNS:
+        case ast.Name(id=name) if name in columns:
             return np.asarray(columns[name], np.float64)
         case ast.Name():
-            raise _refused(text, "there is no such column", node)
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() as operand):
+            raise _refused(text, "there is no such column", node, columns)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() | ast.Name() as operand):
             return -_number(operand, text, columns)
+        case ast.Call(func=ast.Name(id=called), args=[ast.Name() | ast.UnaryOp() as ranked], keywords=[]) if (
+            called == RANK
+        ):
+            values = _number(ranked, text, columns)
+            if not values.ndim:
+                raise _refused(text, "it ranks no column", node)
+            return _rank_in_class(values, np.asarray(columns["class_id"]))
+        case ast.Call(func=ast.Name(id=called)):
+            raise _refused(text, "rank takes one column, as in rank(p_class) or rank(-entropy)", node)
         case ast.Constant(value=int() | float() as value) if (
             type(value) is not bool and abs(value) <= sys.float_info.max
         ):
@@ -154,14 +179,23 @@ def _number(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> np.
     raise _refused(text, "it is neither a column nor a number", node)
 
 
-def _refused(text: str, reason: str, part: ast.expr | str | None = "") -> UsageError:
+def _rank_in_class(values: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+    """float64 (n,): each one's place among those of its class, 1 for the largest; equals in their order."""
+    order = np.lexsort((-values, class_ids))
+    sorted_ids = class_ids[order]
+    ranks = np.empty(len(values))
+    ranks[order] = np.arange(len(values)) - np.searchsorted(sorted_ids, sorted_ids) + 1
+    return ranks
+
+
+def _refused(text: str, reason: str, part: ast.expr | str | None = "", columns: Iterable[str] = COLUMNS) -> UsageError:
     """``part``: what is wrong, a node or a piece of the text."""
     if isinstance(part, ast.expr):
         part = ast.get_source_segment(text.strip(), part)
     at = f" at `{_short(part, 40)}`" if part else ""
     return UsageError(
         f"The selection `{_short(text, 80)}` can't be read{at}: {reason}; "
-        f"the columns are {', '.join(COLUMNS)}, as in `{EXAMPLE}`."
+        f"the columns are {', '.join(columns)}, as in `{EXAMPLE}`."
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmkd.making.labelling import label_quality
-from dmkd.recipes.selection import COLUMNS, columns_of, parse_selection
+from dmkd.recipes.selection import COLUMNS, RANK, columns_of, parse_selection
 from dmkd.stores import UsageError
 
 #                    top1, p_class, entropy
@@ -269,3 +269,61 @@ def test_a_text_too_deep_for_the_stack_is_refused():
 def test_style_remarks_of_python_are_not_the_users_problem(recwarn):
     assert selected("entropy<2.5and agree") == selected("entropy < 2.5 and agree")
     assert not recwarn.list
+
+
+def ranked(expression, class_ids, **own):
+    ids = np.arange(len(class_ids))
+    columns = columns_of(None, np.array(class_ids), ids) | {name: np.array(values) for name, values in own.items()}
+    return parse_selection(expression, own).mask(columns).tolist()
+
+
+def test_columns_of_the_users_own_are_compared_like_others():
+    assert ranked("0.2 < score < 0.6 and class_id == 0", [0, 0, 1], score=[0.1, 0.5, 0.5]) == [False, True, False]
+    assert not parse_selection("score > 0", ["score"]).needs_teacher and parse_selection("agree").needs_teacher
+    assert parse_selection("score > 0 and rank(other) <= 3", ["score", "other", "third"]).own_columns == [
+        "other",
+        "score",
+    ]
+    with pytest.raises(UsageError, match="no such column; the columns are .*, image_id, clip, as in"):
+        parse_selection("score > 0", ["clip"])
+
+
+def test_a_number_that_is_not_known_selects_nothing():
+    assert ranked("score > 0", [0, 0, 0], score=[1.0, np.nan, -1.0]) == [True, False, False]
+    assert ranked("not score > 0", [0, 0, 0], score=[1.0, np.nan, -1.0]) == [False, False, True]
+
+
+def test_ranks_are_within_a_class_and_equals_keep_their_order():
+    scores = [0.1, 0.9, 0.5, 0.7, 0.7, 0.2]
+    classes = [0, 0, 0, 1, 1, 1]
+    assert ranked("rank(score) <= 1", classes, score=scores) == [False, True, False, True, False, False]
+    assert ranked("rank(-score) <= 1", classes, score=scores) == [True, False, False, False, False, True]
+    assert ranked("2 <= rank(score) <= 3", classes, score=scores) == [True, False, True, False, True, True]
+
+
+def test_what_is_not_known_takes_no_place_in_a_rank():
+    assert ranked("rank(score) <= 1", [0, 0, 0], score=[np.nan, 0.1, 0.2]) == [False, False, True]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 5)), min_size=1, max_size=30), st.integers(1, 5))
+def test_ranks_against_sorting_each_class(rows, most):
+    classes, scores = [c for c, _ in rows], [float(s) for _, s in rows]
+    chosen = ranked(f"rank(score) <= {most}", classes, score=scores)
+    for one in set(classes):
+        ids = [i for i, c in enumerate(classes) if c == one]
+        best = sorted(ids, key=lambda i: (-scores[i], i))[:most]
+        assert {i for i in ids if chosen[i]} == set(best)
+
+
+@pytest.mark.parametrize(
+    "text", ["rank(3) <= 2", "rank() <= 2", "rank(score, 2) <= 1", "rank(agree) < 3", "rank(x=1) < 2", "rank < 3"]
+)
+def test_ranks_of_nothing_are_refused(text):
+    with pytest.raises(UsageError, match="can't be read"):
+        parse_selection(text, ["score"])
+
+
+def test_the_names_that_stores_reserve_are_those_of_selections():
+    from dmkd.stores.column_writing import RESERVED
+
+    assert set(RESERVED) == {*COLUMNS, RANK}

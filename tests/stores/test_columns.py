@@ -48,7 +48,7 @@ def test_a_sound_column_is_found_sound_and_a_changed_number_is_not(store):
     with pytest.raises(DamagedChunkError, match="image 35"):
         changed.columns["clip_score"][35]
     found = errors(changed)
-    assert [(finding.node, finding.block) for finding in found] == [(node, 2)] and "image 35" in found[0].sentence
+    assert [(finding.node, finding.block) for finding in found] == [(node, 2)] and "1 image (35)" in found[0].sentence
     done = repair(changed, found)
     assert done.columns == ["clip_score"] and open_store(store.path).columns["clip_score"].missing_blocks() == [2]
     again = open_store(store.path)
