@@ -9,7 +9,7 @@ import click
 from dmkd.runtime.space import byte_size
 from dmkd.stores import Store
 from dmkd.stores.codecs import codec_from_json
-from dmkd.stores.showing.facts import store_facts, teacher_in_words
+from dmkd.stores.showing.facts import quality_view_in_words, store_facts, teacher_in_words
 
 from .display import duration, percent, print_facts, print_sentence, print_table
 
@@ -51,7 +51,11 @@ def print_everything(facts: dict[str, Any]) -> None:
     for name, label_set in facts["label_sets"].items():
         if label_set.get("statistics", {}).get("images"):
             click.echo()
-            print_facts(opinion_title(name, label_set["statistics"]), opinion_lines(label_set["statistics"]))
+            lines = [
+                ("seen at", quality_view_in_words(label_set["quality_view"])),
+                *opinion_lines(label_set["statistics"]),
+            ]
+            print_facts(opinion_title(name, label_set["statistics"]), lines)
     if facts["runs"]:
         shown = facts["runs"][-RUNS_SHOWN:]
         title = "Runs" + (f", the last {RUNS_SHOWN} of {len(facts['runs'])}" if len(facts["runs"]) > RUNS_SHOWN else "")

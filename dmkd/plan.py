@@ -74,7 +74,7 @@ def plan(
     per_image: dict[str, Any] = {
         "sampling": calls * one_call,
         "decoding": decoder_flops(vae, info),
-        "labels": {one.name: one.views * classifier_flops(one.find_teacher(), one.view_set.size) for one in label_sets},
+        "labels": {one.name: _label_flops(one) for one in label_sets},
     }
     made = per_image["sampling"] + per_image["decoding"]
     per_image["total"] = made + sum(per_image["labels"].values())
@@ -106,6 +106,13 @@ def plan(
         flops = per_image["total"] - per_image["sampling"] + there * one_call
         result["presets"][name] = {"model_calls": there, "flops_per_image": flops}
     return result | _time(result, wanted, cost, sampled * made, label_flops)
+
+
+def _label_flops(one: PlannedLabels) -> int:
+    """Forward passes of a teacher for one image: its views, and what else it looks at for the quality."""
+    teacher = one.find_teacher()
+    quality = classifier_flops(teacher, one.quality_view.size) if one.quality_view is not None else 0
+    return one.view_set.num_views * classifier_flops(teacher, one.view_set.size) + quality
 
 
 def _preset_calls(name: str, wanted: WantedImages, info: GeneratorInfo, scheduler: dict[str, Any]) -> int:

@@ -20,8 +20,10 @@ Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``
 ``image_codec``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,
 ``size``, ``interpolation``, ``canonical``, ``identity`` ... Of a label set: ``teacher``, ``source``, ``view_set``,
 ``num_views``, ``codec``, ``num_classes``, ``identity``, and ``fitted`` once its constants and arrays are there. A ``teacher``
-names the ``precision`` of its forward pass unless that is float32. Of a column: ``description``, ``identity``. Saved selections
-are attributes of the group ``selections``: name -> expression.
+names the ``precision`` of its forward pass unless that is float32. ``quality_view`` is the view that quality is of, which is
+its teacher's evaluation view: ``box``, ``size`` and ``interpolation``; without it, quality is of the view set's ``canonical``
+view, at its ``size`` and ``interpolation`` (in label sets of dmkd before there was the attribute, whoever the teacher is). Of a
+column: ``description``, ``identity``. Saved selections are attributes of the group ``selections``: name -> expression.
 
 ``dmkd_format`` is the number of this format, 1; a root that has everything else but no number is read as 1. A change that would
 make an older dmkd read something wrong gets the next number, and dmkd refuses stores with a number it does not know, before it

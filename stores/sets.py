@@ -58,6 +58,8 @@ class LabelSet:
         self.precision: str = self.teacher.get("precision", layout.DEFAULT_PRECISION)  # of the teacher's forward pass
         self.identity: str = self.attributes["identity"]
         self.num_views: int = self.attributes["num_views"]
+        # The view that the quality is of: box, size and interpolation. None: the canonical one of the view set.
+        self.quality_view: dict[str, Any] | None = self.attributes.get("quality_view")
         self.codec: Codec = codec_from_json(self.attributes["codec"])
         self._chunks = chunks
         self._coder: Coder | None = None
@@ -105,7 +107,8 @@ class LabelSet:
 
     @property
     def quality(self) -> Rows:
-        """float32 (N, 3): the teacher's top-1 class, p(class id) and entropy (nats) at the canonical view."""
+        """float32 (N, 3): the teacher's top-1 class, p(class id) and entropy (nats) at the view that
+        ``quality_view`` says."""
         return QualityRows(self._chunks, f"{self.node}/{layout.QUALITY}", self.identity)
 
     def quality_table(self, ids: Ids | None = None) -> Any:

@@ -110,13 +110,22 @@ class Store(Reader):
         self._forget_sets()
 
     def add_label_set(
-        self, name: str, *, teacher: Mapping[str, Any], source: str, view_set: str, codec: Codec, num_classes: int
+        self,
+        name: str,
+        *,
+        teacher: Mapping[str, Any],
+        source: str,
+        view_set: str,
+        codec: Codec,
+        num_classes: int,
+        quality_view: Mapping[str, Any] | None = None,
     ) -> None:
         """Start a label set, or check that the one of this name has the same teacher, views and codec.
 
         A codec that must be fitted gets its arrays by :meth:`fit_label_set`, any other at once.
         ``teacher`` is what the teacher is (weights' hash, preprocessing), ``source`` where it was found: the latter is
-        kept for later runs and is not part of the identity.
+        kept for later runs and is not part of the identity. ``quality_view``: the view that the quality is of, where that
+        is not the canonical one of its views; a set that is there goes on as it was begun.
         """
         _check_name(name, "label set")
         self._forget_sets()  # another process may have added the views
@@ -135,11 +144,13 @@ class Store(Reader):
         if "identity" in stored:
             refuse_mismatch(
                 f"Label set {name!r} of {self.path}",
-                _with_precision({key: stored[key] for key in stored if key not in ("identity", "source", "fitted")}),
+                _with_precision({key: stored[key] for key in stored if key not in _NOT_COMPARED}),
                 _with_precision(description),
                 "Give the new labels another name (--name), or leave the differing options out.",
             )
             return
+        if quality_view is not None:
+            description["quality_view"] = dict(quality_view)
         identity = fingerprint({"store": self.identity, "views": views.identity, **description})
         self.chunks.tree.set_attributes({**description, "source": source, "identity": identity}, node)
         self._forget_sets()
@@ -250,6 +261,10 @@ class Store(Reader):
         """Set the time of the last change, and the versions of the libraries that made it. Refreshes."""
         self.chunks.tree.set_attributes({"updated": utc_now(), **({"versions": dict(versions)} if versions else {})})
         self.refresh()
+
+
+# Of a label set that is there: where its teacher was found, how far it is, and what follows from teacher and views.
+_NOT_COMPARED = ("identity", "source", "fitted", "quality_view")
 
 
 def _check_name(name: str, what: str) -> None:

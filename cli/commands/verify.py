@@ -99,7 +99,8 @@ def print_report(report: "Report") -> None:
                 (
                     f"teacher of {name}",
                     f"{numbers['views']:,} views: logits differ by {numbers['mean_logit_difference']:.2g} on average, "
-                    f"{numbers['max_logit_difference']:.2g} at most; top-1 of {numbers['top1_changed']:.2%}",
+                    f"{numbers['max_logit_difference']:.2g} at most; top-1 of {numbers['top1_changed']:.2%}; p(class) by "
+                    f"{numbers['max_p_class_difference']:.2g} at most",
                 )
             )
     if report.regenerate and report.regenerate["images"]:

@@ -14,7 +14,7 @@ from dmkd.cards.markdown import markdown_table
 from dmkd.recipes.id_ranges import id_ranges
 from dmkd.stores import DamagedChunkError, LabelSet, Store
 from dmkd.stores.opinions import average_opinion, sample_size, sampled
-from dmkd.stores.showing.facts import teacher_in_words
+from dmkd.stores.showing.facts import quality_view_facts, quality_view_in_words, teacher_in_words
 
 NAMES_SHOWN = 20  # class names in the text
 
@@ -137,8 +137,8 @@ def _contents(store: Store) -> list[str]:
         parts.append(markdown_table(header, label_rows))
         parts.append(
             "*Agrees*: the share of images whose likeliest class, to the teacher, is the class asked for. *p(class)*: its mean "
-            "probability of that class. *Entropy*: of its softmax, in nats. All at the teacher's own evaluation view, over the "
-            f"images of at most {sample_size(store.path)} labelled blocks, spread evenly over the store."
+            f"probability of that class. *Entropy*: of its softmax, in nats. {_seen_at(store)} Over "
+            f"the images of at most {sample_size(store.path)} labelled blocks, spread evenly over the store."
         )
     return parts
 
@@ -159,6 +159,17 @@ def _label_row(store: Store, name: str) -> tuple[str, ...]:
         f"{seen['p_class']:.3f}" if seen else "",
         f"{seen['entropy']:.3f}" if seen else "",
     )
+
+
+def _seen_at(store: Store) -> str:
+    """What the quality of each label set is of, those that are alike together."""
+    names: dict[str, list[str]] = {}
+    for name, label_set in store.labels.items():
+        facts = quality_view_facts(store.views[label_set.view_set], label_set)
+        names.setdefault(quality_view_in_words(facts), []).append(f"`{name}`")
+    if len(names) == 1:
+        return f"All at {next(iter(names))}."
+    return "; ".join(f"{', '.join(those)}: at {view}" for view, those in names.items()) + "."
 
 
 def _average_opinion(store: Store, label_set: LabelSet) -> dict[str, float]:

@@ -104,6 +104,10 @@ class BlockWorker:
             self.generator = self._load_generator(order.generator)
         self.teachers = {name: self._load_teacher(self.labels[name]) for name in order.label_sets}
         by_features = [name for name in order.label_sets if self.labels[name].codec.input == "features"]
+        self.quality_views = {
+            name: self.views[self.labels[name].view_set].quality_view(self.labels[name].quality_view)
+            for name in self.teachers
+        }
         self.heads = {name: linear_head(self.teachers[name], self.labels[name].codec.name) for name in by_features}
         self.beside = self._stream_beside()
 
@@ -173,15 +177,19 @@ class BlockWorker:
             label_set = self.labels[name]
             description, what = self.views[label_set.view_set], label_set.codec.input
             values = label_views(teacher, images, views[description.name], description, what)
-            canonical = values[:, 0]
-            if not description.has_canonical:
-                alone = description.canonical_alone()
-                canonical = label_views(teacher, images, alone.draw(ids), alone, what)[:, 0]
-            if what == "features":
-                weight, bias = self.heads[name]
-                canonical = canonical @ weight.T + bias
-            labels[name] = (values, label_quality(canonical, class_ids))
+            labels[name] = (values, self.quality(name, ids, images, class_ids, values))
         return labels
+
+    def quality(
+        self, name: str, ids: np.ndarray, images: torch.Tensor, class_ids: np.ndarray, values: np.ndarray
+    ) -> np.ndarray:
+        """A block's quality in label set ``name``, float32 (n, 3). ``values`` (n, V, ...): the labels of its views."""
+        own, what = self.quality_views[name], self.labels[name].codec.input
+        seen = (values if own is None else label_views(self.teachers[name], images, own.draw(ids), own, what))[:, 0]
+        if what == "features":
+            weight, bias = self.heads[name]
+            seen = seen @ weight.T + bias
+        return label_quality(seen, class_ids)
 
     def _views(self, block: int, ids: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The views that the teachers look at, and those of them that must be written: the stored ones count."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dmkd.classifiers.classifier import Classifier, check_classes, linear_head
 from dmkd.generators.defaults import source_defaults
@@ -45,9 +46,19 @@ def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
             view_set=views.name,
             codec=request.codec,
             num_classes=teacher.num_classes,
+            quality_view=quality_view(teacher, views),
         )
         names.append(name)
     return names
+
+
+def quality_view(teacher: Classifier, views: ViewDescription) -> dict[str, Any] | None:
+    """What a new label set records of the view that its quality is of, the one that its teacher is evaluated at: ``box``
+    (fractions of the image), ``size`` (pixels) and ``interpolation``. None: it is the canonical one of its views."""
+    box, size = teacher.canonical_box(views.image_size), teacher.input_size
+    if (box, size, teacher.interpolation) == (views.canonical, views.size, views.interpolation):
+        return None
+    return {"box": list(box), "size": size, "interpolation": teacher.interpolation}
 
 
 def check_request(request: LabelRequest, image_size: tuple[int, int], default_views: str, weights: bool = True) -> None:

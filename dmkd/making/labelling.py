@@ -1,4 +1,4 @@
-"""Labels of a block: what a teacher says of its views, and of the canonical view in three numbers."""
+"""Labels of a block: what a teacher says of its views, and of its own evaluation view in three numbers."""
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ def label_views(
 
 
 def label_quality(logits: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
-    """Logits (n, C) of the canonical view, class ids (n,) -> float32 (n, 3): top-1, p(class id), entropy in nats."""
+    """Logits (n, C) of the teacher's evaluation view, class ids (n,) -> float32 (n, 3): top-1, p(class id), entropy in nats."""
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     entropy = -(np.exp(log_p) * log_p).sum(1)

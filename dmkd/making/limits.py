@@ -53,6 +53,7 @@ def block_memory(size: StoreSize, label_sets: Sequence[PlannedLabels]) -> int:
     """
     pixels = size.image_shape[0] * size.image_shape[1] * size.image_shape[2]
     views = sum(one.views * 4 * (one.num_classes + len(one.view_set.components)) for one in label_sets)
-    rendered = max((3 * one.view_set.size**2 for one in label_sets), default=0)
+    seen = [views for one in label_sets for views in (one.view_set, one.quality_view) if views is not None]
+    rendered = max((3 * views.size**2 for views in seen), default=0)
     images = min(size.num_images, size.block_size)
     return images * (2 * (pixels + views) + rendered) + 2 * size.block_size * max(pixels, views // 2)

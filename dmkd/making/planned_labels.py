@@ -3,7 +3,7 @@
 from functools import partial
 
 from dmkd.classifiers.classifier import Classifier, configured_classifier
-from dmkd.making.label_sets import LabelRequest, label_set_name, new_view_set, view_set_for
+from dmkd.making.label_sets import LabelRequest, label_set_name, new_view_set, quality_view, view_set_for
 from dmkd.making.sizes import PlannedLabels, StoreSize
 from dmkd.stores import Store
 from dmkd.views.description import ViewDescription
@@ -14,7 +14,14 @@ def stored_labels(store: Store) -> list[PlannedLabels]:
     """The label sets of a store."""
     views = {name: ViewDescription.of(view_set) for name, view_set in store.views.items()}
     return [
-        PlannedLabels(one.name, views[one.view_set], one.codec, partial(configured_classifier, one.source), one)
+        PlannedLabels(
+            one.name,
+            views[one.view_set],
+            one.codec,
+            partial(configured_classifier, one.source),
+            one,
+            views[one.view_set].quality_view(one.quality_view),
+        )
         for one in store.labels.values()
     ]
 
@@ -34,7 +41,8 @@ def asked_labels(size: StoreSize, request: LabelRequest, default_views: str, def
             views = new_view_set(wanted, seed, True, teacher, size.image_shape[:2], size.block_size)
         name = label_set_name(request, teacher, views)
         stored = size.store.labels.get(name) if size.store is not None else None
-        planned.append(PlannedLabels(name, views, request.codec, partial(_same, teacher), stored))
+        seen = views.quality_view(stored.quality_view if stored is not None else quality_view(teacher, views))
+        planned.append(PlannedLabels(name, views, request.codec, partial(_same, teacher), stored, seen))
     return planned
 
 

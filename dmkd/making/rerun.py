@@ -12,7 +12,7 @@ from dmkd.making.blocks import BlockWorker, WorkOrder, make_images
 from dmkd.making.labelling import label_views, labelling_threads
 from dmkd.runtime.progress import Display
 from dmkd.stores import DmkdError, Store
-from dmkd.stores.layout import CLASS_IDS, IMAGES
+from dmkd.stores.layout import CLASS_IDS, IMAGES, QUALITY
 from dmkd.stores.verifying.finding import ERROR, NOTE, WARNING, Finding
 
 SAMPLE_SEED = 0  # which blocks are made again
@@ -20,6 +20,7 @@ SAMPLE_SEED = 0  # which blocks are made again
 # from other pixels, or was damaged before its checksum was taken.
 TOP1_TOLERANCE = 0.01  # share of the views whose most likely class changes
 LOGIT_TOLERANCE = 0.1
+P_CLASS_TOLERANCE = 0.05
 PIXEL_TOLERANCE = 2  # grey levels
 
 
@@ -43,6 +44,7 @@ def rerun_labels(
     teacher, view_set, coder = worker.teachers[name], store.views[label_set.view_set], label_set.coder
     description = worker.views[view_set.name]
     largest, total, changed, views_seen, other_views = 0.0, 0.0, 0, 0, []
+    quality_off, quality_changed, images_seen = 0.0, 0, 0
     with display.task(f"rerun {name}", len(chosen), unit="blocks") as advance:
         for block in chosen:
             ids = np.array(store.block_ids(block))
@@ -57,6 +59,10 @@ def rerun_labels(
             total += float(difference.mean(-1, dtype=np.float64).sum())
             changed += int((fresh.argmax(-1) != stored.argmax(-1)).sum())
             views_seen += difference.shape[0] * difference.shape[1]
+            quality, there = worker.quality(name, ids, images, store.class_ids[ids], values), label_set.quality[ids]
+            quality_off = max(quality_off, float(np.abs(quality - there)[:, 1].max()))
+            quality_changed += int((quality[:, 0] != there[:, 0]).sum())
+            images_seen += len(ids)
             advance(1)
     result |= {
         "views": views_seen,
@@ -64,8 +70,19 @@ def rerun_labels(
         "mean_logit_difference": total / views_seen,
         "top1_changed": changed / views_seen,
         "blocks_with_other_views": other_views,
+        "max_p_class_difference": quality_off,
+        "quality_top1_changed": quality_changed / images_seen,
     }
     findings = []
+    if quality_off > P_CLASS_TOLERANCE or quality_changed / images_seen > TOP1_TOLERANCE:
+        findings.append(
+            Finding(
+                ERROR,
+                f"{label_set.node}/{QUALITY}",
+                f"The teacher's quality is another than what is stored: p(class) differs by up to {quality_off:.3g}, the most "
+                f"likely class of {quality_changed / images_seen:.1%} of {images_seen:,} images. Label anew by another --name.",
+            )
+        )
     if largest > LOGIT_TOLERANCE or changed / views_seen > TOP1_TOLERANCE:
         findings.append(
             Finding(

@@ -70,6 +70,7 @@ class PlannedLabels:
     codec: Codec
     find_teacher: "Callable[[], Classifier]"  # one without weights will do
     stored: LabelSet | None
+    quality_view: ViewDescription | None  # looked at once more for the quality; None: that is view 0's
 
     @property
     def num_classes(self) -> int:
@@ -78,7 +79,7 @@ class PlannedLabels:
     @property
     def views(self) -> int:
         """Views that the teacher looks at, its own one included."""
-        return self.view_set.num_views + (not self.view_set.has_canonical)
+        return self.view_set.num_views + (self.quality_view is not None)
 
     @property
     def fitted(self) -> bool:

@@ -1,5 +1,6 @@
 """What determines the views of a view set, read once from its attributes and carried as an object."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -57,6 +58,15 @@ class ViewDescription:
     def canonical_alone(self) -> "ViewDescription":
         """The same views without the random ones: the teacher's evaluation view, neither mirrored nor mixed."""
         return replace(self, policy=ViewPolicy())
+
+    def quality_view(self, recorded: Mapping[str, Any] | None) -> "ViewDescription | None":
+        """The view that a label set's quality is of, alone; None: it is view 0 of these.
+
+        ``recorded``: the label set's attribute ``quality_view``; where it has none, its quality is of the canonical view."""
+        if recorded is None:
+            return None if self.has_canonical else self.canonical_alone()
+        box, size, interpolation = (recorded[key] for key in ("box", "size", "interpolation"))
+        return replace(self.canonical_alone(), canonical=tuple(box), size=size, interpolation=interpolation)
 
     def draw(self, ids: np.ndarray) -> np.ndarray:
         """The views of a whole block of ids int64 (n,): float32 (n, V, P)."""

@@ -21,6 +21,23 @@ def teacher_in_words(teacher: Mapping[str, Any]) -> str:
     return f"{teacher.get('architecture', '')}{f', {precision}' if precision else ''}"
 
 
+def quality_view_facts(view_set: ViewSet, label_set: LabelSet) -> dict[str, Any]:
+    """The view that a label set's quality is of: ``box`` (fractions of the image), ``size`` (pixels), ``interpolation``, and
+    whether it is its teacher's ``own``: label sets of older versions are of their view set's canonical one."""
+    views, own = view_set.attributes, label_set.teacher.get("preprocessing", {})
+    crop = ("interpolation", "crop_pct", "crop_mode")
+    is_own = own.get("input_size") == views.get("size") and all(own.get(key) == views.get(key) for key in crop)
+    canonical = {"box": views.get("canonical"), "size": views.get("size"), "interpolation": views.get("interpolation")}
+    recorded = label_set.quality_view
+    return {**(canonical if recorded is None else recorded), "own": recorded is not None or is_own}
+
+
+def quality_view_in_words(facts: Mapping[str, Any]) -> str:
+    """Of :func:`quality_view_facts`."""
+    whose = "the teacher's own evaluation view" if facts["own"] else "the views' canonical view, not the teacher's own"
+    return f"{whose} ({facts['size']} pixels, {facts['interpolation']})"
+
+
 def store_facts(store: Reader, every_block: bool = False) -> dict[str, Any]:
     """JSON-able facts: what the store is, what made it, whether it is complete, its sizes, sets and runs.
 
@@ -104,6 +121,7 @@ def _label_set_description(store: Reader, label_set: LabelSet) -> dict[str, Any]
         "view_set": label_set.view_set,
         "views": label_set.num_views,
         "codec": label_set.codec.to_json(),
+        "quality_view": quality_view_facts(store.views[label_set.view_set], label_set),
         "fitted": label_set.fitted,
         "identity": label_set.identity,
         "missing_blocks": list(range(store.num_blocks)),
