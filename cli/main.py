@@ -96,10 +96,10 @@ def main() -> None:
     learns from the store alone.
 
     \b
-      dmkd demo                            all of it on a laptop, in minutes
-      dmkd generate --store imnet.zarr     images and their first labels
-      dmkd label --teacher resnet34        another teacher's labels
-      dmkd train-student                   a student, from the files alone
+      dmkd demo                              all of it on a laptop, in minutes
+      dmkd generate --store imnet.zarr       images and their first labels
+      dmkd label --teacher resnet34.tv_in1k  another teacher's labels
+      dmkd train-student                     a student, from the files alone
     """
 
 

@@ -14,7 +14,7 @@ from dmkd.making.fitting import fit_label_sets, pilot_blocks
 from dmkd.making.label_sets import LabelRequest, add_label_sets, check_request
 from dmkd.making.labelling import labelling_threads
 from dmkd.making.limits import check_limits
-from dmkd.making.planned_labels import asked_labels, stored_labels
+from dmkd.making.planned_labels import asked_labels, stored_labels, teacher_notices
 from dmkd.making.recipe_file import resolved_options, to_toml
 from dmkd.making.resolve import (
     TeacherPrecision,
@@ -68,7 +68,10 @@ def generate(
 
     if store is None:
         check_request(request, wanted.image_shape[:2], wanted.defaults["views"])
-    check_limits(path, wanted.size, label_sets_of(wanted, request, labels), workers, run.ray_address)
+    planned = label_sets_of(wanted, request, labels)
+    check_limits(path, wanted.size, planned, workers, run.ray_address)
+    for sentence in teacher_notices(planned, request):
+        display.notice(sentence)
     if store is None:
         _note_classes_written_alike(recipe, wanted.info.class_names, display)
         if images.sub_batch is None and device.startswith("cuda"):
@@ -139,6 +142,8 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
         asked = asked_labels(size, request, defaults["views"], store.recipe.get("seed", 0))
         check_limits(path, size, asked, workers, run.ray_address)
+        for sentence in teacher_notices(asked, request):
+            display.notice(sentence)
         names = add_label_sets(store, request)
     _note_versions(store, display)
     if swept := store.sweep_partials():

@@ -59,9 +59,9 @@ def command(
 
     \b
     Examples:
-      dmkd codec-report --teacher resnet34
+      dmkd codec-report --teacher resnet34.tv_in1k
       dmkd codec-report --store digits.zarr --teacher digits-resnet --plot codecs.png
-      dmkd codec-report --teacher resnet34 --codec features --codec klt:1 --json
+      dmkd codec-report --teacher resnet34.tv_in1k --codec features --codec klt:1 --json
     """
     from dmkd.making.asked import LabelOptions, check_labels
 

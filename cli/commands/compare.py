@@ -122,7 +122,7 @@ def command(
     \b
     Examples:
       dmkd compare g1.zarr g2.zarr g4.zarr --seeds 5 --images 300,1000,3000 --val digits --out fidelity
-      dmkd compare imnet.zarr --labels resnet34 --labels hard --val /data/imagenet/val --workers 8
+      dmkd compare imnet.zarr --labels resnet34.tv_in1k --labels hard --val /data/imagenet/val --workers 8
       dmkd compare g1.zarr g2.zarr --images 1000 --draws 3 --seeds 5 --baseline store=g2 --choose-on half
       dmkd compare imnet.zarr --student resnet18 --student resnet50 --images 50000,200000 --updates 80000 --val imagenet/val
       dmkd compare imnet.zarr --vary temperature=1,4,10,20 --vary lr=0.1,0.05 --val /data/imagenet/val --csv lr.csv

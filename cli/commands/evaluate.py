@@ -40,7 +40,7 @@ def command(model: str, data: str, data_workers: int | None, device: str | None,
 
     \b
     Examples:
-      dmkd evaluate students/imnet-resnet18-resnet34/student --data /data/imagenet/val
+      dmkd evaluate students/imnet-resnet18-resnet34.tv_in1k/student --data /data/imagenet/val
       dmkd evaluate students/digits-test_efficientnet-digits-resnet/student --data digits
       dmkd evaluate resnet18.tv_in1k --data imnet.zarr
     """

@@ -75,7 +75,7 @@ def command(path: str | None, store: str | None, folder: str, as_json: bool, **o
     Examples:
       dmkd export imnet.zarr --to ./imnet --format imagefolder
       dmkd export imnet.zarr --to ./imnet-jpeg --format imagefolder --jpeg 95 --select "entropy < 2.5 and agree"
-      dmkd export imnet.zarr --to ./shards --format webdataset --labels resnet34,resnet18 --views all
+      dmkd export imnet.zarr --to ./shards --format webdataset --labels resnet34.tv_in1k,resnet18.tv_in1k --views all
       dmkd export --store imnet.zarr --to ./hub --format parquet --images 10000
     """
     from dmkd.export import ExportOptions, export_store

@@ -33,8 +33,8 @@ def command(run: str, to: str, which: str, onnx: bool, as_json: bool) -> None:
 
     \b
     Examples:
-      dmkd export-student students/imnet-resnet18-resnet34 --to my-resnet18
-      dmkd export-student students/imnet-resnet18-resnet34 --which best --to my-resnet18-best --onnx
+      dmkd export-student students/imnet-resnet18-resnet34.tv_in1k --to my-resnet18
+      dmkd export-student students/imnet-resnet18-resnet34.tv_in1k --which best --to my-resnet18-best --onnx
     """
     from dmkd.export_student import export_student
 

@@ -34,7 +34,7 @@ def command(
     Examples:
       dmkd generate --store imnet.zarr                                  200,000 images as DM-KD made them
       dmkd generate --store imnet.zarr --images 1280000                 let it grow
-      dmkd generate --store imnet.zarr --teacher resnet34 --teacher resnet18
+      dmkd generate --store imnet.zarr --teacher resnet34.tv_in1k --teacher resnet18.tv_in1k
       dmkd generate --store imnet.zarr --dry-run                        what would be made, and what it costs
       dmkd generate --store guided.zarr --like imnet.zarr --guidance 4     the same except for guidance
       dmkd generate --store again.zarr --recipe recipe.toml

@@ -44,7 +44,7 @@ def command(
 
     \b
     Examples:
-      dmkd label --teacher resnet34
+      dmkd label --teacher resnet34.tv_in1k
       dmkd label --store imnet.zarr --teacher resnet18.tv_in1k --teacher convnext_tiny
       dmkd label --teacher resnet18=./my_weights.safetensors --name mine
       dmkd label                                              finish what was begun

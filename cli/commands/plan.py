@@ -56,7 +56,7 @@ def command(
     Examples:
       dmkd plan                                                     DM-KD's 200,000 images
       dmkd plan --sampler dpm++ --steps 25 --guidance-interval 0.1:0.5 --gpus 8 --dollars-per-hour 2.5
-      dmkd plan --teacher resnet34 --views rrc:50+cutmix --codec klt:0.5
+      dmkd plan --teacher resnet34.tv_in1k --views rrc:50+cutmix --codec klt:0.5
       dmkd plan --recipe recipe.toml --gpus 8
       dmkd plan --tflops 312 --utilisation 0.5                      on A100s
       dmkd plan --store imnet.zarr --images-per-second 3.1          what is left to do there

@@ -80,9 +80,9 @@ def command(
     \b
     Examples:
       dmkd train-student
-      dmkd train-student --student resnet50 --labels resnet34 --val /data/imagenet/val --workers 8
+      dmkd train-student --student resnet50 --labels resnet34.tv_in1k --val /data/imagenet/val --workers 8
       dmkd train-student --optimizer adamw --schedule cosine --epochs 300 --temperature 20
-      dmkd train-student --preset cutmix-t20 --labels resnet34,resnet18
+      dmkd train-student --preset cutmix-t20 --labels resnet34.tv_in1k,resnet18.tv_in1k
       dmkd train-student --temperature 20 --temperature-end 2 --select "entropy<2.5 and agree"
       dmkd train-student --student wrn_16_2 --loss dkd --dkd-beta 8 --temperature 4
       dmkd train-student --student vit_small_patch16_224 --student-arg drop_path_rate=0.1 --ema 0.9999 --clip-grad 1

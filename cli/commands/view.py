@@ -82,7 +82,7 @@ def command(
     Examples:
       dmkd view imnet.zarr                            some images of some classes
       dmkd view imnet.zarr --by disagreed --open      where teacher and class are furthest apart
-      dmkd view imnet.zarr --by entropy --labels resnet34 --count 64
+      dmkd view imnet.zarr --by entropy --labels resnet34.tv_in1k --count 64
       dmkd view imnet.zarr --by class --classes 207,151-155 --count 10 --out dogs.png
       dmkd view imnet.zarr --ids 7,3,100-120
       dmkd view imnet.zarr --image 7 --temperature 4

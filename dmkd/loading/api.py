@@ -20,15 +20,15 @@ def loader(
 ) -> Loader:
     """Batches of a store, shuffled, on the device.
 
-        loader = dmkd.loader("imnet.zarr", labels="resnet34", batch_size=1024, device="cuda")
+        loader = dmkd.loader("imnet.zarr", labels="resnet34.tv_in1k", batch_size=1024, device="cuda")
         for epoch in range(100):
             for batch in loader:
                 student_logits = student(normalise(batch.pixels(), mean, std))
                 loss = kd_loss(student_logits, batch.logits(temperature), temperature)
 
-    ``labels``: a label set, or several with weights ("resnet34=2,resnet18"); "": none; None: the store's only label set, or
-    none if it has none. ``view_set`` matters only without labels: a view set of the store, ``"rrc"`` (a new random crop of
-    each image in each epoch; with options as in ``"rrc,scale=0.5:1,flip=0"``) or ``"whole"`` (each image as it is); None is
+    ``labels``: a label set, or several with weights ("resnet34.tv_in1k=2,resnet18.tv_in1k"); "": none; None: the store's only
+    label set, or none if it has none. ``view_set`` matters only without labels: a view set of the store, ``"rrc"`` (a new
+    random crop of each image in each epoch; with options as in ``"rrc,scale=0.5:1,flip=0"``) or ``"whole"`` (each image as it is); None is
     the store's only view set, or random crops if it has none. ``device`` None: the first GPU, or the CPU. ``options`` are
     :class:`Loader`'s: ``seed``, ``select``, ``memory``, ``resident``, ``rank``, ``world_size``, ``threads``, ``depth``.
     Raises ``UsageError`` for names that the store does not have.

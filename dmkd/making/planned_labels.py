@@ -1,8 +1,10 @@
 """The label sets that a run works on, as :mod:`dmkd.making.sizes` counts them: a store's, and those asked for."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from dmkd.classifiers.classifier import Classifier, configured_classifier
+from dmkd.classifiers.default_weights import default_weights_notice
 from dmkd.making.label_sets import LabelRequest, label_set_name, new_view_set, quality_view, view_set_for
 from dmkd.making.sizes import PlannedLabels, StoreSize
 from dmkd.stores import Store
@@ -44,6 +46,25 @@ def asked_labels(size: StoreSize, request: LabelRequest, default_views: str, def
         seen = views.quality_view(stored.quality_view if stored is not None else quality_view(teacher, views))
         planned.append(PlannedLabels(name, views, request.codec, partial(_same, teacher), stored, seen))
     return planned
+
+
+def teacher_notices(planned: Sequence[PlannedLabels], request: LabelRequest) -> list[str]:
+    """What to say of the teachers of label sets that are about to be begun: weights that teach otherwise than expected, and
+    views of another size than a teacher was trained at, unless that size was asked for."""
+    sentences = []
+    for one in planned:
+        if one.stored is not None:
+            continue
+        teacher, size = one.find_teacher(), one.view_set.size
+        if (sentence := default_weights_notice(teacher.source)) is not None:
+            sentences.append(sentence)
+        if teacher.input_size != size and (request.views is None or parse_views(request.views).size is None):
+            sentences.append(
+                f"Teacher {teacher.source} was trained at {teacher.input_size}x{teacher.input_size} and labels views of "
+                f"{size}x{size}, as all teachers and the student see the same ones: --views ...,size={teacher.input_size} would "
+                "make views of its own size."
+            )
+    return sentences
 
 
 def _same(teacher: Classifier) -> Classifier:

@@ -1,6 +1,7 @@
 """What a teacher thinks of an image is measured at that teacher's own evaluation view: its crop, size and interpolation."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from dmkd import digits
 from dmkd.cards.dataset_card import write_card
 from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.default_weights import default_weights_notice
 from dmkd.classifiers.evaluate import evaluate
 from dmkd.classifiers.evaluation_data import evaluation_batches
 from dmkd.export import ExportOptions, export_store
@@ -107,3 +109,46 @@ def test_a_plan_counts_the_forward_pass_for_the_quality(tmp_path):
     at_32, at_64 = flops("digits-resnet", "center"), flops(larger, "center")
     assert at_64 > 3 * at_32 and flops(larger, "rrc:3") == 4 * at_64, "view 0 is its own"
     assert flops(larger, "rrc:3,size=32") == 4 * at_32 + at_64
+
+
+class Told(Silent):
+    """A display that keeps its notices."""
+
+    def __init__(self):
+        self.notices = []
+
+    def notice(self, text):
+        self.notices.append(text)
+
+
+def test_a_later_teacher_of_another_size_than_the_views_is_told_once(tmp_path):
+    store, told = images(tmp_path / "s.zarr"), Told()
+    larger = LabelOptions((other_view(tmp_path / "larger", input_size=[3, 48, 48]),))
+    label(store.path, larger, HERE, told)
+    assert len(told.notices) == 1 and "was trained at 48x48 and labels views of 32x32" in told.notices[0]
+    label(store.path, larger, HERE, told)
+    label(store.path, LabelOptions(larger.teachers, "rrc:2,size=24"), HERE, told)
+    label(store.path, LabelOptions(("digits-vit",)), HERE, told)
+    assert len(told.notices) == 1, "neither what is resumed, nor a size that was asked for, nor the views' own"
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (
+            "resnet34",
+            "stands for resnet34.a1_in1k, .*binary cross-entropy.*--teacher resnet34.tv_in1k was trained with",
+        ),
+        ("resnet101", "resnet101.a1h_in1k, .*--teacher resnet101.tv_in1k"),
+        ("resnetv2_50", "resnetv2_50.a1h_in1k, .*timm has none of it that were not"),
+        ("resnet34.a1_in1k", None),
+        ("resnet34.tv_in1k", None),
+        ("vit_base_patch16_224", None),
+        ("hf-hub:timm/resnet34.a1_in1k", None),
+        ("digits-resnet", None),
+        ("no_such_model", None),
+    ],
+)
+def test_default_weights_that_were_trained_with_binary_cross_entropy_are_told(source, sentence):
+    found = default_weights_notice(source)
+    assert found is None if sentence is None else re.search(sentence, found), found
