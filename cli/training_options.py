@@ -152,8 +152,9 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--ema",
                 type=float,
                 metavar="DECAY",
-                help="Save a moving average of the weights with this decay, such as 0.9999, as the student. Default: the "
-                "weights themselves.",
+                help="Save a moving average of the weights with this decay, such as 0.9999, as the student. It is warmed "
+                "up: after t optimiser steps the decay is at most 1 - (1 + t)^(-2/3), which is 0.9995 after 80,000 "
+                "steps and 0.9999 after a million. Default: the weights themselves.",
             ),
         )
     ):

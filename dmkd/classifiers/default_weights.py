@@ -23,6 +23,6 @@ def default_weights_notice(source: str) -> str | None:
     better = next((f"{source}.{tag}" for tag in CROSS_ENTROPY if f"{source}.{tag}" in there), None)
     advice = f"--teacher {better} was trained with cross-entropy" if better else "timm has none of it that were not"
     return (
-        f"Teacher {source} stands for {source}.{config.tag}, weights that were trained with binary cross-entropy: their logits do "
-        f"not behave like a softmax classifier's; {advice}."
+        f"Teacher {source} stands for {source}.{config.tag}, weights that were trained with binary cross-entropy: their logits "
+        f"do not behave like a softmax classifier's; {advice}."
     )

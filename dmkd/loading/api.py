@@ -28,9 +28,10 @@ def loader(
 
     ``labels``: a label set, or several with weights ("resnet34.tv_in1k=2,resnet18.tv_in1k"); "": none; None: the store's only
     label set, or none if it has none. ``view_set`` matters only without labels: a view set of the store, ``"rrc"`` (a new
-    random crop of each image in each epoch; with options as in ``"rrc,scale=0.5:1,flip=0"``) or ``"whole"`` (each image as it is); None is
-    the store's only view set, or random crops if it has none. ``device`` None: the first GPU, or the CPU. ``options`` are
-    :class:`Loader`'s: ``seed``, ``select``, ``memory``, ``resident``, ``rank``, ``world_size``, ``threads``, ``depth``.
+    random crop of each image in each epoch; with options as in ``"rrc,scale=0.5:1,flip=0"``) or ``"whole"`` (each image as it
+    is); None is the store's only view set, or random crops if it has none. ``device`` None: the first GPU, or the CPU.
+    ``options`` are those of :class:`Loader`: ``seed``, ``select``, ``memory``, ``resident``, ``rank``, ``world_size``,
+    ``threads``, ``depth``.
     Raises ``UsageError`` for names that the store does not have.
     """
     opened = store if isinstance(store, Store) else open_store(os.fspath(store))

@@ -37,6 +37,11 @@ class Objective(torch.nn.Module):
             projection = feature_projection(student.head_hidden_size, teacher_width(decoder))
             self.projection = projection.to(decoder.device) if projection is not None else None
 
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that the student's authors let no weight decay touch, such as a ViT's position embedding: timm asks."""
+        spared = getattr(self.model, "no_weight_decay", set)
+        return {f"model.{name}" for name in spared()}
+
     def forward(self, batch: Batch, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
         """At ``progress`` in [0, 1) of the run: the loss, a scalar, and for how many images student and labels agree."""
         recipe, feeding = self.recipe, self.preprocessing

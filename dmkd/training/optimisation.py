@@ -10,7 +10,7 @@ from dmkd.loading import Batch
 from dmkd.recipes.randomness import key64
 from dmkd.runtime.accelerators import has_float64
 from dmkd.runtime.precision import AUTOCAST
-from dmkd.stores.errors import UsageError
+from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.training.objective import Objective
 from dmkd.training.presets import SGD_LIKE
 from dmkd.training.run_length import RunLength
@@ -45,7 +45,7 @@ class Optimisation:
         if recipe.ema is not None:
             from timm.utils import ModelEmaV3
 
-            # Warmed up, so that short runs do not end as an average of their first weights.
+            # Warmed up, so that short runs do not end as an average of their first weights: 1 - (1 + t)^(-2/3) after t steps.
             self.average = ModelEmaV3(objective.model, decay=recipe.ema, use_warmup=True)
 
     @property
@@ -105,7 +105,13 @@ class Optimisation:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:  # an older version grouped the parameters otherwise
+            raise DmkdError(
+                f"The run was begun by another version of dmkd, whose optimiser can't be gone on with ({error}): give "
+                "another --out."
+            ) from error
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
@@ -128,7 +134,7 @@ def create_optimizer(recipe: TrainingRecipe, objective: torch.nn.Module) -> torc
             lr=recipe.lr,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
-            filter_bias_and_bn=name not in SGD_LIKE,  # SGD's decay is on all parameters, as DM-KD's
+            filter_bias_and_bn=name not in SGD_LIKE,  # SGD's decay is on biases and norms too, as DM-KD's
         )
     except (AssertionError, ImportError, RuntimeError, TypeError) as error:
         raise UsageError(f"--optimizer {name} can't be used here: {error or type(error).__name__}") from error
