@@ -21,6 +21,7 @@ import numpy as np
 from dmkd.cards.dataset_card import export_card
 from dmkd.formats.imagefolder import ImageFolderExport
 from dmkd.formats.samples import ALL, FIRST, ImageFormat, Sample, SampleReader
+from dmkd.recipes.selected_classes import selection_notice
 from dmkd.recipes.selection import columns_of, parse_selection
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.runtime.progress import Display
@@ -99,9 +100,11 @@ def export_store(store: Store, folder: str, options: ExportOptions, display: Dis
     judge = _judge(store, reader.label_sets, options)
     target = _target(folder)
     export = _export(store, target, reader, options)
-    ids, missing = _chosen_ids(store, reader.label_sets, judge, options)
+    ids, missing, selected = _chosen_ids(store, reader.label_sets, judge, options)
     state = _State(target, _description(store, reader, judge, export, options))
     state.check(len(ids), store.path)
+    if selected:
+        display.notice(selected)
     if len(missing):
         display.notice(
             f"{len(missing):,} images of {store.path} have not been made or labelled yet and are left out; rerun the same "
@@ -347,8 +350,8 @@ def default_shard_images(store: Store) -> int:
 
 def _chosen_ids(
     store: Store, label_sets: Sequence[LabelSet], judge: LabelSet | None, options: ExportOptions
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ids that can be written and were chosen, ascending; and the requested ids that are missing."""
+) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """Ids that can be written and were chosen, ascending; the requested ids that are missing; what to say of a selection."""
     needed = [*label_sets, *([judge] if judge else [])]
     absent = set(store.missing_blocks()).union(*(label_set.missing_blocks() for label_set in needed))
     asked = np.arange(options.images or store.num_images)
@@ -359,13 +362,13 @@ def _chosen_ids(
             f"{store.path} has no finished block yet of what was asked for (images"
             f"{''.join(f', {label_set.name}' for label_set in needed)}): nothing to export."
         )
-    if judge is not None:
-        columns = columns_of(judge.quality[ids], store.class_ids[ids], ids)
-        chosen = ids[parse_selection(options.select or "").mask(columns)]
-        if not len(chosen):
-            raise UsageError(f"--select {options.select!r} leaves none of the {len(ids):,} images of {store.path}.")
-        ids = chosen
-    return ids, missing
+    if judge is None:
+        return ids, missing, None
+    class_ids, select = store.class_ids[ids], options.select or ""
+    chosen = parse_selection(select).mask(columns_of(judge.quality[ids], class_ids, ids))
+    if not chosen.any():
+        raise UsageError(f"--select {select!r} leaves none of the {len(ids):,} images of {store.path}.")
+    return ids[chosen], missing, selection_notice(select, class_ids, chosen, store.class_names)
 
 
 def _parts(ids: np.ndarray, part_images: int) -> dict[int, np.ndarray]:

@@ -84,6 +84,7 @@ class Loader:
         weights = labels or {}
         usable = usable_images(store, weights, view_set, select, view_seed=seed)
         self.label_sets = usable.label_sets
+        self.selection_notice = usable.notice
         self.decoder = BatchDecoder(
             usable.view_set,
             {name: LabelDecoder(label_set.coder, device) for name, label_set in usable.label_sets.items()},

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dmkd.generators.defaults import source_defaults
+from dmkd.recipes.selected_classes import selection_notice
 from dmkd.recipes.selection import columns_of, parse_selection
 from dmkd.stores import LabelSet, MissingBlockError, Store, UsageError, ViewSet
 from dmkd.views.policy import parse_policy
@@ -20,6 +21,7 @@ class Usable:
     view_set: ViewSet | DrawnViews
     blocks: np.ndarray  # int64 (number of blocks,), ascending: those that are finished and have the labels
     selected: np.ndarray  # bool (N,): the images of these blocks that the selection keeps
+    notice: str | None  # what the selection leaves of each class; None: nothing was selected
 
     @property
     def ids(self) -> np.ndarray:
@@ -68,7 +70,7 @@ def usable_images(
         else:
             needed = [views]
     blocks = _finished_blocks(store, needed)
-    return Usable(label_sets, views, blocks, _selected(store, blocks, first, select))
+    return Usable(label_sets, views, blocks, *_selected(store, blocks, first, select))
 
 
 def _finished_blocks(store: Store, needed: Iterable[LabelSet | ViewSet]) -> np.ndarray:
@@ -81,18 +83,22 @@ def _finished_blocks(store: Store, needed: Iterable[LabelSet | ViewSet]) -> np.n
     return blocks
 
 
-def _selected(store: Store, blocks: np.ndarray, first: LabelSet | None, select: str | None) -> np.ndarray:
-    """Which of all N images are used: bool (N,)."""
+def _selected(
+    store: Store, blocks: np.ndarray, first: LabelSet | None, select: str | None
+) -> tuple[np.ndarray, str | None]:
+    """Which of all N images are used, bool (N,), and what to say of their classes."""
     selected = np.zeros(store.num_images, bool)
     ids = np.concatenate([store.block_ids(block) for block in blocks])
     if select is None:
         selected[ids] = True
-        return selected
+        return selected, None
     selection = parse_selection(select)
     if selection.needs_teacher and first is None:
         raise UsageError(f"--select {select!r} needs a teacher's opinion of the images: choose one with --labels.")
     quality = first.quality[ids] if first else None
-    selected[ids] = selection.mask(columns_of(quality, store.class_ids[ids], ids))
-    if not selected.any():
+    class_ids = store.class_ids[ids]
+    kept = selection.mask(columns_of(quality, class_ids, ids))
+    if not kept.any():
         raise UsageError(f"--select {select!r} leaves none of the {len(ids):,} images of {store.path}.")
-    return selected
+    selected[ids] = kept
+    return selected, selection_notice(select, class_ids, kept, store.class_names)

@@ -184,8 +184,10 @@ class _Planner:
     def _used(self, path: str, labels: str | None, view_set: str, select: str | None) -> tuple[int, dict[str, Any]]:
         """How many images a recipe learns from, and the facts of them."""
         store = self.stores[path]
-        ids = usable_images(store, parse_labels(labels), view_set, select).ids
-        return len(ids), facts_of(store, labels, ids)
+        usable = usable_images(store, parse_labels(labels), view_set, select)
+        if usable.notice:
+            self.notices[f"{path}: {usable.notice}"] = None
+        return len(usable.ids), facts_of(store, labels, usable.ids)
 
     def _views_of_the_others(self, store: Store) -> str | None:
         """Without a teacher the student sees the views that those with one see."""

@@ -110,6 +110,8 @@ class TrainingRun:
         self.notice = notice
         precision = execution.precision(team.device)
         self.loader = open_loader(recipe, store, team.device, team.rank, team.world_size, execution.memory)
+        if self.loader.selection_notice and team.leads:
+            notice(self.loader.selection_notice)
         self.length = run_length(recipe, self.loader.num_images)
         # Batches of the loader that make one optimiser step, as even as can be; and their images, of all workers.
         parts = np.array_split(self.loader.order_of.batch_images(), self.length.updates_per_epoch)

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 from conftest import block_arrays, new_store
 
+from dmkd.export import ExportOptions, export_store
 from dmkd.loading import Loader
 from dmkd.loading.usable import usable_images
-from dmkd.stores import MissingBlockError, UsageError
+from dmkd.runtime.progress import Silent
+from dmkd.stores import MissingBlockError, UsageError, open_store
+from dmkd.train import train
+from dmkd.training.conditions import Axes, plan_runs
+from dmkd.training.training_recipe import resolve_training
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +44,50 @@ def test_what_leaves_no_image_is_refused(half, tmp_path):
         usable_images(half, view_set="views", select="entropy < 1")
     with pytest.raises(MissingBlockError, match="no finished block"):
         usable_images(new_store(tmp_path / "empty.zarr"), ["teacher"])
+
+
+def rare(path):
+    """Sixteen images each of classes 0 to 9 but 7; the teacher never sees a 3, and half of the 5s."""
+    store = new_store(path, num_images=144)
+    for block in range(store.num_blocks):
+        arrays = block_arrays(store, block)
+        class_ids = np.repeat(np.setdiff1d(np.arange(10), [7]), 16).astype(np.int32)[np.array(store.block_ids(block))]
+        top1 = np.where(class_ids == 3, 4, class_ids).astype(np.float32)
+        top1[(class_ids == 5) & (np.arange(len(class_ids)) % 2 == 0)] = 6
+        arrays["labels"]["teacher"][1][:, 0] = top1
+        store.write_block(block, **{**arrays, "class_ids": class_ids})
+    return store
+
+
+def test_a_selection_says_which_classes_it_drops_to_everybody_who_uses_it(tmp_path):
+    store = rare(tmp_path / "s.zarr")
+    told = "--select 'agree' keeps 120 of 144 images: of 1 of 9 classes none is left (3); the others have 8 to 16 each."
+    assert usable_images(store, ["teacher"], select="agree").notice == told
+    heard: dict[str, list[str]] = {"train": [], "compare": [], "export": []}
+    options = {
+        "student": "test_resnet",
+        "updates": 1,
+        "batch_size": 16,
+        "lr": 0.01,
+        "labels": "teacher",
+        "select": "agree",
+    }
+    train(resolve_training(store, options)[1], store, tmp_path / "out", device="cpu", notice=heard["train"].append)
+    axes = Axes((store.path,), labels=("teacher",), students=("test_resnet",), seeds=(0, 1))
+    plan_runs(
+        axes, {key: options[key] for key in ("select", "lr", "batch_size", "updates")}, notice=heard["compare"].append
+    )
+
+    class Told(Silent):
+        def notice(self, text):
+            heard["export"].append(text)
+
+    export_store(store, str(tmp_path / "png"), ExportOptions("imagefolder", select="agree"), Told())
+    assert heard["export"].pop(0) == told
+    assert (heard["train"], heard["compare"]) == ([told], [f"{store.path}: {told}"])
+
+
+def test_a_selection_that_drops_no_class_says_how_even_it_leaves_them(tmp_path):
+    usable = usable_images(rare(tmp_path / "s.zarr"), ["teacher"], select="agree or class_id == 3")
+    assert usable.notice == "--select 'agree or class_id == 3' keeps 136 of 144 images, 8 to 16 of each of 9 classes."
+    assert usable_images(open_store(str(tmp_path / "s.zarr")), ["teacher"]).notice is None
