@@ -20,8 +20,8 @@ class TopK(Codec):
 
         log Σ exp(β z) ≈ log(C - k) + β mean + β² variance / 2 + β³ r,
 
-    the cumulants of a distribution to second order (Gaussian tail), with the one r that makes it exact at T = 1. Within the tail
-    all classes are given the same logit.
+    the cumulants of a distribution to second order (Gaussian tail), with the one r that makes it exact at T = 1, and within what is possible at every other T. Within the tail all classes are
+    given the same logit, and none outranks one that was kept.
     """
 
     k: int = 50
@@ -104,14 +104,13 @@ class TopKCoder(Coder):
         if not self.num_tail:
             return xp.full_like(mean, -float("inf"), dtype=xp.float32)
         beta, count = 1 / temperature, float(np.log(self.num_tail))
-        rest = logsumexp - count - mean - variance / 2
-        mass = count + beta * mean + beta**2 * variance / 2 + beta**3 * rest
-        # Below T = 1 the cubic extrapolates: no less than all at their mean, no more than all at the smallest kept.
-        if temperature < 1:
-            smallest = xp.astype(arrays["logits"][..., -1], xp.float64)
-            mass = xp.maximum(mass, count + beta * mean)
-            mass = xp.minimum(mass, count + beta * xp.maximum(smallest, mean))
-        return xp.astype(mass, xp.float32)
+        at_one = logsumexp - count
+        mass = beta * mean + beta**2 * variance / 2 + beta**3 * (at_one - mean - variance / 2)
+        # A cubic may leave what is possible. The logit that all of the tail could be given instead, T log(mass / count), falls
+        # as T rises, from the largest of them, which is no more than the smallest kept, over that at T = 1 to their mean.
+        smallest = xp.maximum(xp.astype(arrays["logits"][..., -1], xp.float64), at_one)
+        low, high = (at_one, smallest) if temperature < 1 else (mean, at_one)
+        return xp.astype(count + xp.minimum(xp.maximum(mass, beta * low), beta * high), xp.float32)
 
 
 def _moments(tail: np.ndarray) -> np.ndarray:

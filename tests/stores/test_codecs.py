@@ -348,6 +348,22 @@ def test_the_tail_weighs_no_less_than_its_mean_at_any_temperature(logits, k, tem
     assert np.isfinite(mass).all() and (mass >= least - 1e-4 * (1 + np.abs(least))).all()
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1, 1.5, 2, 4, 10, 20])
+def test_no_class_of_a_left_skewed_tail_outranks_one_that_was_kept(temperature):
+    logits = -np.random.default_rng(0).gamma(2, 10, (64, 1, 1000)).astype(np.float32)  # most near 0, some far below
+    coder = fitted("topk:10", 1000)
+    encoded = coder.encode(logits)
+    each = temperature * (coder.tail_log_mass(encoded, temperature) - np.log(990))
+    assert (each <= encoded["logits"][..., -1] + 1e-3).all()
+    kept = encoded["ids"].astype(np.int64)
+    weights = [
+        1 - np.take_along_axis(np.exp(log_softmax(rows, temperature)), kept, -1).sum(-1)
+        for rows in (logits, coder.decode(encoded, temperature))
+    ]
+    if temperature >= 1:  # below, the mean of the tail says next to nothing of its largest
+        assert np.abs(weights[0] - weights[1]).max() < 0.2
+
+
 # Traps, each seen in a released system
 
 
