@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dmkd.classifiers.classifier import load_classifier
-from dmkd.making.fitting import SAMPLE_VIEWS
+from dmkd.making.fitting import blocks_to_fit_on, views_to_fit_on
 from dmkd.making.label_sets import LabelRequest, view_set_for
 from dmkd.making.labelling import label_views
 from dmkd.runtime.devices import default_cpu_threads, make_deterministic
@@ -22,7 +22,8 @@ def codec_report(
     """Label some blocks with a teacher, in memory, and measure the codecs on them; nothing is written to the store.
     Without ``codecs``: all of them, in their usual sizes.
 
-    Codecs are fitted on the first blocks (2048 views, or half of all) and measured on the next ones, which are one chunk:
+    Codecs are fitted on some views of the first blocks (2048 views, or half of the blocks) and measured on the next one, all
+    views of it, which are one chunk:
     ``{"views": ..., "codecs": {codec: {"bytes_per_view": ..., "tv": {"1": ...}, ...}}}``, see
     :func:`dmkd.stores.codecs.report.measure`. Codecs that can't serve this teacher are left out.
     """
@@ -36,9 +37,9 @@ def codec_report(
     blocks = [block for block in range(store.num_blocks) if block not in missing]
     if len(blocks) < 2:
         raise MissingBlockError(f"{store.path} has {len(blocks)} finished blocks; a codec report needs two or more.")
-    wanted = -(-SAMPLE_VIEWS // (description.num_views * store.block_size))  # blocks to fit on
-    fitting = min(wanted, len(blocks) // 2)
+    fitting = min(blocks_to_fit_on(description.num_views, store.block_size), len(blocks) // 2)
     chosen = blocks[: fitting + 1]
+    num_images = sum(len(store.block_ids(block)) for block in chosen[:-1])
 
     head = classifier.head()
     inputs, logits = [], []
@@ -46,12 +47,14 @@ def codec_report(
         for block in chosen:
             ids = np.array(store.block_ids(block))
             rows = stored.rows.block(block) if stored and stored.has_block(block) else description.draw(ids)
+            if block != chosen[-1]:
+                rows = rows[:, views_to_fit_on(description.num_views, num_images, block)]
             images = torch.from_numpy(store.images.block(block)).to(device)
             logits.append(label_views(classifier, images, rows, description))
             if head is not None and block == chosen[-1]:
                 inputs.append(label_views(classifier, images, rows, description, "features"))
             advance(1)
-    sample = np.concatenate(logits[:-1]).reshape(-1, classifier.num_classes)
+    sample = np.concatenate([one.reshape(-1, classifier.num_classes) for one in logits[:-1]])
     weight, bias = head if head is not None else (None, None)
     measured = compare(parsed, logits[-1], sample, features=inputs[0] if inputs else None, weight=weight, bias=bias)
     return {

@@ -20,8 +20,9 @@ class TopK(Codec):
 
         log Σ exp(β z) ≈ log(C - k) + β mean + β² variance / 2 + β³ r,
 
-    the cumulants of a distribution to second order (Gaussian tail), with the one r that makes it exact at T = 1, and within what is possible at every other T. Within the tail all classes are
-    given the same logit, and none outranks one that was kept.
+    the cumulants of a distribution to second order (Gaussian tail), with the one r that makes it
+    exact at T = 1, and within what is possible at every other T. Within the tail all classes are given the same logit, and
+    none outranks one that was kept.
     """
 
     k: int = 50
