@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dmkd.training.execution import AMP
-from dmkd.training.loss_table import LOSSES
+from dmkd.training.loss_table import HARD_LABELS, LOSSES
 from dmkd.training.presets import OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES
 
 from .completion import ListingOption, words
@@ -57,9 +57,13 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--temperature",
+                cls=ListingOption,
+                listing=lambda: "; ".join(
+                    f"{name}: {loss.temperature:g}" for name, loss in LOSSES.items() if loss.temperature
+                ),
                 type=float,
                 metavar="T",
-                help="Temperature of both softmaxes in the loss. Default: 10; cutmix-t20: 20.",
+                help="Temperature of both softmaxes in the loss. Default: 10; cutmix-t20: 20; {}.",
             ),
             click.option(
                 "--temperature-end",
@@ -81,11 +85,23 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--hard-weight",
                 type=float,
                 metavar="W",
-                help="Weight of the hard-label loss (the class asked for), 0 to 1. Default: 0.",
+                help="Weight of a hard label's cross-entropy beside the loss, 0 to 1. Default: 0.",
             ),
             click.option(
-                "--label-smoothing", type=float, metavar="X", help="Smoothing of the class asked for. Default: 0."
+                "--hard-weight-end",
+                type=float,
+                metavar="W",
+                help="Move that weight to this by the end of the run: 0 to learn from soft labels last, 1 from hard ones. "
+                "Default: constant.",
             ),
+            click.option(
+                "--hard-labels",
+                shell_complete=words(*HARD_LABELS),
+                metavar="WHOSE",
+                help="Whose class the hard label is: asked (the class asked for) or argmax (the teacher's likeliest). "
+                "Default: asked.",
+            ),
+            click.option("--label-smoothing", type=float, metavar="X", help="Smoothing of hard labels. Default: 0."),
             click.option(
                 "--feature-weight",
                 type=float,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmkd.runtime.progress import Advance, Display
 from dmkd.stores import Store, UsageError
-from dmkd.training.loss_table import HARD, LOSSES
+from dmkd.training.loss_table import HARD_LABELS, LOSSES
 from dmkd.training.training_recipe import TrainingRecipe
 from dmkd.views.shown import shown_views
 
@@ -140,13 +140,14 @@ def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -
         shown += ", a new one of each image in each epoch"
     entry = LOSSES[recipe.loss]
     loss = entry.words
-    if entry.from_labels:
+    if entry.from_labels and entry.tempered:
         falling = f" falling to {recipe.temperature_end:g}" if recipe.temperature_end else ""
         loss += f" at T={recipe.temperature:g}{falling}"
     if entry.options:
         loss += f" ({', '.join(f'{word} {value:g}' for word, value in recipe.own_options.items())})"
-    if recipe.hard_weight and entry.from_labels:
-        loss += f", {recipe.hard_weight:.0%} {LOSSES[HARD].words}"
+    if recipe.is_anchored:
+        end = "" if recipe.hard_weight_end is None else f" to {recipe.hard_weight_end:.0%}"
+        loss += f", {recipe.hard_weight:.0%}{end} {LOSSES[HARD_LABELS[recipe.hard_labels]].words}"
     if recipe.feature_weight:
         loss += f", features' squared error x {recipe.feature_weight:g}"
     length = _length(recipe.updates, recipe.epochs)

@@ -67,9 +67,10 @@ def decoupled_kd_loss(
     ``student``, ``teacher`` float (n, C) logits, C > 1; ``class_ids`` int64 (n,): the target classes. TCKD is the KL of
     (p_t, 1 - p_t), the target against all others; NCKD is the KL of the softmax over the others alone. KD itself is
     TCKD + (1 - p_t) NCKD: a confident teacher mutes what it knows of the other classes, and beta sets it free.
-    alpha = 1, beta = 8 are the authors' for CIFAR-100 at T = 4, beside the hard-label loss; on ImageNet they take
-    beta = 0.5 at T = 1. The released code hides the target by subtracting 1000 from its logit and takes logs of sums of
-    probabilities, which reach 0; here the target's column is left out and everything stays in logs.
+    alpha = 1, beta = 8 are the authors' for CIFAR-100 at T = 4, beside the hard-label loss and growing over 20 epochs; on
+    ImageNet they take beta = 0.5 at T = 1, growing over one. The released code hides the target by subtracting 1000 from
+    its logit and takes logs of sums of probabilities, which reach 0; here the target's column is left out and everything
+    stays in logs.
     """
     log_p, log_p_others = _decoupled(teacher.float() / temperature, class_ids)
     log_q, log_q_others = _decoupled(student.float() / temperature, class_ids)
@@ -87,6 +88,62 @@ def _decoupled(logits: torch.Tensor, class_ids: torch.Tensor) -> tuple[torch.Ten
     return F.log_softmax(both, dim=1), F.log_softmax(others, dim=1)
 
 
+def standardised_kd_loss(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float, weight: float = 9.0
+) -> torch.Tensor:
+    """weight · :func:`kd_loss` of standardised logits: a scalar (logit standardisation, Sun et al., CVPR 2024, section 3).
+
+    ``student``, ``teacher`` float (n, C) logits, C > 1. Each row becomes (z - mean) / (s + 1e-7), s the standard deviation
+    with C - 1 in its denominator, as in the released code (``--logit-stand``): a student need not match how large its
+    teacher's logits are, only how they lie to each other. The authors' for CIFAR-100: T = 2 and weight 9 (T = 3 for some
+    pairs), beside 0.1 times the hard-label loss.
+    """
+    return weight * kd_loss(_standardised(student), _standardised(teacher), temperature)
+
+
+def _standardised(logits: torch.Tensor) -> torch.Tensor:
+    logits = logits.float()
+    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
+
+
+def dist_loss(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float, beta: float = 2.0, gamma: float = 2.0
+) -> torch.Tensor:
+    """T² · (beta · inter + gamma · intra): a scalar (DIST, Huang et al., NeurIPS 2022, section 3).
+
+    ``student``, ``teacher`` float (n, C) logits. Of the softmaxes at T, inter is 1 - Pearson's correlation of student and
+    teacher within an image, over the classes, mean over the images; intra is the same within a class, over the images of
+    the batch, mean over the classes: it depends on the batch as a whole, so parts of one (``--accumulate``, workers) have
+    their own. The authors take beta = gamma = 2 beside the hard-label loss, T = 1 on ImageNet and 4 on CIFAR-100; the
+    released code's 1e-8 beside the norms silences classes that nobody finds likely.
+    """
+    p, q = (F.softmax(logits.float() / temperature, dim=1) for logits in (teacher, student))
+    inter, intra = (1 - _correlation(p, q, over).mean() for over in (1, 0))
+    return (beta * inter + gamma * intra) * temperature**2
+
+
+def _correlation(a: torch.Tensor, b: torch.Tensor, over: int) -> torch.Tensor:
+    """Pearson's, along one of two dimensions."""
+    a, b = (x - x.mean(over, keepdim=True) for x in (a, b))
+    return (a * b).sum(over) / (a.norm(dim=over) * b.norm(dim=over) + 1e-8)
+
+
+def gift_loss(
+    student: torch.Tensor, teacher: torch.Tensor, class_ids: torch.Tensor, weight: float = 0.1, smoothing: float = 0.1
+) -> torch.Tensor:
+    """1 - cosine of the student's logits and refined labels, mean over the batch: a scalar (GIFT, Shang et al., ICLR 2025).
+
+    ``student``, ``teacher`` float (n, C) logits, C > 1; ``class_ids`` int64 (n,): the target classes. The refined label is
+    the teacher's row of raw logits at length 1, plus ``weight`` times the smoothed hard label at length 1, which has 1 -
+    ``smoothing`` at the target and smoothing / (C - 1) elsewhere. There is no temperature; unlike a softmax's, the loss
+    is moved by a constant added to a row. Released code: both constants 0.1.
+    """
+    student, teacher = student.float(), teacher.float()
+    hard = torch.full_like(teacher, smoothing / (teacher.shape[1] - 1)).scatter_(1, class_ids[:, None], 1 - smoothing)
+    refined = F.normalize(teacher, dim=1) + weight * F.normalize(hard, dim=1)
+    return 1 - F.cosine_similarity(student, refined, dim=1).mean()
+
+
 def hard_label_loss(student: torch.Tensor, class_ids: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
     """Cross-entropy of float (n, C) logits with int64 (n,) class ids, mean over the batch: a scalar.
 
@@ -99,21 +156,26 @@ def hard_label_loss(student: torch.Tensor, class_ids: torch.Tensor, smoothing: f
 def anchored(kd: torch.Tensor, ce: torch.Tensor, weight: float) -> torch.Tensor:
     """(1 - weight) · kd + weight · ce: a distillation loss held by the hard labels, ``weight`` in [0, 1].
 
+    A weight that changes over the run (:func:`scheduled`) leads from one kind of label to the other.
+
     Hinton et al. 2015, section 2, who found a considerably lower weight on the hard labels best. Both losses scalars; as kd
     carries T², the balance holds at every T.
     """
     return (1 - weight) * kd + weight * ce
 
 
-def temperature_at(progress: float, start: float, end: float) -> float:
-    """The temperature at ``progress`` in [0, 1] of a training: half a cosine from ``start`` to ``end``.
+def scheduled(progress: float, start: float, end: float | None) -> float:
+    """What goes from ``start`` to ``end`` over a training, at ``progress`` in [0, 1] of it: half a cosine; None: it stays.
 
-    20 -> 2 makes one stored row of logits teach different things early and late: "dynamic knowledge reuse" (LPQLD, Xiao &
-    He, TPAMI 2026, section III-D; released code: ``--temp_scheduler cosine``, which drops T² on ImageNet, so that there
-    the schedule of T is one of the gradient's size too; :func:`kd_loss` keeps T²). Raises ``ValueError`` outside [0, 1].
+    A temperature from 20 to 2 makes one stored row of logits teach different things early and late: "dynamic knowledge
+    reuse" (LPQLD, Xiao & He, TPAMI 2026, section III-D; released code: ``--temp_scheduler cosine``, which drops T² on
+    ImageNet, so that there the schedule of T is one of the gradient's size too; :func:`kd_loss` keeps T²). Raises
+    ``ValueError`` outside [0, 1].
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"progress is a share of the training, from 0 to 1, not {progress}")
+    if end is None:
+        return start
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 

@@ -6,8 +6,8 @@ import torch
 
 from dmkd.loading import Batch
 from dmkd.loading.decoding import BatchDecoder
-from dmkd.training.loss_table import HARD, LOSSES, Setting
-from dmkd.training.losses import anchored, feature_loss, feature_projection, temperature_at
+from dmkd.training.loss_table import HARD_LABELS, LOSSES, Setting
+from dmkd.training.losses import anchored, feature_loss, feature_projection, scheduled
 from dmkd.training.training_recipe import TrainingRecipe
 from dmkd.views.render import normalise
 
@@ -51,14 +51,14 @@ class Objective(torch.nn.Module):
         logits = self.model.forward_head(maps)
 
         setting = Setting(
-            temperature_at(progress, recipe.temperature, recipe.temperature_end or recipe.temperature),
+            scheduled(progress, recipe.temperature, recipe.temperature_end),
             recipe.label_smoothing,
             recipe.own_options,
         )
         loss, said = self.loss.compute(batch, logits, setting)
-        if recipe.hard_weight and self.loss.from_labels:
-            hard, _ = LOSSES[HARD].compute(batch, logits, setting)
-            loss = anchored(loss, hard, recipe.hard_weight)
+        if recipe.is_anchored:
+            hard, _ = LOSSES[HARD_LABELS[recipe.hard_labels]].compute(batch, logits, setting)
+            loss = anchored(loss, hard, scheduled(progress, recipe.hard_weight, recipe.hard_weight_end))
         if recipe.feature_weight:
             name, arrays = next(iter(batch.labels.items()))
             teacher_features = batch.decoder.decoders[name].decode_features(arrays)

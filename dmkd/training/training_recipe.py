@@ -11,11 +11,14 @@ from dmkd.loading.usable import default_views
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.recipes.selection import parse_selection
 from dmkd.stores import Store, UsageError
-from dmkd.training.loss_table import LOSSES, LossOption, loss_options, options_of_some
+from dmkd.training.loss_table import HARD_LABELS, LOSSES, LossOption, loss_options, options_of_some
 from dmkd.training.presets import DM_KD, DM_KD_SMALL, OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE
 from dmkd.views.shown import shown_views
 
 LENGTH = ("epochs", "updates", "warmup_epochs", "warmup_updates")  # fields that say how long a run is
+
+# Fields and their values where they are not used, which the JSON leaves out: recipes were written before there were any.
+UNUSED: dict[str, Any] = {**dict.fromkeys(LENGTH), "size": None, "hard_weight_end": None, "hard_labels": "asked"}
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,10 @@ class TrainingRecipe:
     loss: str  # a name in LOSSES
     temperature: float
     temperature_end: float | None  # the temperature falls to this over the run; None: it stays
-    hard_weight: float  # share of the cross-entropy with the class asked for, in [0, 1]
+    hard_weight: float  # share of the cross-entropy with a hard label, in [0, 1]
     feature_weight: float  # of the squared error of the features, where the labels hold features
     loss_options: dict[str, float]  # that one loss alone reads, as ``dkd_beta``; in the JSON among all others
-    label_smoothing: float  # of the cross-entropy with the class asked for, in [0, 1)
+    label_smoothing: float  # of the cross-entropy with hard labels, in [0, 1)
     optimizer: str  # sgd is plain momentum; else a name that timm.optim knows
     lr: float
     momentum: float  # of SGD
@@ -52,12 +55,19 @@ class TrainingRecipe:
     seed: int
     updates: int | None = None  # optimiser steps of the run, instead of epochs
     warmup_updates: int | None = None  # optimiser steps in which the learning rate rises, instead of warmup_epochs
+    hard_weight_end: float | None = None  # hard_weight moves to this over the run; None: it stays
+    hard_labels: str = "asked"  # whose class the hard label is, a word in HARD_LABELS
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able; without a ``size`` or a unit of length that is not used, as recipes were written before there were any."""
+        """JSON-able; without what is :data:`UNUSED`."""
         values = {**dataclasses.asdict(self), "milestones": list(self.milestones)}
-        values = {key: value for key, value in values.items() if key not in (*LENGTH, "size") or value is not None}
+        values = {key: value for key, value in values.items() if key not in UNUSED or value != UNUSED[key]}
         return {**values.pop("loss_options"), **values}
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether the loss is mixed with that of hard labels, all the way or for a part of it."""
+        return LOSSES[self.loss].from_labels and bool(self.hard_weight or self.hard_weight_end)
 
     @property
     def own_options(self) -> dict[str, float]:
@@ -86,9 +96,11 @@ def resolve_training(store: Store, given: dict[str, Any], preset: str | None = N
     if preset is not None:
         name, defaults = preset, {**PRESETS[preset].values, "student": defaults["student"]}
     chosen = {key: value for key, value in given.items() if value is not None}
-    values = {**defaults, "seed": 0, "updates": None, "size": None, **chosen}
+    values = {**UNUSED, **defaults, "seed": 0, **chosen}
     options = loss_options(values["loss"])
     values = {**{key: option.default for key, option in options.items()}, **values}
+    if values["loss"] in LOSSES and "temperature" not in chosen:
+        values["temperature"] = LOSSES[values["loss"]].temperature or values["temperature"]
     _check(values, options)
     values |= _length(defaults, chosen)
     if values["optimizer"] not in SGD_LIKE and given.get("lr") is None and values["lr"] > 0.01:
@@ -104,6 +116,8 @@ def resolve_training(store: Store, given: dict[str, Any], preset: str | None = N
     values["size"] = _choose_size(store, views.attributes["size"], values["size"])
     if values["feature_weight"]:
         _refuse_labels_without_features(store, values["labels"])
+    if not LOSSES[values["loss"]].takes_sparse:
+        _refuse_sparse_labels(store, values["labels"], values["loss"])
     if "partner" in views.components and not LOSSES[values["loss"]].takes_mixed:
         raise UsageError(
             f"--loss {values['loss']} needs one class an image, and the views of these labels mix two: use --loss kl."
@@ -136,9 +150,9 @@ def parse_student_args(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _check(values: dict[str, Any], options: dict[str, LossOption]) -> None:
-    for key, known in (("loss", tuple(LOSSES)), ("schedule", SCHEDULES)):
+    for key, known in (("loss", tuple(LOSSES)), ("hard_labels", tuple(HARD_LABELS)), ("schedule", SCHEDULES)):
         if values[key] not in known:
-            raise UsageError(f"--{key} must be one of {', '.join(known)}, not {values[key]!r}.")
+            raise UsageError(f"--{key.replace('_', '-')} must be one of {', '.join(known)}, not {values[key]!r}.")
     for key in (
         "temperature",
         "temperature_end",
@@ -157,12 +171,21 @@ def _check(values: dict[str, Any], options: dict[str, LossOption]) -> None:
             raise UsageError(f"--{key.replace('_', '-')} must be 0 or more, not {values[key]}.")
     if values["select"] is not None:
         parse_selection(values["select"])
-    if not 0 <= values["hard_weight"] <= 1:
-        raise UsageError(f"--hard-weight must be from 0 to 1, not {values['hard_weight']}.")
+    for key in ("hard_weight", "hard_weight_end"):
+        if values[key] is not None and not 0 <= values[key] <= 1:
+            raise UsageError(f"--{key.replace('_', '-')} must be from 0 to 1, not {values[key]}.")
+    anchored = bool(values["hard_weight"] or values["hard_weight_end"])
+    if values["hard_labels"] != UNUSED["hard_labels"] and not anchored:
+        raise UsageError(
+            "--hard-labels says whose class a hard label is: use it with --hard-weight or --hard-weight-end."
+        )
     if not 0 <= values["label_smoothing"] < 1:
         raise UsageError(f"--label-smoothing must be from 0 to below 1, not {values['label_smoothing']}.")
-    if values["label_smoothing"] and LOSSES[values["loss"]].from_labels and not values["hard_weight"]:
-        raise UsageError("--label-smoothing is of the class asked for: use it with --loss hard or --hard-weight.")
+    if values["label_smoothing"] and values["loss"] not in HARD_LABELS.values() and not anchored:
+        raise UsageError(
+            "--label-smoothing is of the class asked for or of the teacher's: use it with --loss hard or argmax, or with "
+            "--hard-weight."
+        )
     if values["ema"] is not None and not 0 < values["ema"] < 1:
         raise UsageError(f"--ema must be a decay between 0 and 1, such as 0.9999, not {values['ema']}.")
 
@@ -206,9 +229,13 @@ def refuse_unused(given: Mapping[str, Any], recipes: Sequence[TrainingRecipe]) -
     for option, users in options_of_some().items():
         if given.get(option) is not None and not set(users) & set(losses):
             raise UsageError(
-                f"--{option.replace('_', '-')} is not used by --loss {' or '.join(losses)}, only by {' and '.join(users)}: "
+                f"--{option.replace('_', '-')} is not used by --loss {' or '.join(losses)}, only by {_listed(users)}: "
                 "leave it out, or choose another loss."
             )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _choose_labels(store: Store, values: dict[str, Any]) -> tuple[str | None, str]:
@@ -249,6 +276,15 @@ def _choose_size(store: Store, of_views: int, asked: int | None) -> int | None:
         images = max(store.image_shape[:2])
         asked = images if 2 * images < of_views else of_views
     return None if asked == of_views else asked
+
+
+def _refuse_sparse_labels(store: Store, labels: str | None, loss: str) -> None:
+    for name in parse_labels(labels):
+        if store.labels[name].coder.is_sparse:
+            raise UsageError(
+                f"--loss {loss} needs whole rows of logits, and {name!r} keeps only some of each (--codec "
+                f"{store.labels[name].codec}): use --loss kl, or labels of another codec."
+            )
 
 
 def _refuse_labels_without_features(store: Store, labels: str | None) -> None:

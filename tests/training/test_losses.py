@@ -21,8 +21,8 @@ from dmkd.training.losses import (
     feature_projection,
     hard_label_loss,
     kd_loss,
+    scheduled,
     sparse_kd_loss,
-    temperature_at,
 )
 
 LN2, LN3 = math.log(2), math.log(3)
@@ -392,25 +392,25 @@ def test_the_anchor_weighs_the_hard_labels(weight, expected):
 
 
 def test_the_temperature_falls_along_half_a_cosine():
-    assert temperature_at(0, 20, 2) == 20
-    assert temperature_at(1, 20, 2) == 2
-    assert temperature_at(0.5, 20, 2) == pytest.approx(11)
-    assert temperature_at(1 / 3, 20, 2) == pytest.approx(2 + 18 * 0.75)
-    steps = [temperature_at(i / 100, 20, 2) for i in range(101)]
+    assert scheduled(0, 20, 2) == 20
+    assert scheduled(1, 20, 2) == 2
+    assert scheduled(0.5, 20, 2) == pytest.approx(11)
+    assert scheduled(1 / 3, 20, 2) == pytest.approx(2 + 18 * 0.75)
+    steps = [scheduled(i / 100, 20, 2) for i in range(101)]
     assert all(a > b for a, b in itertools.pairwise(steps))
 
 
 @given(st.floats(0, 1), st.floats(0.1, 50), st.floats(0.1, 50))
 def test_the_temperature_stays_between_its_ends(progress, start, end):
-    temperature = temperature_at(progress, start, end)
+    temperature = scheduled(progress, start, end)
     assert min(start, end) * (1 - 1e-12) <= temperature <= max(start, end) * (1 + 1e-12)
-    assert temperature_at(progress, start, start) == start
+    assert scheduled(progress, start, start) == start == scheduled(progress, start, None)
 
 
 @pytest.mark.parametrize("progress", [-0.01, 1.01, 30, math.nan])
 def test_an_epochs_number_is_no_share_of_the_training(progress):
     with pytest.raises(ValueError, match="share"):
-        temperature_at(progress, 20, 2)
+        scheduled(progress, 20, 2)
 
 
 # Features

@@ -256,9 +256,15 @@ def test_a_preset_takes_the_student_that_suits_the_store(digits):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--loss", "hard", "--temperature", 4], "--temperature is not used by --loss hard, only by kl and dkd"),
+        (
+            ["--loss", "hard", "--temperature", 4],
+            "--temperature is not used by --loss hard, only by kl, dkd, standardised and dist",
+        ),
         (["--loss", "hard", "--hard-weight", 0.5], "--hard-weight is not used by --loss hard"),
         (["--dkd-beta", 4], "--dkd-beta is not used by --loss kl, only by dkd"),
+        (["--loss", "argmax", "--temperature", 4], "--temperature is not used by --loss argmax, only by kl, dkd, "),
+        (["--loss", "gift", "--temperature-end", 4], "--temperature-end is not used by --loss gift"),
+        (["--loss", "hard", "--hard-weight-end", 0.5], "--hard-weight-end is not used by --loss hard"),
     ],
 )
 def test_an_option_that_the_loss_does_not_use_is_refused(store, tmp_path, options, sentence):
