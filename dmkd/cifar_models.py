@@ -5,8 +5,10 @@ for 32x32 and take any size from 8x8 on. Weights are laid out as in the code tha
 
     wrn_*                    xternalz/WideResNet-pytorch, as RepDistiller (CRD), CMI, Fast-Datafree and DM-KD have it
     cifar_resnet20 to 110    chenyaofo/pytorch-cifar-models and RepDistiller: 1x1 convolutions where the width changes
+    cifar_resnet8x4, 32x4    RepDistiller and mdistiller: 32, 64, 128 and 256 channels
     cifar_resnet18, 34, 50   timm's and torchvision's; kuangliu/pytorch-cifar's names are translated
-    cifar_vgg11_bn           kuangliu/pytorch-cifar (one linear layer); RepDistiller's names are translated
+    cifar_vgg8, 11, 13       RepDistiller and mdistiller, who say vgg8, vgg11, vgg13 and mean these with batch normalisation
+    cifar_vgg11_bn           kuangliu/pytorch-cifar: five poolings, one linear layer
 
 Not readable: akamaster's ResNets (shortcuts without weights) and chenyaofo's VGG (three linear layers).
 """
@@ -117,30 +119,34 @@ class _WideBlock(nn.Module):
 
 
 class CifarResNet(_CifarModel):
-    """ResNet-(6n + 2) for 32x32 images (He et al. 2016, section 4.2): three stages of n blocks, 16, 32 and 64 channels wide."""
+    """ResNet-(6n + 2) for 32x32 images (He et al. 2016, section 4.2): three stages of n blocks, 16, 32 and 64 channels wide.
+
+    ``widths``: of the stem and the stages. The four times wider ones of the distillation papers double the stem alone to 32.
+    """
 
     def __init__(
         self,
         depth: int,
+        widths: tuple[int, int, int, int] = (16, 16, 32, 64),
         num_classes: int = 10,
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
     ) -> None:
-        super().__init__(64, num_classes, in_chans, global_pool, drop_rate)
+        super().__init__(widths[-1], num_classes, in_chans, global_pool, drop_rate)
         blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
+        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = self._stage(16, 16, blocks, stride=1)
-        self.layer2 = self._stage(16, 32, blocks, stride=2)
-        self.layer3 = self._stage(32, 64, blocks, stride=2)
+        self.layer1 = self._stage(*widths[0:2], blocks, stride=1)
+        self.layer2 = self._stage(*widths[1:3], blocks, stride=2)
+        self.layer3 = self._stage(*widths[2:4], blocks, stride=2)
         _initialise(self)
 
     @staticmethod
     def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
         downsample = None
-        if stride != 1:
+        if stride != 1 or in_channels != channels:
             conv = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
             downsample = nn.Sequential(conv, nn.BatchNorm2d(channels))
         first = BasicBlock(in_channels, channels, stride, downsample)
@@ -153,7 +159,6 @@ class CifarResNet(_CifarModel):
 
 # Convolutions by their width, and where the size is halved.
 _VGG_LAYERS = {11: (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")}
-_VGG_BLOCKS = (0, 4, 8, 15, 22)  # where RepDistiller's block0 to block4 begin among VGG-11's features
 
 
 class VggBn(_CifarModel):
@@ -187,6 +192,48 @@ class VggBn(_CifarModel):
         return self.features(x)
 
 
+# Convolutions in each of five blocks.
+_PAPER_VGG_BLOCKS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2)}
+
+
+class PaperVgg(_CifarModel):
+    """VGG of the distillation papers: batch normalisation, three poolings (at 64x64 four), and the average of what is left."""
+
+    classifier_name = "classifier"
+
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__(512, num_classes, in_chans, global_pool, drop_rate)
+        self.block0, self.block1, self.block2, self.block3, self.block4 = (
+            _vgg_block(before, width, convolutions)
+            for before, width, convolutions in zip(
+                (in_chans, 64, 128, 256, 512), (64, 128, 256, 512, 512), _PAPER_VGG_BLOCKS[depth], strict=True
+            )
+        )
+        self.pool = nn.MaxPool2d(2)
+        _initialise(self)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        size = x.shape[2]
+        x = self.pool(self.block2(self.pool(self.block1(self.pool(self.block0(x))))))
+        x = self.block3(x)
+        return self.block4(self.pool(x) if size == 64 else x)
+
+
+def _vgg_block(in_channels: int, channels: int, convolutions: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for number in range(convolutions):
+        conv = nn.Conv2d(in_channels if number == 0 else channels, channels, 3, padding=1)
+        layers += [conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
 class SmallStemResNet(ResNet):
     """timm's ResNet with the stem of CIFAR papers: one 3x3 convolution, no pooling."""
 
@@ -208,7 +255,7 @@ def _initialise(model: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-# Name -> class, its options. Parameters at 10 classes are those of the literature (tests/test_cifar_models.py).
+# Name -> class, its options. Parameters are those of the literature (tests/test_cifar_models.py).
 CIFAR_MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "wrn_16_1": (WideResNet, {"depth": 16, "width": 1}),
     "wrn_16_2": (WideResNet, {"depth": 16, "width": 2}),
@@ -219,11 +266,19 @@ CIFAR_MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "cifar_resnet44": (CifarResNet, {"depth": 44}),
     "cifar_resnet56": (CifarResNet, {"depth": 56}),
     "cifar_resnet110": (CifarResNet, {"depth": 110}),
+    "cifar_resnet8x4": (CifarResNet, {"depth": 8, "widths": (32, 64, 128, 256)}),
+    "cifar_resnet32x4": (CifarResNet, {"depth": 32, "widths": (32, 64, 128, 256)}),
     "cifar_resnet18": (SmallStemResNet, {"block": BasicBlock, "layers": (2, 2, 2, 2)}),
     "cifar_resnet34": (SmallStemResNet, {"block": BasicBlock, "layers": (3, 4, 6, 3)}),
     "cifar_resnet50": (SmallStemResNet, {"block": Bottleneck, "layers": (3, 4, 6, 3)}),
+    "cifar_vgg8": (PaperVgg, {"depth": 8}),
+    "cifar_vgg11": (PaperVgg, {"depth": 11}),
+    "cifar_vgg13": (PaperVgg, {"depth": 13}),
     "cifar_vgg11_bn": (VggBn, {"depth": 11}),
 }
+
+_POOL_SIZES = {SmallStemResNet: (4, 4), PaperVgg: (4, 4), VggBn: (1, 1)}
+_FIRST_CONVOLUTIONS = {PaperVgg: "block0.0", VggBn: "features.0"}
 
 # Where timm's register_model looks for it.
 default_cfgs: dict[str, dict[str, Any]] = {
@@ -231,11 +286,11 @@ default_cfgs: dict[str, dict[str, Any]] = {
         "url": "",
         "num_classes": 10,
         "input_size": (3, 32, 32),
-        "pool_size": (4, 4) if model_class is SmallStemResNet else (1, 1) if model_class is VggBn else (8, 8),
+        "pool_size": _POOL_SIZES.get(model_class, (8, 8)),
         "crop_pct": 1.0,
         "interpolation": "bilinear",
         **CIFAR10_STATISTICS,
-        "first_conv": "features.0" if model_class is VggBn else "conv1",
+        "first_conv": _FIRST_CONVOLUTIONS.get(model_class, "conv1"),
         "classifier": getattr(model_class, "classifier_name", "fc"),
     }
     for name, (model_class, _) in CIFAR_MODELS.items()
@@ -250,8 +305,6 @@ def translate_weights(architecture: str, weights: Mapping[str, Any]) -> dict[str
 
 
 def _translated(name: str) -> str:
-    if block := re.fullmatch(r"block([0-4])\.(\d)\.(\w+)", name):
-        return f"features.{_VGG_BLOCKS[int(block[1])] + int(block[2])}.{block[3]}"
     return re.sub(r"^linear\.", "fc.", name).replace(".shortcut.", ".downsample.")
 
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
 from dmkd.cifar_models import CIFAR_MODELS
 from dmkd.classifiers.classifier import load_classifier
@@ -29,15 +30,25 @@ PUBLISHED = {
     "cifar_resnet50": 23.52,
     "cifar_vgg11_bn": 9.23,
 }
-SMALL = ["wrn_16_1", "wrn_16_2", "cifar_resnet20", "cifar_vgg11_bn", "cifar_resnet18"]
+# At 100 classes, counted in the networks of RepDistiller's and mdistiller's code.
+OF_PAPERS = {
+    "cifar_resnet8x4": 1_233_540,
+    "cifar_resnet32x4": 7_433_860,
+    "cifar_vgg8": 3_965_028,
+    "cifar_vgg11": 9_277_284,
+    "cifar_vgg13": 9_462_180,
+}
+SMALL = ["wrn_16_1", "wrn_16_2", "cifar_resnet20", "cifar_resnet8x4", "cifar_vgg8", "cifar_vgg11_bn", "cifar_resnet18"]
 
 
 def test_the_parameters_are_as_many_as_published():
-    counts = {}
-    for name in CIFAR_MODELS:
+    def count(name, num_classes):
         with torch.device("meta"):
-            counts[name] = sum(p.numel() for p in timm.create_model(name, num_classes=10).parameters()) / 1e6
-    assert counts == pytest.approx(PUBLISHED, rel=0.01)
+            return sum(p.numel() for p in timm.create_model(name, num_classes=num_classes).parameters())
+
+    assert {name: count(name, 10) / 1e6 for name in PUBLISHED} == pytest.approx(PUBLISHED, rel=0.01)
+    assert {name: count(name, 100) for name in OF_PAPERS} == OF_PAPERS
+    assert CIFAR_MODELS.keys() == {*PUBLISHED, *OF_PAPERS}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -57,12 +68,12 @@ def test_a_model_is_all_that_timm_asks_of_one(name):
 
 
 @pytest.mark.parametrize("size", [8, 28, 64])
-@pytest.mark.parametrize("name", ["wrn_16_1", "cifar_resnet20", "cifar_vgg11_bn"])
+@pytest.mark.parametrize("name", ["wrn_16_1", "cifar_resnet20", "cifar_resnet8x4", "cifar_vgg8", "cifar_vgg11_bn"])
 def test_images_of_other_sizes_are_taken(name, size):
     assert timm.create_model(name, num_classes=10).eval()(torch.randn(2, 3, size, size)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", ["wrn_16_1", "cifar_resnet20", "cifar_vgg11_bn"])
+@pytest.mark.parametrize("name", ["wrn_16_1", "cifar_resnet20", "cifar_resnet8x4", "cifar_vgg8", "cifar_vgg11_bn"])
 def test_a_signal_goes_through_at_the_start(name):
     """Activations neither vanish nor blow up, so that training can begin."""
     torch.manual_seed(0)
@@ -102,15 +113,6 @@ FOREIGN = {
             for part in ("0.weight", *(f"1.{x}" for x in ("weight", "bias", "running_mean", "running_var")))
         },
     },
-    "cifar_vgg11_bn": {  # RepDistiller: block0 to block4, each convolution, batch norm, ReLU
-        f"block{block}.{3 * number + part}.{kind}": f"features.{place + part}.{kind}"
-        for block, places in enumerate([[0], [4], [8, 11], [15, 18], [22, 25]])
-        for number, place in enumerate(places)
-        for part, kinds in enumerate(
-            [["weight", "bias"], ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]]
-        )
-        for kind in kinds
-    },
 }
 
 
@@ -124,6 +126,37 @@ def test_public_checkpoints_with_other_names_are_read(name, tmp_path):
     torch.save(weights, tmp_path / "theirs.pth")
     read = load_classifier(f"{name}={tmp_path / 'theirs.pth'}")
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in read.model.state_dict().items())
+
+
+def repdistiller_forward(weights, x, widths_of_blocks):
+    """RepDistiller's VGG by its state dict alone, in evaluation mode."""
+    for block, convolutions in enumerate(widths_of_blocks):
+        for number in range(convolutions):
+            conv, norm = (f"block{block}.{3 * number + part}" for part in (0, 1))
+            x = F.conv2d(x, weights[f"{conv}.weight"], weights[f"{conv}.bias"], padding=1)
+            statistics = (weights[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
+            x = F.relu(F.batch_norm(x, *statistics))
+        if block < 3:
+            x = F.max_pool2d(x, 2)
+    return F.linear(x.mean((2, 3)), weights["classifier.weight"], weights["classifier.bias"])
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("cifar_vgg8", (1,) * 5), ("cifar_vgg11", (1, 1, 2, 2, 2)), ("cifar_vgg13", (2,) * 5)]
+)
+def test_a_paper_vggs_checkpoint_computes_here_what_it_computed_there(name, blocks, tmp_path):
+    torch.manual_seed(3)
+    model = timm.create_model(name, num_classes=100)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1), module.running_var.uniform_(0.5, 2)
+    torch.save({"model": model.state_dict()}, tmp_path / "theirs.pth")
+    read = load_classifier(f"{name}={tmp_path / 'theirs.pth'}")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(read.model(x), repdistiller_forward(model.state_dict(), x, blocks))
+    with pytest.raises(DmkdError, match="could not be loaded as cifar_vgg11_bn"):  # whose poolings are others
+        load_classifier(f"cifar_vgg11_bn={tmp_path / 'theirs.pth'}")
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
