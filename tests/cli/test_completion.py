@@ -44,7 +44,7 @@ def test_commands_and_options_are_offered():
         (("label", "--views", "rrc:8+"), ["rrc:8+cutmix", "rrc:8+mixup"]),
         (("train-student", "--preset", ""), ["dm-kd", "cutmix-t20"]),
         (("compare", "a.zarr", "--preset", "c"), ["cutmix-t20"]),
-        (("train-student", "--loss", ""), ["kl", "dkd", "hard"]),
+        (("train-student", "--loss", ""), ["kl", "dkd", "hard", "argmax", "standardised", "dist", "gift"]),
         (("train-student", "--schedule", "c"), ["cosine", "constant"]),
         (("export", "--format", ""), ["imagefolder", "webdataset", "parquet"]),
         (("export", "--views", "a"), ["all"]),
