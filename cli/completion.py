@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 Complete = Callable[[Context, Parameter, str], list[CompletionItem]]
 
 IMAGE_CODECS = ("raw", "webp", "jpeg:95")
-VIEWS = ("center", "rrc:8", "rrc:8+cutmix", "rrc:8+mixup")
+VIEWS = ("center", "rrc:8", "rrc:8+cutmix", "rrc:8+mixup", "pad:8")
 DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "mps")
 
 

@@ -126,8 +126,8 @@ def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
             shell_complete=words(*VIEWS),
             metavar="POLICY",
             help="Views of each image, after the teacher's own: center, rrc:8 (random resized crops), "
-            "rrc:8,scale=0.5:1,flip=0; size=32 renders them at 32 x 32 pixels. Default: the store's; for a new store rrc:8, at "
-            "the size that the first teacher takes.",
+            "rrc:8,scale=0.5:1,flip=0, pad:8 (moved by up to 4 pixels, into black); size=32 renders them at 32 x 32 pixels. "
+            "Default: the store's; for a new store rrc:8, at the size that the first teacher takes.",
         ),
         heading(LABELS),
     ):

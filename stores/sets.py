@@ -30,6 +30,12 @@ class ViewSet:
     def num_views(self) -> int:
         return self.rows.shape[1]
 
+    @property
+    def padding(self) -> int:
+        """Pixels by which boxes may leave their image, into black."""
+        policy = self.attributes.get("policy")
+        return policy.get("padding", 0) if isinstance(policy, dict) else 0
+
     def __getitem__(self, ids: Ids) -> np.ndarray:
         """View parameters, float32 (n, V, P)."""
         return self.rows[ids]

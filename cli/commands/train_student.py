@@ -26,7 +26,7 @@ from ..training_options import execution_options, take_execution, training_optio
     "view_set",
     metavar="NAME",
     help="Without labels: a view set of the store, rrc (a new random crop of each image in each epoch; "
-    "rrc,scale=0.5:1,flip=0), or whole. Default: the store's first, else rrc.",
+    "rrc,scale=0.5:1,flip=0), pad (moved by up to 4 pixels), or whole. Default: the store's first, else rrc.",
 )
 @training_options
 @heading(MAIN)

@@ -44,6 +44,7 @@ class BatchDecoder:
             "size": size or self.view_set.attributes["size"],
             "interpolation": interpolation or self.view_set.attributes["interpolation"],
             "components": self.view_set.components,
+            "padding": self.view_set.padding,
         }
         if partners is None:
             return render(images, views, **options)

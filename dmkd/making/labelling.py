@@ -34,6 +34,7 @@ def label_views(
             components=description.components,
             size=description.size,
             interpolation=description.interpolation,
+            padding=description.policy.padding or 0,
         )
         rows = torch.cat([label(part) for part in pixels.flatten(0, 1).split(VIEWS_AT_ONCE)])
         labels.append(rows.reshape(count, -1, rows.shape[1]))

@@ -13,6 +13,7 @@ from dmkd.recipes.selection import parse_selection
 from dmkd.stores import Store, UsageError
 from dmkd.training.loss_table import HARD_LABELS, LOSSES, LossOption, loss_options, options_of_some
 from dmkd.training.presets import DM_KD, DM_KD_SMALL, OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE
+from dmkd.views.policy import parse_policy
 from dmkd.views.shown import shown_views
 
 LENGTH = ("epochs", "updates", "warmup_epochs", "warmup_updates")  # fields that say how long a run is
@@ -213,13 +214,17 @@ def _length(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
 
 def preset_notice(preset: str | None, store: Store, recipe: TrainingRecipe) -> str | None:
     """What a run with a preset lacks of what the preset's results were obtained with, as a sentence; None if it lacks nothing."""
-    wanted = PRESETS[preset].mixed_views if preset is not None else None
-    views = store.views.get(recipe.view_set)
-    if wanted is None or (views is not None and "partner" in views.components):
+    wanted = PRESETS[preset].views if preset is not None else None
+    if wanted is None:
         return None
-    return (
-        f"The views {recipe.view_set!r} do not mix images, and the published results of {preset} were obtained with views that "
-        f"do: `dmkd label --views {wanted}` makes them."
+    views = shown_views(store, recipe.view_set)
+    if parse_policy(wanted).mix:
+        lacking = None if "partner" in views.components else ("do not mix images", "do")
+    else:
+        lacking = None if views.padding else ("are not crops of padded images", "are")
+    return lacking and (
+        f"The views {recipe.view_set!r} {lacking[0]}, and the published results of {preset} were obtained with views that "
+        f"{lacking[1]}: `dmkd label --views {wanted}` makes them."
     )
 
 

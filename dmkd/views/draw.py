@@ -66,7 +66,8 @@ def draw_chosen_views(
     which there is no end: the policy's number says how many of them belong to a view set.
     A random view depends on (seed, image id, its number among the random views) alone, so more can be added later; its
     partner also depends on ``num_in_block``. The only image of a block is its own partner, unmixed.
-    Random boxes follow torchvision's ``RandomResizedCrop.get_params``; pasted rectangles follow Yun et al. 2019,
+    Random boxes follow torchvision's ``RandomResizedCrop.get_params``, or ``RandomCrop`` of the image's own size from the padded
+    image; pasted rectangles follow Yun et al. 2019,
     equation 2, and torchvision's ``v2.CutMix``: clipped at the edges, so less is pasted than the share drawn.
     """
     num_canonical = policy.num_views(first) - policy.num_random
@@ -93,7 +94,8 @@ def draw_chosen_views(
         return uniforms(key, who, number, np.array([purpose]))
 
     height, width = image_size
-    top, left, box_height, box_width = _random_boxes(policy, key, who, number, image_size)
+    boxes = _padded_boxes if policy.kind == "pad" else _random_boxes
+    top, left, box_height, box_width = boxes(policy, key, who, number, image_size)
     component["top"][random] = top / height
     component["left"][random] = left / width
     component["height"][random] = box_height / height
@@ -157,6 +159,21 @@ def _random_boxes(
         if not len(pending):
             break
     return top, left, box_height, box_width
+
+
+def _padded_boxes(
+    policy: ViewPolicy, key: np.uint64, who: np.ndarray, which: np.ndarray, image_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes in whole pixels, int64 (n,) each, as large as the image and moved by up to ``padding`` pixels each way."""
+    height, width = image_size
+    padding = policy.padding or 0
+    if padding >= min(image_size):
+        raise UsageError(f"Views that are padded by {padding} pixels can miss images of {height}x{width}: pad by less.")
+    top, left = (
+        _integers(uniforms(key, who, which, np.array([purpose])), 2 * padding + 1) - padding
+        for purpose in (_TOP, _LEFT)
+    )
+    return top, left, np.full(len(who), height), np.full(len(who), width)
 
 
 def _integers(uniform: np.ndarray, count: int | np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ its own view of the same index (its own crop and flip), so neither labelling nor
     cutmix    partner, mix_top, mix_left, mix_height, mix_width    pasted rectangle, as fractions of the S x S view
     mixup     partner, weight                                      the image's own share, a multiple of 1/256
 
+Boxes of views of kind pad may leave their image by ``padding`` pixels: what lies outside is black.
+
 Random boxes and pasted rectangles are whole pixels: ``round(fraction * size)`` gives the pixels back exactly. Where views
 are rendered to another size than the view set's, the edges of pasted rectangles are rounded to that size's pixels.
 """
@@ -39,27 +41,36 @@ DEFAULT_ALPHA = {"cutmix": 1.0, "mixup": 0.2}
 MAX_RANDOM_VIEWS = 4096
 MIXUP_LEVELS = 256
 
-_EXAMPLES = "for example center, rrc:8, rrc:8,scale=0.6:1,flip=0 or rrc:50+cutmix"
-_OPTIONS = ("scale", "ratio", "flip", "alpha")
+DEFAULT_PADDING, MAX_PADDING = 4, 256  # pixels; 4 at 32x32 since He et al. 2016, section 4.2
+
+RANDOM_KINDS = ("rrc", "pad")
+
+_EXAMPLES = "for example center, rrc:8, rrc:8,scale=0.6:1,flip=0, rrc:50+cutmix or pad:8"
+_OPTIONS = ("scale", "ratio", "flip", "alpha", "padding")
 
 
 @dataclass(frozen=True)
 class ViewPolicy:
-    """How the views of an image are drawn: the teacher's evaluation view alone, or RandomResizedCrop views.
+    """How the views of an image are drawn: the teacher's evaluation view alone, RandomResizedCrop views, or crops of the padded
+    image.
 
-    ``alpha=None`` stands for the mix's default and is resolved. Raises ``UsageError`` for values out of range.
+    ``alpha`` and ``padding`` None stand for their defaults where they belong, and are resolved. Raises ``UsageError`` for
+    values out of range.
     """
 
-    kind: str = "center"  # "center": the evaluation view; "rrc": RandomResizedCrop
+    kind: str = (
+        "center"  # "center": the evaluation view; "rrc": RandomResizedCrop; "pad": RandomCrop of the padded image
+    )
     num_random: int = 0  # random views an image
     scale: tuple[float, float] = (0.08, 1.0)  # crop area / image area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # crop width / crop height
     flip: float = 0.5  # probability of mirroring a random view
     mix: str | None = None  # None, "cutmix" or "mixup"
     alpha: float | None = None  # of the mix's Beta(alpha, alpha)
+    padding: int | None = None  # pixels of black on each side, of kind pad
 
     def __post_init__(self) -> None:
-        if self.kind not in ("center", "rrc"):
+        if self.kind not in ("center", *RANDOM_KINDS):
             _refuse(f"No kind of view is called {self.kind!r}")
         if self.kind == "center":
             if any(getattr(self, field.name) != field.default for field in fields(self)):
@@ -71,6 +82,15 @@ class ViewPolicy:
             _refuse(f"The views' scale must be two shares of the area, 0 < low <= high <= 1, not {_pair(self.scale)}")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             _refuse(f"The views' ratio must be two widths over heights, 0 < low <= high, not {_pair(self.ratio)}")
+        if self.kind == "pad":
+            if self.scale != ViewPolicy.scale or self.ratio != ViewPolicy.ratio:
+                _refuse("The options scale and ratio belong to views of kind rrc")
+            padding = DEFAULT_PADDING if self.padding is None else self.padding
+            if not 1 <= padding <= MAX_PADDING or padding != int(padding):
+                _refuse(f"The views' padding must be 1 to {MAX_PADDING} whole pixels, not {_number(padding)}")
+            object.__setattr__(self, "padding", int(padding))
+        elif self.padding is not None:
+            _refuse("The option padding belongs to views of kind pad (pad:8,padding=4)")
         if not 0 <= self.flip <= 1:
             _refuse(f"The views' flip must be a probability from 0 to 1, not {_number(self.flip)}")
         if self.mix not in MIX_COMPONENTS:
@@ -87,8 +107,8 @@ class ViewPolicy:
         """The text that :func:`parse_policy` reads, without what is default."""
         if self.kind == "center":
             return "center"
-        text = f"rrc:{self.num_random}" + (f"+{self.mix}" if self.mix else "")
-        default = ViewPolicy("rrc", 1, mix=self.mix)
+        text = f"{self.kind}:{self.num_random}" + (f"+{self.mix}" if self.mix else "")
+        default = ViewPolicy(self.kind, 1, mix=self.mix)
         for option in _OPTIONS:
             value = getattr(self, option)
             if value != getattr(default, option):
@@ -97,7 +117,7 @@ class ViewPolicy:
 
     @property
     def name(self) -> str:
-        """A name for the view set, fit for a folder: center, rrc8, rrc50-cutmix."""
+        """A name for the view set, fit for a folder: center, rrc8, rrc50-cutmix, pad8."""
         return self.kind + (str(self.num_random) if self.num_random else "") + (f"-{self.mix}" if self.mix else "")
 
     @property
@@ -110,8 +130,10 @@ class ViewPolicy:
         return int(first or self.kind == "center") + self.num_random
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists; :meth:`from_json` reads them back."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Plain numbers, strings and lists; :meth:`from_json` reads them back. ``padding`` is named by kind pad alone: policies
+        were written before there was any, and are what identifies views."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if name != "padding" or value is not None}
 
     @classmethod
     def from_json(cls, description: Mapping[str, Any]) -> "ViewPolicy":
@@ -151,7 +173,7 @@ def parse_views(text: str) -> ViewsWanted:
 
 
 def parse_policy(text: str) -> ViewPolicy:
-    """Read ``center``, ``rrc:8``, ``rrc:8,scale=0.6:1,ratio=3/4:4/3,flip=0``, ``rrc:8+mixup,alpha=0.2``.
+    """Read ``center``, ``rrc:8``, ``rrc:8,scale=0.6:1,ratio=3/4:4/3,flip=0``, ``rrc:8+mixup,alpha=0.2``, ``pad:8,padding=4``.
 
     ``str(policy)`` gives the text back, without what is default. Raises ``UsageError``.
     """
@@ -160,14 +182,15 @@ def parse_policy(text: str) -> ViewPolicy:
     if not parts:
         _refuse(f"Views {text!r} can't be read")
     kind, number, mix = parts.groups()
-    if kind == "rrc" and number is None:
+    if kind in RANDOM_KINDS and number is None:
         _refuse(f"Views {text!r} lack the number of random views")
     values: dict[str, Any] = {}
     for option in options:
         name, equals, value = (part.strip() for part in option.partition("="))
         if name not in _OPTIONS or not equals or name in values:
             _refuse(
-                f"Views {text!r}: {option.strip()!r} is not one of scale=, ratio=, flip=, alpha= and size=, each given once"
+                f"Views {text!r}: {option.strip()!r} is not one of scale=, ratio=, flip=, alpha=, padding= and size=, each given "
+                "once"
             )
         numbers = [_parse_number(part) for part in value.split(":")]
         wanted, shown = (2, "two numbers, low:high") if name in ("scale", "ratio") else (1, "one number")

@@ -8,7 +8,7 @@ import torch
 from dmkd.runtime.accelerators import upload
 from dmkd.stores.errors import UsageError
 from dmkd.views.policy import MIXUP_LEVELS, VIEW_COMPONENTS
-from dmkd.views.resampling import Boxes, Taps
+from dmkd.views.resampling import EDGE, Boxes, Taps
 
 # Memory for the work on one chunk of views: about the cache on a CPU, enough to fill an accelerator.
 CHUNK_BYTES = {"cpu": 16 * 2**20}
@@ -24,11 +24,13 @@ def render(
     rows: torch.Tensor | np.ndarray | None = None,
     components: Sequence[str] = VIEW_COMPONENTS,
     partners: torch.Tensor | np.ndarray | None = None,
+    padding: int = 0,
 ) -> torch.Tensor:
     """Render k views of m images to S x S pixels: uint8 (k, 3, S, S) on the device of ``images``.
 
     ``images`` uint8 (m, H, W, 3) RGB, on any device if a tensor. ``views`` float32 (k, P), named by ``components``, on
-    the host if possible. ``rows`` int64 (k,): which image each view is of; None: view i is of image i.
+    the host if possible. ``rows`` int64 (k,): which image each view is of; None: view i is of image i. Boxes lie within the
+    image, or leave it by up to ``padding`` pixels, and see black there.
 
     Views that mix need ``partners``, int64 (n,), n <= k: where among the k views each of the first n finds its partner
     (the partner's image, seen through the partner's own view). The n mixed views are returned.
@@ -38,7 +40,7 @@ def render(
         images = torch.from_numpy(images if images.flags.writeable else images.copy())
     views = _host(views, np.float32)
     rows = np.arange(len(views)) if rows is None else _host(rows, np.int64)
-    _check(images, views, rows, components)
+    _check(images, views, rows, components, padding)
     pixels = _resample(images, views, rows, size, interpolation)
     if "partner" not in components:
         return pixels
@@ -57,6 +59,7 @@ def render_block(
     size: int,
     interpolation: str,
     components: Sequence[str] = VIEW_COMPONENTS,
+    padding: int = 0,
 ) -> torch.Tensor:
     """Render V views of each image of one block: uint8 (m, V, 3, S, S) on the device of ``images``.
 
@@ -77,6 +80,7 @@ def render_block(
         rows=np.repeat(np.arange(num_images), num_views),
         components=components,
         partners=partners,
+        padding=padding,
     )
     return pixels.unflatten(0, (num_images, num_views))
 
@@ -159,7 +163,7 @@ def _host(values: torch.Tensor | np.ndarray, dtype: type) -> np.ndarray:
     return np.ascontiguousarray(values.cpu().numpy() if isinstance(values, torch.Tensor) else values, dtype)
 
 
-def _check(images: torch.Tensor, views: np.ndarray, rows: np.ndarray, components: Sequence[str]) -> None:
+def _check(images: torch.Tensor, views: np.ndarray, rows: np.ndarray, components: Sequence[str], padding: int) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise UsageError(f"Images to render must be uint8 (n, H, W, 3), not {images.dtype} {tuple(images.shape)}.")
     if views.ndim != 2 or views.shape[1] != len(components) or tuple(components[:5]) != VIEW_COMPONENTS:
@@ -167,7 +171,8 @@ def _check(images: torch.Tensor, views: np.ndarray, rows: np.ndarray, components
     if rows.shape != views.shape[:1] or (len(rows) and not 0 <= rows.min() <= rows.max() < len(images)):
         raise UsageError(f"{len(views)} views ask for images beyond the {len(images)} that are given.")
     box = views[:, :4]
-    inside = (box[:, :2] >= 0) & (box[:, 2:] > 0) & (box[:, :2] + box[:, 2:] <= 1 + 1e-5)
+    beyond = padding / np.array(images.shape[1:3]) + EDGE * bool(padding)
+    inside = (box[:, :2] >= -beyond) & (box[:, 2:] > 0) & (box[:, :2] + box[:, 2:] <= 1 + beyond + EDGE)
     if not inside.all():
         bad = int((~inside.all(1)).argmax())
         raise UsageError(f"View {bad} lies outside its image: top, left, height, width = {box[bad].tolist()}.")

@@ -24,6 +24,7 @@ from dmkd.stores.errors import UsageError
 
 WEIGHT_BITS = 22  # Pillow's PRECISION_BITS
 COARSE_BITS = 15
+EDGE = 1e-5  # of an image's length: what a box, the sum of two float32, may lie beyond its image and still be inside
 MAX_TAPS = 1024  # 255 * (1/2 * 2^7) * 1024 < 2^24: the rest of the weights stays exact as well
 
 
@@ -76,7 +77,7 @@ class Taps:
         num_taps = weights.shape[-1]
         offsets = torch.arange(num_taps, device=first.device)
         # Taps beyond the image have weight zero.
-        places = (first[..., None] + offsets).clamp_(max=self.length - 1) + image[:, None, None] * self.length
+        places = (first[..., None] + offsets).clamp_(0, self.length - 1) + image[:, None, None] * self.length
         places = places.view(-1, num_taps)
         sums, rest = (
             F.embedding_bag(places, table, per_sample_weights=part.reshape(-1, num_taps), mode="sum")
@@ -97,30 +98,35 @@ def filter_weights(
     """How u boxes along one axis of ``length`` pixels are resampled to ``size`` pixels: Pillow's ``precompute_coeffs``.
 
     ``scale`` float64 (u,) in source pixels per output pixel, ``offset`` float64 (u,), where the box begins, in source
-    pixels. Returns ``first`` int64 (u, size), the first source pixel of each output pixel, and ``weights`` float64 (u,
-    size, taps), integers in units of 2^-22. Computed on the device, which is not waited for, with operations that IEEE 754
-    rounds correctly, in a fixed order: the same weights on every machine and device. That forbids, on a GPU, to divide by a
-    number (torch multiplies by its rounded reciprocal), and sums in parallel. Raises ``UsageError`` for an unknown
-    interpolation.
+    pixels. A box that leaves the image sees black pixels beyond it; for one that does not there are none, as in Pillow.
+
+    Returns ``first`` int64 (u, size), the first source pixel of each output pixel, and ``weights`` float64 (u, size, taps),
+    integers in units of 2^-22. Computed on the device, which is not waited for, with operations that IEEE 754 rounds
+    correctly, in a fixed order: the same weights on every machine and device. That forbids, on a GPU, to divide by a number
+    (torch multiplies by its rounded reciprocal), and sums in parallel. Raises ``UsageError`` for an unknown interpolation.
     """
     if interpolation not in INTERPOLATIONS:
         raise UsageError(f"The interpolation {interpolation!r} is unknown; there are {', '.join(INTERPOLATIONS)}.")
     function, support = INTERPOLATIONS[interpolation]
-    begins, scales = upload(np.stack([offset, scale]), device)[..., None]
+    leaves = (offset < -EDGE * length) | (offset + scale * size > length * (1 + EDGE))
+    begins, scales, low, high = upload(
+        np.stack([offset, scale, np.where(leaves, -np.inf, 0.0), np.where(leaves, np.inf, length)]), device
+    )[..., None]
     if function is None:
         # Pillow's ImagingScaleAffine steps along by addition, which decides where a centre falls between two pixels.
         centres = [begins + scales * 0.5]
         for _ in range(size - 1):
             centres.append(centres[-1] + scales)
-        first = torch.cat(centres, 1).floor_().long().clamp_(0, length - 1)
-        return first, torch.full((*first.shape, 1), 2.0**WEIGHT_BITS, dtype=torch.float64, device=first.device)
+        first = torch.minimum(torch.maximum(torch.cat(centres, 1).floor_(), low), high - 1)
+        weights = ((first >= 0) & (first < length)).to(torch.float64) * 2.0**WEIGHT_BITS
+        return first.long(), weights[..., None]
 
     centre = begins + (torch.arange(size, dtype=torch.float64, device=device) + 0.5) * scales
     filter_scale = scales.clamp(min=1.0)
     reach, step = support * filter_scale, 1.0 / filter_scale
-    first = (centre - reach + 0.5).floor_().clamp_(min=0)
-    end = (centre + reach + 0.5).floor_().clamp_(max=length)
-    num_taps = _num_taps(end - first, 2 * support * max(1.0, float(scale.max())), length)
+    first = torch.maximum((centre - reach + 0.5).floor_(), low)
+    end = torch.minimum((centre + reach + 0.5).floor_(), high)
+    num_taps = _num_taps(end - first, 2 * support * max(1.0, float(scale.max())), math.inf if leaves.any() else length)
     if num_taps > MAX_TAPS:
         raise UsageError(f"Views of {length} pixels can't be shrunk to {size} pixels in one go; store smaller images.")
     weights = centre.new_zeros(num_taps, *first.shape)
@@ -129,17 +135,19 @@ def filter_weights(
         place = first + tap
         weight.copy_(function((place - centre + 0.5) * step) * (place < end))
         total += weight
+        if leaves.any():
+            weight.mul_((place >= 0) & (place < length))  # black, which counts in the total alone
     weights.div_(total).mul_(2.0**WEIGHT_BITS)
     weights.add_(weights.sign(), alpha=0.5).trunc_()
     return first.long(), weights.permute(1, 2, 0)
 
 
-def _num_taps(counts: torch.Tensor, widest: float, length: int) -> int:
+def _num_taps(counts: torch.Tensor, widest: float, length: float) -> int:
     """How many weights an output pixel has at most. ``counts`` are known on the device only, and to ask a GPU would be to wait
     for it: there it is what the filter can reach, ``widest`` source pixels, and what is too much has weight zero."""
     if counts.device.type == "cpu":
         return int(counts.max())
-    return min(length, math.ceil(widest + 1e-6))  # more than the rounding of both ends
+    return int(min(length, math.ceil(widest + 1e-6)))  # more than the rounding of both ends
 
 
 def _bilinear(x: torch.Tensor) -> torch.Tensor:

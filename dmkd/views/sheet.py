@@ -82,7 +82,7 @@ def render_views(store: Store, image_id: int, view_set: ViewSet, count: int | No
     Mixed views are rendered with their partners', of the same block.
     """
     views = view_set[[image_id]][0][:count]
-    how = {"size": view_set.attributes["size"], "interpolation": view_set.attributes["interpolation"]}
+    how = {name: view_set.attributes[name] for name in ("size", "interpolation")} | {"padding": view_set.padding}
     components = view_set.components
     if "partner" not in components:
         pixels = render(
@@ -106,9 +106,9 @@ def render_views(store: Store, image_id: int, view_set: ViewSet, count: int | No
 
 
 def view_line(view: dict[str, float]) -> str:
-    """What a view is, in a few words: ``whole``, ``34%, flip, mix 61%``."""
+    """What a view is, in a few words: ``whole``, ``moved``, ``34%, flip, mix 61%``."""
     area = view["height"] * view["width"]
-    words = ["whole" if area > 0.999 else f"{area:.0%}"]
+    words = [f"{area:.0%}" if area <= 0.999 else "moved" if view["top"] or view["left"] else "whole"]
     if view["flip"] > 0.5:
         words.append("flip")
     if "weight" in view:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dmkd.stores import Store, UsageError, ViewSet
 from dmkd.views.description import ViewDescription
-from dmkd.views.policy import ViewPolicy, parse_policy
+from dmkd.views.policy import RANDOM_KINDS, ViewPolicy, parse_policy
 
 WHOLE = "whole"  # each image as it is
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
@@ -31,6 +31,11 @@ class DrawnViews:
         return self.description.components
 
     @property
+    def padding(self) -> int:
+        """Pixels by which boxes may leave their image, into black."""
+        return self.description.policy.padding or 0
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """What a stored view set's node would say of how they are drawn and rendered; JSON-able."""
         return self.description.to_attributes()
@@ -41,8 +46,8 @@ class DrawnViews:
 
 
 def shown_views(store: Store, name: str, seed: int = 0) -> ViewSet | DrawnViews:
-    """The store's view set of this name; or ``whole``, each image as it is; or ``rrc``, a new random crop of each image in
-    each epoch, with the options that ``--views`` takes (``rrc,scale=0.5:1,flip=0``), drawn with this ``seed``.
+    """The store's view set of this name; or ``whole``, each image as it is; or ``rrc`` or ``pad``, a new random crop of each
+    image in each epoch, with the options that ``--views`` takes (``rrc,scale=0.5:1,flip=0``), drawn with this ``seed``.
 
     Views that are drawn have the images' size (that of the shorter edge), and an image's canonical view is all of it.
     Raises ``UsageError`` for a name that is none of these.
@@ -53,7 +58,7 @@ def shown_views(store: Store, name: str, seed: int = 0) -> ViewSet | DrawnViews:
     if policy is None:
         raise UsageError(
             f"{store.path} has no view set {name!r}; it has {', '.join(store.views) or 'none'}. Views can also be drawn during "
-            "training: rrc (a new random crop of each image in each epoch), rrc,scale=0.5:1,flip=0, or whole."
+            "training: rrc (a new random crop of each image in each epoch), rrc,scale=0.5:1,flip=0, pad, or whole."
         )
     height, width, _ = store.image_shape
     description = ViewDescription(
@@ -83,9 +88,12 @@ def drawn_instead(store: Store, view_set: ViewSet) -> DrawnViews | None:
 
 def new_each_epoch(policy: ViewPolicy) -> str:
     """What :func:`shown_views` calls random crops of this policy, one an epoch: ``rrc,flip=0`` for ``rrc:8,flip=0``."""
-    return re.sub(r"^rrc:\d+", "rrc", str(policy)) if policy.num_random else WHOLE
+    return re.sub(r"^(\w+):\d+", r"\1", str(policy)) if policy.num_random else WHOLE
 
 
 def _each_epoch(text: str) -> ViewPolicy | None:
-    """The policy of ``rrc``, ``rrc,scale=0.5:1`` or ``rrc+cutmix``; None for what begins otherwise."""
-    return parse_policy("rrc:1" + text.removeprefix("rrc")) if re.match(r"rrc([+,]|$)", text) else None
+    """The policy of ``rrc``, ``rrc,scale=0.5:1``, ``rrc+cutmix`` or ``pad``; None for what begins otherwise."""
+    kind = re.match(r"\w+", text)
+    if kind is None or kind[0] not in RANDOM_KINDS or not re.match(r"[+,]|$", text[kind.end() :]):
+        return None
+    return parse_policy(f"{kind[0]}:1{text[kind.end() :]}")

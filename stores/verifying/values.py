@@ -13,14 +13,21 @@ QUALITY_TOLERANCE = 1e-3  # of p(class) and entropy, both rounded to float32
 DECODED_AT_ONCE = 2**24  # logits, 64 MB: what decoding may hold at a time
 
 
-def wrong_views(views: np.ndarray, components: Sequence[str], count: int) -> Iterator[tuple[np.ndarray, str]]:
-    """float32 (n, V, P) -> which views (n, V) are wrong, and what is wrong with them."""
+def wrong_views(
+    views: np.ndarray, components: Sequence[str], count: int, beyond: Sequence[float]
+) -> Iterator[tuple[np.ndarray, str]]:
+    """float32 (n, V, P) -> which views (n, V) are wrong, and what is wrong with them.
+
+    ``beyond``: by how much of the image's height and width boxes may leave it.
+    """
     finite = np.isfinite(views).all(2)
     yield ~finite, "are NaN or infinite views"
     part = {name: np.where(finite, views[:, :, place], 0).astype(np.float64) for place, name in enumerate(components)}
     end = 1 + BOX_TOLERANCE
     top, left, height, width = (np.where(finite, part[name], 1) for name in ("top", "left", "height", "width"))
-    outside = (top < 0) | (left < 0) | (height <= 0) | (width <= 0) | (top + height > end) | (left + width > end)
+    above, aside = (share + BOX_TOLERANCE * (share > 0) for share in beyond)
+    outside = (top < -above) | (left < -aside) | (height <= 0) | (width <= 0)
+    outside |= (top + height > end + above) | (left + width > end + aside)
     yield outside & finite, "have crop boxes outside the image"
     yield finite & ~np.isin(part["flip"], (0, 1)), "have a flip other than 0 and 1"
     if "partner" in part:

@@ -234,7 +234,8 @@ class Verifier:
         if not bound.all():
             yield self._rows(view_set.node, block, ~bound, "are the views of other images: those of another block")
             sound = False
-        for wrong, what in wrong_views(stored[:, :, :-1], view_set.components, len(ids)):
+        beyond = tuple(view_set.padding / edge for edge in self.store.image_shape[:2])
+        for wrong, what in wrong_views(stored[:, :, :-1], view_set.components, len(ids), beyond):
             if wrong.any():
                 yield self._rows(view_set.node, block, np.any(wrong, axis=1), what)
                 sound = False

@@ -42,7 +42,7 @@ def test_commands_and_options_are_offered():
         (("generate", "--store", "s.zarr", "--image-codec", ""), ["raw", "webp", "jpeg:95"]),
         (("label", "--codec", "f"), ["float16", "features"]),
         (("label", "--views", "rrc:8+"), ["rrc:8+cutmix", "rrc:8+mixup"]),
-        (("train-student", "--preset", ""), ["dm-kd", "cutmix-t20"]),
+        (("train-student", "--preset", ""), ["dm-kd", "cutmix-t20", "dm-kd-cifar"]),
         (("compare", "a.zarr", "--preset", "c"), ["cutmix-t20"]),
         (("train-student", "--loss", ""), ["kl", "dkd", "hard", "argmax", "standardised", "dist", "gift"]),
         (("train-student", "--schedule", "c"), ["cosine", "constant"]),

@@ -267,7 +267,7 @@ def test_a_loss_begins_at_its_authors_temperature(store):
     assert (temperature("dkd"), temperature("standardised"), temperature("dist", "cutmix-t20")) == (4, 2, 1)
     assert temperature("dkd", temperature=1.0) == 1
     text = " ".join(CliRunner().invoke(main, ["train-student", "--help"]).output.split())
-    assert "Default: 10; cutmix-t20: 20; dkd: 4; standardised: 2; dist: 1." in text
+    assert "Default: 10; cutmix-t20: 20; dm-kd-cifar: 4; dkd: 4; standardised: 2; dist: 1." in text
     assert "8 on CIFAR-100 at T=4, 0.5 on ImageNet at T=1" in text
 
 
