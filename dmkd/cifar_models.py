@@ -277,8 +277,8 @@ CIFAR_MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "cifar_vgg11_bn": (VggBn, {"depth": 11}),
 }
 
-_POOL_SIZES = {SmallStemResNet: (4, 4), PaperVgg: (4, 4), VggBn: (1, 1)}
-_FIRST_CONVOLUTIONS = {PaperVgg: "block0.0", VggBn: "features.0"}
+_POOL_SIZES: dict[type[nn.Module], tuple[int, int]] = {SmallStemResNet: (4, 4), PaperVgg: (4, 4), VggBn: (1, 1)}
+_FIRST_CONVOLUTIONS: dict[type[nn.Module], str] = {PaperVgg: "block0.0", VggBn: "features.0"}
 
 # Where timm's register_model looks for it.
 default_cfgs: dict[str, dict[str, Any]] = {
