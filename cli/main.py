@@ -25,6 +25,8 @@ COMMANDS = {
     "evaluate": "dmkd.cli.commands.evaluate",
     "export-student": "dmkd.cli.commands.export_student",
     "codec-report": "dmkd.cli.commands.codec_report",
+    "columns": "dmkd.cli.commands.columns",
+    "select": "dmkd.cli.commands.select",
     "inspect": "dmkd.cli.commands.inspect",
     "view": "dmkd.cli.commands.view",
     "card": "dmkd.cli.commands.card",

@@ -48,6 +48,11 @@ def print_everything(facts: dict[str, Any]) -> None:
         _print_section("Views", columns, _view_rows(facts), ("seed",))
     if facts["label_sets"]:
         _print_section("Labels", LABEL_COLUMNS, _label_rows(facts), SPARE_LABEL_COLUMNS)
+    if facts["columns"]:
+        print_columns(facts)
+    if facts["selections"]:
+        rows = [[f"@{name}", expression] for name, expression in facts["selections"].items()]
+        _print_section("Selections", ["name", "images for which"], rows, ())
     for name, label_set in facts["label_sets"].items():
         if label_set.get("statistics", {}).get("images"):
             click.echo()
@@ -226,6 +231,26 @@ def prompts_line(recipe: dict[str, Any]) -> str:
     first, *more = recipe["prompts"]
     line = f"{first!r}" + (f" and {len(more)} more" if more else "")
     return line + (f", negative {recipe['negative_prompt']!r}" if recipe["negative_prompt"] else "")
+
+
+def print_columns(facts: dict[str, Any]) -> None:
+    columns = ["column", "smallest", "mean", "largest", "done", "what it is"]
+    _print_section("Columns", columns, column_rows(facts), ("mean",))
+
+
+def column_rows(facts: dict[str, Any]) -> list[list[str]]:
+    def shown(column: dict[str, Any], key: str) -> str:
+        return f"{'≈ ' if column['sampled'] else ''}{column[key]:.4g}" if key in column else ""
+
+    return [
+        [
+            name,
+            *(shown(column, key) for key in ("smallest", "mean", "largest")),
+            _done(column, facts),
+            column["description"],
+        ]
+        for name, column in facts["columns"].items()
+    ]
 
 
 def _label_rows(facts: dict[str, Any]) -> list[list[str]]:

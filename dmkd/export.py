@@ -22,7 +22,7 @@ from dmkd.cards.dataset_card import export_card
 from dmkd.formats.imagefolder import ImageFolderExport
 from dmkd.formats.samples import ALL, FIRST, ImageFormat, Sample, SampleReader
 from dmkd.recipes.selected_classes import selection_notice
-from dmkd.recipes.selection import columns_of, parse_selection
+from dmkd.recipes.selecting import selected, selection_of
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.runtime.progress import Display
 from dmkd.runtime.whole_files import sweep_partials, write_file
@@ -240,7 +240,9 @@ def _description(
     store: Store, reader: SampleReader, judge: LabelSet | None, export: Export, options: ExportOptions
 ) -> dict[str, Any]:
     """Everything that determines the contents of the files."""
-    judged = judge and {"by": judge.identity, "rule": str(parse_selection(options.select or ""))}
+    judged = None
+    if options.select is not None:
+        judged = {"by": judge and judge.identity, "rule": str(selection_of(store, options.select))}
     description = {"format": options.format, "store": store.identity, "jpeg": options.jpeg, "select": judged}
     if options.format == "imagefolder":
         return description
@@ -299,7 +301,8 @@ def _judge(store: Store, label_sets: Sequence[LabelSet], options: ExportOptions)
     """The label set whose teacher's opinion ``--select`` goes by: the first one named, or the only one."""
     if options.select is None:
         return None
-    parse_selection(options.select)
+    if not selection_of(store, options.select).needs_teacher:
+        return None
     candidates = _label_sets(store, options.labels) if not label_sets else list(label_sets)
     if not candidates:
         raise UsageError("--select needs a teacher's opinion of the images: choose one with --labels.")
@@ -362,13 +365,12 @@ def _chosen_ids(
             f"{store.path} has no finished block yet of what was asked for (images"
             f"{''.join(f', {label_set.name}' for label_set in needed)}): nothing to export."
         )
-    if judge is None:
+    if options.select is None:
         return ids, missing, None
-    class_ids, select = store.class_ids[ids], options.select or ""
-    chosen = parse_selection(select).mask(columns_of(judge.quality[ids], class_ids, ids))
+    chosen = selected(store, selection_of(store, options.select), ids, judge)
     if not chosen.any():
-        raise UsageError(f"--select {select!r} leaves none of the {len(ids):,} images of {store.path}.")
-    return ids[chosen], missing, selection_notice(select, class_ids, chosen, store.class_names)
+        raise UsageError(f"--select {options.select!r} leaves none of the {len(ids):,} images of {store.path}.")
+    return ids[chosen], missing, selection_notice(options.select, store.class_ids[ids], chosen, store.class_names)
 
 
 def _parts(ids: np.ndarray, part_images: int) -> dict[int, np.ndarray]:

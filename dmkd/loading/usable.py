@@ -7,7 +7,8 @@ import numpy as np
 
 from dmkd.generators.defaults import source_defaults
 from dmkd.recipes.selected_classes import selection_notice
-from dmkd.recipes.selection import columns_of, parse_selection
+from dmkd.recipes.selecting import selected as selected_of
+from dmkd.recipes.selecting import selection_of
 from dmkd.stores import LabelSet, MissingBlockError, Store, UsageError, ViewSet
 from dmkd.views.policy import parse_policy
 from dmkd.views.shown import DrawnViews, drawn_instead, new_each_epoch, shown_views
@@ -92,12 +93,11 @@ def _selected(
     if select is None:
         selected[ids] = True
         return selected, None
-    selection = parse_selection(select)
+    selection = selection_of(store, select)
     if selection.needs_teacher and first is None:
         raise UsageError(f"--select {select!r} needs a teacher's opinion of the images: choose one with --labels.")
-    quality = first.quality[ids] if first else None
     class_ids = store.class_ids[ids]
-    kept = selection.mask(columns_of(quality, class_ids, ids))
+    kept = selected_of(store, selection, ids, first if selection.needs_teacher else None)
     if not kept.any():
         raise UsageError(f"--select {select!r} leaves none of the {len(ids):,} images of {store.path}.")
     selected[ids] = kept

@@ -9,7 +9,7 @@ from typing import Any
 from dmkd import digits
 from dmkd.loading.usable import default_views
 from dmkd.recipes.label_choice import parse_labels
-from dmkd.recipes.selection import parse_selection
+from dmkd.recipes.selecting import in_full, selection_of
 from dmkd.stores import Store, UsageError
 from dmkd.training.loss_table import HARD_LABELS, LOSSES, LossOption, loss_options, options_of_some
 from dmkd.training.presets import DM_KD, DM_KD_SMALL, OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE
@@ -103,6 +103,9 @@ def resolve_training(store: Store, given: dict[str, Any], preset: str | None = N
     if values["loss"] in LOSSES and "temperature" not in chosen:
         values["temperature"] = LOSSES[values["loss"]].temperature or values["temperature"]
     _check(values, options)
+    if values["select"] is not None:
+        values["select"] = in_full(values["select"], store.selections)
+        selection_of(store, values["select"])
     values |= _length(defaults, chosen)
     if values["optimizer"] not in SGD_LIKE and given.get("lr") is None and values["lr"] > 0.01:
         if values["optimizer"] not in OPTIMIZER_DEFAULTS:
@@ -170,8 +173,6 @@ def _check(values: dict[str, Any], options: dict[str, LossOption]) -> None:
     for key in ("feature_weight", *options, "weight_decay", "warmup_epochs", "seed"):
         if not 0 <= values[key] < float("inf"):
             raise UsageError(f"--{key.replace('_', '-')} must be 0 or more, not {values[key]}.")
-    if values["select"] is not None:
-        parse_selection(values["select"])
     for key in ("hard_weight", "hard_weight_end"):
         if values[key] is not None and not 0 <= values[key] <= 1:
             raise UsageError(f"--{key.replace('_', '-')} must be from 0 to 1, not {values[key]}.")
@@ -247,7 +248,7 @@ def _choose_labels(store: Store, values: dict[str, Any]) -> tuple[str | None, st
     label_sets, views = store.labels, store.views
     wanted = values.get("labels")
     select = values["select"]
-    opinion = select is not None and parse_selection(select).needs_teacher
+    opinion = select is not None and selection_of(store, select).needs_teacher
     view_set = values.get("view_set")
     if not LOSSES[values["loss"]].from_labels and wanted is None and not opinion:
         return None, shown_views(store, view_set or next(iter(views), None) or default_views(store)).name

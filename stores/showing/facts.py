@@ -6,7 +6,10 @@ Each array is listed once, which gives its blocks and their sizes; of small arra
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from .. import layout
+from ..columns import Column
 from ..errors import DamagedChunkError
 from ..opinions import sampled, statistics
 from ..reader import Reader
@@ -76,6 +79,8 @@ def store_facts(store: Reader, every_block: bool = False) -> dict[str, Any]:
             for name, view_set in view_sets.items()
         },
         "label_sets": labels,
+        "columns": {name: _column_facts(store, column, missing) for name, column in store.columns.items()},
+        "selections": store.selections,
         "damaged": list(dict.fromkeys(damaged)),
         "runs": store.run_summaries(),
         "created": attributes["created"],
@@ -159,6 +164,19 @@ def _label_set_facts(
             "quality_images": found["images"],
         }
     facts["statistics"] = {"blocks_read": len(read), "blocks_labelled": len(there), **found}
+    return facts
+
+
+def _column_facts(store: Reader, column: Column, missing: list[int]) -> dict[str, Any]:
+    """What a column says of a sample of blocks, at most as many as are read of labels."""
+    absent = {*missing, *column.missing_blocks()}
+    there = [block for block in range(store.num_blocks) if block not in absent]
+    facts: dict[str, Any] = {"description": column.description, "missing_blocks": sorted(absent - set(missing))}
+    blocks = sampled(store.path, there)
+    if blocks:
+        values = np.concatenate([column.rows.block(block) for block in blocks])
+        facts |= {"smallest": float(values.min()), "mean": float(values.mean()), "largest": float(values.max())}
+        facts["sampled"] = len(blocks) < len(there)
     return facts
 
 
