@@ -81,7 +81,7 @@ def _what_it_is(facts: dict[str, Any]) -> list[tuple[str, str]]:
     codec = "" if facts["image_codec"] == "raw" else f", {facts['image_codec']}"
     return [
         ("images", f"{facts['images_made']:,} of {facts['images']:,}, {height}x{width}{codec}, {state}"),
-        ("classes", classes_line(facts["classes"], recipe.get("classes"))),
+        ("classes", classes_line(facts["classes"], recipe)),
         ("blocks", f"{facts['blocks']:,} of {facts['block_size']:,}"),
         ("on disk", byte_size(facts["bytes"])),
         ("made by", recipe_line(recipe)),
@@ -201,8 +201,9 @@ def _done(part: dict[str, Any], facts: dict[str, Any]) -> str:
     return "100%" if done == 1 else f"{min(done, 0.999):.1%}" if done > 0.99 else f"{done:.0%}"
 
 
-def classes_line(count: int, chosen: list[int] | None) -> str:
-    return f"{count:,}" if chosen is None else f"{len(chosen):,} of {count:,}"
+def classes_line(count: int, recipe: dict[str, Any]) -> str:
+    chosen = recipe.get("classes")
+    return f"{count:,}" if chosen is None else f"{len(chosen):,} of {recipe['num_classes']:,}"
 
 
 def numerics_line(recipe: dict[str, Any]) -> str:

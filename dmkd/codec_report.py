@@ -1,14 +1,17 @@
 """What every label codec would cost and lose on a store's own images and a teacher's own logits."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.teachers import load_teacher
 from dmkd.making.fitting import blocks_to_fit_on, views_to_fit_on
 from dmkd.making.label_sets import LabelRequest, view_set_for
 from dmkd.making.labelling import label_views
+from dmkd.recipes.class_list import classes_of
 from dmkd.runtime.devices import default_cpu_threads, make_deterministic
 from dmkd.runtime.progress import Display
 from dmkd.stores import MissingBlockError, Store, parse_codec
@@ -30,7 +33,7 @@ def codec_report(
     make_deterministic(device, default_cpu_threads() if device == "cpu" else None)
     usual = [text for codec in CODECS.values() for text in codec.usual or (codec.example,)]
     parsed = {name: parse_codec(name) for name in codecs or usual}
-    classifier = load_classifier(teacher, device=device)
+    classifier = load_teacher(teacher, classes_of(store), f"{store.path} has", partial(load_classifier, device=device))
     description = view_set_for(store, LabelRequest([classifier], parse_codec("float16"), views), classifier)
     stored = store.views.get(description.name)
     missing = set(store.missing_blocks())

@@ -27,6 +27,7 @@ from dmkd.making.resolve import (
 )
 from dmkd.making.sizes import StoreSize
 from dmkd.making.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
+from dmkd.recipes.class_list import classes_of
 from dmkd.recipes.class_names import classes_written_alike, first_synonym
 from dmkd.recipes.dtypes import FLOAT8
 from dmkd.recipes.image_options import ImageOptions
@@ -84,7 +85,8 @@ def generate(
             recipe=recipe.to_json(),
             num_images=wanted.num_images,
             image_shape=wanted.image_shape,
-            class_names=wanted.info.class_names,
+            class_names=wanted.classes.names,
+            class_wnids=wanted.classes.given_wnids,
             block_size=wanted.block_size,
             versions=library_versions(),
             source=wanted.source.text,
@@ -128,7 +130,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
         check_limits(path, size, stored_labels(store), workers, run.ray_address)
     else:
         defaults = source_defaults(store.source)
-        if store.recipe.get("prompts"):
+        if store.recipe.get("prompts") and store.class_wnids is None:
             defaults = {**defaults, "teacher": teacher_of(store.class_names)}
         sources = teachers_wanted(labels, None, defaults)
         if not sources and labels.teachers is None:
@@ -138,7 +140,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
         if not sources:
             raise UsageError("There is nothing to label with --teacher none.")
         precision = TeacherPrecision(labels.teacher_precision, device)
-        teachers = load_teachers(sources, store, store.num_classes, f"{store.path} has", precision)
+        teachers = load_teachers(sources, store, classes_of(store), f"{store.path} has", precision)
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
         asked = asked_labels(size, request, defaults["views"], store.recipe.get("seed", 0))
         check_limits(path, size, asked, workers, run.ray_address)

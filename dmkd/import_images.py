@@ -29,6 +29,7 @@ from dmkd.generators.defaults import DM_KD_DEFAULTS
 from dmkd.making.asked import LabelOptions, check_least
 from dmkd.making.limits import check_limits
 from dmkd.making.sizes import PlannedLabels, StoreSize
+from dmkd.recipes.class_list import ClassList, classes_of, imagenet_classes
 from dmkd.recipes.class_names import read_class_names
 from dmkd.recipes.randomness import check_number_of_images, key64, mix64
 from dmkd.runtime.devices import default_cpu_threads
@@ -91,6 +92,7 @@ def import_images(
 
     open_decoders()
     with ThreadPoolExecutor(options.workers or default_cpu_threads()) as threads:
+        classes = _classes(found)
         if store is None or anew:
             files, size, skipped = _check_files(found, options, threads, display)
             codec = str(parse_image_codec(options.image_codec))
@@ -99,7 +101,7 @@ def import_images(
             shape = (size, size, 3)
             block_size = options.block_size or choose_block_size(shape)
             planned = StoreSize(len(files), block_size, shape, codec, None)
-            _check_labels_and_limits(labels, run, found.class_names, planned, path, recipe["seed"])
+            _check_labels_and_limits(labels, run, classes, planned, path, recipe["seed"])
             if store is not None:
                 begin_anew(store)
             store = create_store(
@@ -107,14 +109,15 @@ def import_images(
                 recipe=recipe,
                 num_images=len(files),
                 image_shape=shape,
-                class_names=found.class_names,
+                class_names=classes.names,
+                class_wnids=classes.given_wnids,
                 block_size=block_size,
                 versions=library_versions(),
                 image_codec=codec,
             )
         else:
             files = _files_to_go_on(store, found, options)
-            _check_labels_and_limits(labels, run, found.class_names, StoreSize.of(store), path, store.recipe["seed"])
+            _check_labels_and_limits(labels, run, classes_of(store), StoreSize.of(store), path, store.recipe["seed"])
             if swept := store.sweep_partials():
                 display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
         _import_blocks(store, files, found, threads, display)
@@ -147,6 +150,16 @@ def import_order(class_ids: np.ndarray, seed: int) -> np.ndarray:
     return np.lexsort((tie, place))
 
 
+def _classes(found: ImageSource) -> ClassList:
+    """The classes found; where their folders are called by the WordNet ids of ImageNet's classes, by these classes' names."""
+    named = ClassList(tuple(found.class_names))
+    if named.wnids != named.names:
+        return named
+    known = imagenet_classes()
+    places = [place for place in named.places_in(known) if place is not None]
+    return ClassList(known.subset(places).names, named.wnids) if len(places) == len(named) else named
+
+
 def _recipe(
     found: ImageSource, files: Sequence[ImageFile], size: int, skipped: Sequence[str], seed: int, image_codec: str
 ) -> dict[str, Any]:
@@ -176,7 +189,7 @@ def _files_to_go_on(store: Store, found: ImageSource, options: ImportOptions) ->
     codec = str(parse_image_codec(options.image_codec)) if options.image_codec else stored["image_codec"]
     refuse_mismatch(
         f"The import in {store.path}",
-        {**stored, "class_names": store.class_names, "block_size": store.block_size},
+        {**stored, "class_names": list(store.class_wnids or store.class_names), "block_size": store.block_size},
         {
             **_recipe(found, files, size, stored["skipped"], seed, codec),
             "class_names": found.class_names,
@@ -251,12 +264,11 @@ def _common_size(sizes: Counter[tuple[int, int]], source: str) -> int:
 
 
 def _check_labels_and_limits(
-    labels: LabelOptions | None, run: "RunOptions | None", class_names: list[str], size: StoreSize, path: str, seed: int
+    labels: LabelOptions | None, run: "RunOptions | None", classes: ClassList, size: StoreSize, path: str, seed: int
 ) -> None:
     """Refuse teachers, views or a codec that would be refused after hours of import, and what memory or disk can't hold."""
     label_sets: Sequence[PlannedLabels] = ()
     if labels is not None:
-        from dmkd.classifiers.classifier import check_classes
         from dmkd.making.label_sets import LabelRequest, check_request
         from dmkd.making.planned_labels import asked_labels
         from dmkd.making.resolve import TeacherPrecision, load_teachers
@@ -264,9 +276,7 @@ def _check_labels_and_limits(
         from dmkd.stores import parse_codec
 
         precision = TeacherPrecision(labels.teacher_precision, choose_device(run.device if run else None))
-        teachers = load_teachers(labels.teachers or (), size.store, len(class_names), f"{path} has", precision)
-        for teacher in teachers:
-            check_classes(teacher, class_names, path)
+        teachers = load_teachers(labels.teachers or (), size.store, classes, f"{path} has", precision)
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
         check_request(request, size.image_shape[:2], DM_KD_DEFAULTS["views"])
         label_sets = asked_labels(size, request, DM_KD_DEFAULTS["views"], seed)

@@ -24,11 +24,13 @@ def create_store(
     versions: Mapping[str, str] | None = None,
     source: str | None = None,
     image_codec: str = "raw",
+    class_wnids: Sequence[str] | None = None,
 ) -> Store:
     """Make an empty store for ``num_images`` images of one recipe. ``block_size`` None: chosen by image size.
 
     ``source`` is where the generator was found: kept for later runs, not part of the identity. ``image_codec`` (raw, webp,
-    jpeg:95) should be in the recipe too, as it may determine pixels.
+    jpeg:95) should be in the recipe too, as it may determine pixels. ``class_wnids``: the classes' WordNet ids, by which
+    ImageNet's folders are named.
 
     Raises ``UsageError`` if the path is taken by something else. A creation that was interrupted starts over.
     """
@@ -64,6 +66,7 @@ def create_store(
                 "identity": fingerprint(recipe),
                 "source": source,
                 "class_names": list(class_names),
+                **({"class_wnids": list(class_wnids)} if class_wnids is not None else {}),
                 "block_size": block_size,
                 "image_codec": image_codec,
                 "created": utc_now(),

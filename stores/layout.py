@@ -17,13 +17,18 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     card                      the data set's card: a group whose attribute ``readme`` is its README.md: for people, in no identity
 
 Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``, ``block_size``,
-``image_codec``, ``created``, ``updated``, ``versions``. Of a view set: ``components``, ``num_views``, ``policy``, ``seed``,
-``size``, ``interpolation``, ``canonical``, ``identity`` ... Of a label set: ``teacher``, ``source``, ``view_set``,
-``num_views``, ``codec``, ``num_classes``, ``identity``, and ``fitted`` once its constants and arrays are there. A ``teacher``
-names the ``precision`` of its forward pass unless that is float32. ``quality_view`` is the view that quality is of, which is
-its teacher's evaluation view: ``box``, ``size`` and ``interpolation``; without it, quality is of the view set's ``canonical``
-view, at its ``size`` and ``interpolation`` (in label sets of dmkd before there was the attribute, whoever the teacher is). Of a
-column: ``description``, ``identity``. Saved selections are attributes of the group ``selections``: name -> expression.
+``image_codec``, ``created``, ``updated``, ``versions``, and ``class_wnids``, the classes' WordNet ids, where they are known. Of
+a view set: ``components``, ``num_views``, ``policy``, ``seed``, ``size``, ``interpolation``, ``canonical``, ``identity`` ... Of a
+label set: ``teacher``, ``source``, ``view_set``, ``num_views``, ``codec``, ``num_classes``, ``identity``, and ``fitted`` once its
+constants and arrays are there. A ``teacher`` names the ``precision`` of its forward pass unless that is float32, and its
+``outputs`` that are the store's classes unless all are, in order: logits, quality (top-1, p(class), entropy) and what a codec has
+of its last layer are of these C alone. ``quality_view`` is the view that quality is of, which is its teacher's evaluation view:
+``box``, ``size`` and ``interpolation``; without it, quality is of the view set's ``canonical`` view, at its ``size`` and
+``interpolation`` (in label sets of dmkd before there was the attribute, whoever the teacher is). Of a column: ``description``,
+``identity``. Saved selections are attributes of the group ``selections``: name -> expression.
+
+Class ids are 0 to C - 1. Where the recipe has ``compact_classes`` they number its ``classes``, ids of the generator, in ascending
+order; in older stores of some ``classes`` they are the generator's ids, and C is all that it has.
 
 ``dmkd_format`` is the number of this format, 1; a root that has everything else but no number is read as 1. A change that would
 make an older dmkd read something wrong gets the next number, and dmkd refuses stores with a number it does not know, before it

@@ -83,6 +83,12 @@ class Reader:
         return self.attributes["class_names"]
 
     @property
+    def class_wnids(self) -> tuple[str, ...] | None:
+        """WordNet ids of the classes, where they were known when the store was made."""
+        wnids = self.attributes.get("class_wnids")
+        return None if wnids is None else tuple(wnids)
+
+    @property
     def num_classes(self) -> int:
         return len(self.class_names)
 

@@ -62,6 +62,8 @@ class LabelSet:
         self.view_set: str = self.attributes["view_set"]
         self.num_classes: int = self.attributes["num_classes"]
         self.precision: str = self.teacher.get("precision", layout.DEFAULT_PRECISION)  # of the teacher's forward pass
+        # Of the teacher's outputs, those that the store's classes are, in order; None: all.
+        self.outputs: list[int] | None = self.teacher.get("outputs")
         self.identity: str = self.attributes["identity"]
         self.num_views: int = self.attributes["num_views"]
         # The view that the quality is of: box, size and interpolation. None: the canonical one of the view set.

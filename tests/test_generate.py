@@ -244,7 +244,10 @@ def test_whoever_makes_a_block_compiles_the_models_if_the_recipe_says_so(tiny_ge
 
 def test_only_chosen_classes_are_made(tiny_generator, tmp_path):
     store = make(tmp_path / "s.zarr", tiny_generator, classes="2,5-6", images=16)
-    assert set(store.class_ids[:].tolist()) == {2, 5, 6} and store.num_classes == 10
+    assert set(store.class_ids[:].tolist()) == {0, 1, 2} and store.num_classes == 3
+    assert store.class_names == ["name 2", "name 5", "name 6, synonym 6"] and store.recipe["classes"] == [2, 5, 6]
+    whole = make(tmp_path / "whole.zarr", tiny_generator, images=40, seed=0)
+    assert whole.num_classes == 10 and "compact_classes" not in whole.recipe
 
 
 def test_sub_batches_that_do_not_divide_the_block_make_the_same_images(tiny_generator, tmp_path):

@@ -134,11 +134,12 @@ def class_sheet(
     store: "Store", label_set: "LabelSet | None", classes: str | None, count: int, columns: int | None
 ) -> "Image":
     """A row of images for each class."""
-    from dmkd.recipes.class_names import parse_classes
+    from dmkd.recipes.class_choice import parse_classes
+    from dmkd.recipes.class_list import classes_of
     from dmkd.stores.showing.contact_sheet import MAX_TILES, Row, caption_key, class_label, draw_sheet, image_tiles
     from dmkd.stores.showing.picks import pick_by_class
 
-    wanted = list(parse_classes(classes, store.class_names)) if classes else None
+    wanted = list(parse_classes(classes, classes_of(store))) if classes else None
     chosen = pick_by_class(store, count, wanted)
     if (tiles := sum(map(len, chosen.values()))) > MAX_TILES:
         raise UsageError(

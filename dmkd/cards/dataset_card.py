@@ -298,7 +298,7 @@ def _made(store: Store) -> int:
 
 def _classes(store: Store) -> str:
     chosen = store.recipe.get("classes")
-    return f"{store.num_classes:,}" if chosen is None else f"{len(chosen):,} of {store.num_classes:,}"
+    return f"{store.num_classes:,}" if chosen is None else f"{len(chosen):,} of {store.recipe['num_classes']:,}"
 
 
 def _policy(attributes: Mapping[str, Any]) -> str:

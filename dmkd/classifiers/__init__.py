@@ -2,7 +2,6 @@
 
 from dmkd.classifiers.classifier import (
     Classifier,
-    check_classes,
     configured_classifier,
     linear_head,
     load_classifier,
@@ -13,7 +12,6 @@ from dmkd.classifiers.classifier import (
 
 __all__ = [
     "Classifier",
-    "check_classes",
     "configured_classifier",
     "linear_head",
     "load_classifier",

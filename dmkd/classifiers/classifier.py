@@ -14,11 +14,10 @@ Its labels are named after the folder (of a student: its run) or file, or after 
 nothing (model.safetensors).
 """
 
-import difflib
 import hashlib
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,9 +29,11 @@ import torch
 from dmkd import digits
 from dmkd.cifar_models import translate_weights  # and with it timm knows these models, wherever one is created
 from dmkd.recipes.classifier_source import parse_classifier
+from dmkd.runtime.accelerators import upload
 from dmkd.runtime.failures import named_line
 from dmkd.runtime.hub_access import hub_access
 from dmkd.runtime.precision import computing_in
+from dmkd.runtime.spelling import nearest_names
 from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.views.policy import canonical_box
 from dmkd.views.render import normalise
@@ -59,12 +60,15 @@ class Classifier:
     std: tuple[float, float, float]
     sha256: str  # of the weights, see :func:`state_dict_sha256`
     precision: str = "float32"  # of the forward pass: one of CLASSIFIER_PRECISIONS, or float16
+    wnids: list[str] | None = None  # WordNet ids of the classes, where its configuration has them
+    outputs: tuple[int, ...] | None = None  # of the model's outputs, those that are its classes here; None: all
 
     def to_json(self) -> dict[str, Any]:
         """What a teacher is, wherever it was found: what a label set records and a later run is compared with. Where it names no
-        precision that is float32: label sets were written so before there was another."""
+        precision that is float32, and where no outputs all of them: label sets were written so before there was a choice."""
         return {
             **({"precision": self.precision} if self.precision != "float32" else {}),
+            **({"outputs": list(self.outputs)} if self.outputs is not None else {}),
             "name": self.name,
             "architecture": self.architecture,
             "sha256": self.sha256,
@@ -77,6 +81,19 @@ class Classifier:
                 "std": list(self.std),
             },
         }
+
+    def only(self, classes: Sequence[int] | None) -> "Classifier":
+        """The same for these of its classes, in this order; None: as it is."""
+        if classes is None:
+            return self
+        here = range(self.num_classes) if self.outputs is None else self.outputs
+        return replace(
+            self,
+            num_classes=len(classes),
+            class_names=self.class_names and [self.class_names[number] for number in classes],
+            wnids=self.wnids and [self.wnids[number] for number in classes],
+            outputs=tuple(here[number] for number in classes),
+        )
 
     def canonical_box(self, image_size: tuple[int, int]) -> Box:
         """The evaluation view of an (H, W) image as (top, left, height, width), fractions of the image."""
@@ -108,6 +125,7 @@ class Classifier:
         features = exact.features(pixels)
         if features.ndim != 2 or features.shape[1] != weight.shape[1]:
             return None
+        weight, bias = self._of_classes(weight.T).T, self._of_classes(bias)
         if not torch.allclose(features @ weight.T + bias, exact.logits(pixels), rtol=1e-3, atol=1e-3):
             return None
         return weight.cpu().numpy(), bias.cpu().numpy()
@@ -116,7 +134,13 @@ class Classifier:
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (n, 3, S, S) on the model's device -> float32 (n, C)."""
         with computing_in(self.precision, pixels.device):
-            return self.model(self._inputs(pixels)).float()
+            return self._of_classes(self.model(self._inputs(pixels)).float())
+
+    def _of_classes(self, outputs: torch.Tensor) -> torch.Tensor:
+        """(..., outputs of the model) -> (..., C)."""
+        if self.outputs is None:
+            return outputs
+        return outputs.index_select(-1, upload(torch.tensor(self.outputs), outputs.device))
 
     def _inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         return normalise(pixels, self.mean, self.std).contiguous(memory_format=_layout(pixels.device))
@@ -134,40 +158,6 @@ def load_classifier(source: str, *, device: str = "cpu", precision: str = "float
     digest = state_dict_sha256(model)
     model.to(device).to(memory_format=_layout(torch.device(device)))
     return replace(_classifier(source, name, model, digest), precision=precision)
-
-
-def load_teacher(
-    source: str, num_classes: int, images: str, load: Callable[[str], Classifier] = load_classifier
-) -> Classifier:
-    """A classifier, by ``load``, for images of ``num_classes`` classes. ``images``: "generator tiny makes" or "s.zarr has", for
-    the message.
-
-    Raises what ``load`` does, and ``UsageError`` if the classifier has another number of classes: before anything is
-    downloaded where timm knows it."""
-    if (known := _known_classes(source)) is not None:
-        _check_number(source, known, num_classes, images)
-    teacher = load(source)
-    _check_number(source, teacher.num_classes, num_classes, images)
-    return teacher
-
-
-def _known_classes(source: str) -> int | None:
-    """Of a model of timm's: as its configuration says. None: not known without loading it."""
-    import timm
-
-    meant = parse_classifier(source)
-    if meant.path is not None or source.startswith("hf-hub:"):
-        return None
-    _check_pretrained(source, source)
-    return timm.get_pretrained_cfg_value(source, "num_classes")
-
-
-def _check_number(source: str, count: int, num_classes: int, images: str) -> None:
-    if count != num_classes:
-        raise UsageError(
-            f"Teacher {source} knows {count:,} classes and {images} {num_classes:,}: use a teacher of the same classes, "
-            "or none (--teacher none)."
-        )
 
 
 def configured_classifier(source: str) -> Classifier:
@@ -203,7 +193,16 @@ def _classifier(source: str, name: str, model: torch.nn.Module, sha256: str) -> 
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         sha256=sha256,
+        wnids=_saved_wnids(source),
     )
+
+
+def _saved_wnids(source: str) -> list[str] | None:
+    """The WordNet ids of the classes, where a folder's ``config.json`` has them."""
+    meant = parse_classifier(source)
+    if meant.path is None or meant.architecture is not None:
+        return None
+    return json.loads((meant.path / "config.json").read_text()).get("label_wnids")
 
 
 def _num_classes(model: Any) -> int:
@@ -239,20 +238,6 @@ def no_linear_layer(teacher: Classifier, codec: str) -> UsageError:
     )
 
 
-def check_classes(teacher: Classifier, class_names: list[str], store_path: str) -> None:
-    """Refuse a teacher whose classes are not the store's, by number, or by the order of equal names."""
-    _check_number(teacher.source, teacher.num_classes, len(class_names), f"{store_path} has")
-    names = teacher.class_names
-    if names and names != class_names and sorted(names) == sorted(class_names):
-        raise UsageError(f"Teacher {teacher.source} numbers the classes of {store_path} in another order.")
-
-
-def nearest_names(name: str, known: list[str], count: int = 5) -> str:
-    """``"; did you mean a, b?"`` or nothing."""
-    near = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
-    return f"; did you mean {', '.join(near)}?" if near else ""
-
-
 def _create(source: str, weights: bool = True) -> tuple[str, torch.nn.Module]:
     """Short name and model of a source; without its weights, the shapes alone are right."""
     meant = parse_classifier(source)
@@ -271,7 +256,7 @@ def pretrained_model(name: str, source: str, weights: bool = True, **arguments: 
     """
     import timm
 
-    _check_pretrained(name, source)
+    check_pretrained(name, source)
     try:
         with hub_access() if weights else nullcontext():
             return timm.create_model(name, pretrained=weights, **arguments)
@@ -288,7 +273,7 @@ def pretrained_model(name: str, source: str, weights: bool = True, **arguments: 
         ) from error
 
 
-def _check_pretrained(name: str, source: str) -> None:
+def check_pretrained(name: str, source: str) -> None:
     """Raise ``UsageError`` unless timm has weights of this name, or it is one of the hub's."""
     import timm
 

@@ -26,7 +26,7 @@ class ImageFolderExport:
     def __init__(self, store: Store, folder: Path, image_format: ImageFormat) -> None:
         self.part_images = store.block_size
         self._store, self._folder, self._format = store, folder, image_format
-        self._class_folders = class_folders(store.class_names)
+        self._class_folders = class_folders(list(store.class_wnids or store.class_names))
 
     def part_name(self, number: int) -> str | None:
         """None: parts are not files here."""

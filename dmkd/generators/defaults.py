@@ -48,10 +48,10 @@ def source_defaults(text: str | None) -> Mapping[str, Any]:
     return DM_KD_DEFAULTS if text is None else parse_source(text).defaults
 
 
-def text_to_image_defaults(steps: int, guidance: float, class_names: Sequence[str], num_chosen: int) -> dict[str, Any]:
+def text_to_image_defaults(steps: int, guidance: float, class_names: Sequence[str]) -> dict[str, Any]:
     """The defaults of a text-to-image generator, whose pipeline has its own ``steps`` and ``guidance``.
 
-    As many images of each of the ``num_chosen`` classes as DM-KD made.
+    As many images of each class as DM-KD made.
     """
     per_class = DM_KD_DEFAULTS["images"] // 1000
     return {
@@ -59,7 +59,7 @@ def text_to_image_defaults(steps: int, guidance: float, class_names: Sequence[st
         "sampler": OWN_SCHEDULER,
         "steps": steps,
         "guidance": guidance,
-        "images": per_class * num_chosen,
+        "images": per_class * len(class_names),
         "teacher": teacher_of(class_names),
     }
 

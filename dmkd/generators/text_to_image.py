@@ -32,7 +32,7 @@ from dmkd.generators.pixels import not_finite, to_uint8
 from dmkd.generators.prompt_cache import PromptCache
 from dmkd.generators.samplers import OWN_SCHEDULER, SAMPLERS, check_steps, replacements
 from dmkd.generators.sampling import image_generators
-from dmkd.recipes.class_names import names_sha256, parse_classes
+from dmkd.recipes.class_names import names_sha256
 from dmkd.recipes.dtypes import FLOAT8
 from dmkd.recipes.guidance import parse_guidance
 from dmkd.recipes.image_options import ImageOptions
@@ -70,9 +70,7 @@ class TextToImageInfo:
         return 1 << (most.bit_length() - 1)
 
     def defaults(self, of_source: Mapping[str, Any], images: ImageOptions) -> Mapping[str, Any]:
-        names = list(self.class_names)
-        chosen = parse_classes(images.classes, names) if images.classes else names
-        return text_to_image_defaults(self.default_steps, self.default_guidance, names, len(chosen))
+        return text_to_image_defaults(self.default_steps, self.default_guidance, self.class_names)
 
     def sampling(self, images: ImageOptions, defaults: Mapping[str, Any]) -> dict[str, Any]:
         if images.compile:

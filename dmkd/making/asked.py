@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dmkd.generators.defaults import parse_source
 from dmkd.generators.hub import check_source
 from dmkd.generators.samplers import OWN_SCHEDULER, sampler_named
+from dmkd.recipes.class_choice import class_parts
 from dmkd.recipes.class_names import IMAGENET, class_names_from
 from dmkd.recipes.classifier_source import parse_classifier
 from dmkd.recipes.dtypes import CLASSIFIER_PRECISIONS, DTYPES, WEIGHTS
@@ -51,6 +52,8 @@ def check_images(images: ImageOptions) -> None:
     parse_image_codec(images.image_codec)
     if images.prompts is not None:
         parse_templates(images.prompts)
+    if images.classes is not None:
+        class_parts(images.classes)
     if images.class_names is not None and images.class_names != IMAGENET:
         class_names_from(images.class_names)
     if images.generator is not None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.classifiers.classifier import Classifier, linear_head, load_classifier
+from dmkd.classifiers.classifier import Classifier, linear_head
+from dmkd.classifiers.teachers import teacher_of_labels
 from dmkd.generators.interface import ImageGenerator
 from dmkd.generators.load import load_generator
 from dmkd.making.labelling import label_quality, label_views
@@ -221,7 +222,7 @@ class BlockWorker:
         return generator
 
     def _load_teacher(self, label_set: LabelSet) -> Classifier:
-        teacher = load_classifier(label_set.source, device=self.order.device, precision=label_set.precision)
+        teacher = teacher_of_labels(label_set, self.order.device)
         if teacher.sha256 != label_set.teacher["sha256"]:
             raise MismatchError(
                 f"The weights of teacher {teacher.source} have changed since label set {label_set.name!r} of "
@@ -232,7 +233,7 @@ class BlockWorker:
 
 
 def make_images(generator: ImageGenerator, recipe: Recipe, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-    """Consecutive ids (n,) -> images uint8 (n, H, W, 3) on the generator's device, class ids int32 (n,).
+    """Consecutive ids (n,) -> images uint8 (n, H, W, 3) on the generator's device, class ids int32 (n,) as the store has them.
 
     Sampled in sub-batches of one fixed size, the last one filled up with the ids that follow: a convolution may choose
     another algorithm for another batch size, so only equal shapes give equal bits.
@@ -242,7 +243,7 @@ def make_images(generator: ImageGenerator, recipe: Recipe, ids: np.ndarray) -> t
         sampled = np.arange(ids[start], ids[start] + recipe.sub_batch)
         parts.append(
             generator.sample(
-                recipe.class_ids(sampled),
+                recipe.generator_classes(sampled),
                 recipe.image_seeds(sampled),
                 sampler=recipe.sampler,
                 steps=recipe.steps,

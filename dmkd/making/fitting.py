@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from dmkd.classifiers.classifier import Classifier, linear_head, load_classifier
+from dmkd.classifiers.classifier import Classifier, linear_head
+from dmkd.classifiers.teachers import teacher_of_labels
 from dmkd.making.labelling import label_views
 from dmkd.runtime.devices import make_deterministic, release_gpu_memory
 from dmkd.runtime.progress import Display
@@ -46,7 +47,7 @@ def fit_label_sets(store: Store, names: Sequence[str], device: str, cpu_threads:
         if label_set.fitted:
             continue
         make_deterministic(device, cpu_threads)
-        teacher = load_classifier(label_set.source, device=device, precision=label_set.precision)
+        teacher = teacher_of_labels(label_set, device)
         head = linear_head(teacher, label_set.codec.name) if "weight" in label_set.codec.needs else teacher.head()
         weight, bias = head if head is not None else (None, None)
         sample = sample_logits(store, label_set, teacher, device) if _needs_sample(label_set) else None

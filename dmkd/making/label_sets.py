@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dmkd.classifiers.classifier import Classifier, check_classes, linear_head
+from dmkd.classifiers.classifier import Classifier, linear_head
+from dmkd.classifiers.teachers import of_classes
 from dmkd.generators.defaults import source_defaults
+from dmkd.recipes.class_list import classes_of
 from dmkd.stores import Codec, Store, UsageError
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.views.description import ViewDescription
@@ -30,11 +32,11 @@ def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
     """
     if request.name and len(request.teachers) > 1:
         raise UsageError("--name names one label set, and several teachers were given.")
-    for teacher in request.teachers:
-        check_classes(teacher, store.class_names, store.path)
+    teachers = [of_classes(teacher, classes_of(store), f"{store.path} has") for teacher in request.teachers]
+    for teacher in teachers:
         _check_codec(request.codec, teacher)
     names = []
-    for teacher in request.teachers:
+    for teacher in teachers:
         views = view_set_for(store, request, teacher)
         if views.name not in store.views:
             store.add_view_set(views.name, views.num_views, views.components, views.to_attributes())

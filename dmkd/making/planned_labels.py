@@ -7,7 +7,7 @@ from dmkd.classifiers.classifier import Classifier, configured_classifier
 from dmkd.classifiers.default_weights import default_weights_notice
 from dmkd.making.label_sets import LabelRequest, label_set_name, new_view_set, quality_view, view_set_for
 from dmkd.making.sizes import PlannedLabels, StoreSize
-from dmkd.stores import Store
+from dmkd.stores import LabelSet, Store
 from dmkd.views.description import ViewDescription
 from dmkd.views.policy import parse_views
 
@@ -20,7 +20,7 @@ def stored_labels(store: Store) -> list[PlannedLabels]:
             one.name,
             views[one.view_set],
             one.codec,
-            partial(configured_classifier, one.source),
+            partial(_configured, one),
             one,
             views[one.view_set].quality_view(one.quality_view),
         )
@@ -65,6 +65,9 @@ def teacher_notices(planned: Sequence[PlannedLabels], request: LabelRequest) -> 
                 "make views of its own size."
             )
     return sentences
+
+def _configured(labels: LabelSet) -> Classifier:
+    return configured_classifier(labels.source).only(labels.outputs)
 
 
 def _same(teacher: Classifier) -> Classifier:

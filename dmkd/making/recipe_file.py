@@ -171,7 +171,8 @@ def _text_options(recipe: Mapping[str, Any], class_names: Sequence[str]) -> dict
     """The recipe options of a text-to-image generator, by name, without those that are a DiT's."""
     if not recipe.get("prompts"):
         return {"image-size": None}
-    return {"class-names": list(class_names), "prompt": list(recipe["prompts"])}
+    chosen = {"classes": None} if recipe.get("compact_classes") else {}  # their names are all that there are
+    return {"class-names": list(class_names), "prompt": list(recipe["prompts"]), **chosen}
 
 
 def written_ranges(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,14 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dmkd.classifiers.classifier import Classifier, load_classifier, load_teacher
-from dmkd.generators.defaults import DEFAULT_GENERATOR, GeneratorSource, parse_source
+from dmkd.classifiers.classifier import Classifier, load_classifier
+from dmkd.classifiers.teachers import load_teacher
+from dmkd.generators.defaults import DEFAULT_GENERATOR, DM_KD_DEFAULTS, GeneratorSource, parse_source
 from dmkd.generators.interface import GeneratorFacts
 from dmkd.making.asked import LabelOptions, check_images, check_labels
 from dmkd.making.label_sets import LabelRequest
 from dmkd.making.planned_labels import asked_labels, stored_labels
 from dmkd.making.sizes import PlannedLabels, StoreSize
-from dmkd.recipes.class_names import class_names_from, names_sha256, parse_classes
+from dmkd.recipes.class_choice import parse_classes
+from dmkd.recipes.class_list import ClassList, classes_of
+from dmkd.recipes.class_names import class_names_from, names_sha256
 from dmkd.recipes.dtypes import default_classifier_precision, vae_dtype
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
@@ -42,6 +45,7 @@ class WantedImages:
     recipe: Recipe
     num_images: int
     block_size: int
+    classes: ClassList  # that the store has or will have
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -86,10 +90,17 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     if image_size is None and store is not None and store.recipe.get("prompts"):
         image_size = store.recipe["image_size"]
     source = parse_source(named)
-    info: GeneratorFacts = describe(source.weights, class_names=_class_names(store, images), image_size=image_size)
+    named = _named_classes(store, images)
+    info: GeneratorFacts = describe(source.weights, class_names=named and named.names, image_size=image_size)
+    classes = named or ClassList(info.class_names)
+    if images.classes is not None and classes.chosen_from is None:
+        classes = classes.subset(parse_classes(images.classes, classes))
     defaults = info.defaults(source.defaults, images)
+    if named is not None and named.given_wnids is not None:
+        defaults = {**defaults, "teacher": DM_KD_DEFAULTS["teacher"]}
     if store is not None:
-        recipe = _recipe_to_go_on(store, images, info, source.name or info.name)
+        chosen = classes.chosen_from and classes.chosen_from[0]
+        recipe = _recipe_to_go_on(store, images, info, chosen, source.name or info.name)
         if images.block_size not in (None, store.block_size):
             refuse_mismatch(
                 path, {"block_size": store.block_size}, {"block_size": images.block_size}, "Leave --block-size out."
@@ -97,11 +108,16 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
         if images.images is not None:
             store.check_growth(images.images)
         num_images = images.images if images.images is not None else store.num_images
-        return WantedImages(store, source, info, defaults, recipe, num_images, store.block_size)
+        return WantedImages(store, source, info, defaults, recipe, num_images, store.block_size, classes_of(store))
     num_images = images.images if images.images is not None else defaults["images"]
     block_size = images.block_size or choose_block_size((info.image_size, info.image_size, 3))
-    recipe = _new_recipe(source.name or info.name, images, info, defaults, device, block_size)
-    return WantedImages(None, source, info, defaults, recipe, num_images, block_size)
+    recipe = _new_recipe(source.name or info.name, images, info, classes, defaults, device, block_size)
+    if classes.chosen_from is not None and num_images < len(classes):
+        raise UsageError(
+            f"--images {num_images} leaves {len(classes) - num_images:,} of the {len(classes):,} classes of --classes without an "
+            f"image: make at least {len(classes)}."
+        )
+    return WantedImages(None, source, info, defaults, recipe, num_images, block_size, classes)
 
 
 def resolve_labels(
@@ -113,7 +129,7 @@ def resolve_labels(
     sources = teachers_wanted(labels, wanted.store, wanted.defaults)
     makes = f"generator {wanted.recipe.generator} makes"
     precision = TeacherPrecision(labels.teacher_precision, device)
-    teachers = load_teachers(sources, wanted.store, wanted.info.num_classes, makes, precision, load)
+    teachers = load_teachers(sources, wanted.store, wanted.classes, makes, precision, load)
     if labels.teachers is None and not teachers and wanted.store is not None:
         _refuse_labels_without_teacher(labels, wanted.store)
     return LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
@@ -155,7 +171,7 @@ def _refuse_labels_without_teacher(labels: LabelOptions, store: Store) -> None:
 def load_teachers(
     sources: Sequence[str],
     store: Store | None,
-    num_classes: int,
+    classes: ClassList,
     images: str,
     precision: TeacherPrecision,
     load: Callable[[str], Classifier] = load_classifier,
@@ -167,7 +183,7 @@ def load_teachers(
     stored = {} if store is None else {one.source: one for one in store.labels.values()}
     found: dict[str, Classifier] = {}
     for source in sources:
-        teacher, labels = load_teacher(source, num_classes, images, load), stored.get(source)
+        teacher, labels = load_teacher(source, classes, images, load), stored.get(source)
         name = labels.teacher.get("name") if labels else None
         teacher = dataclasses.replace(teacher, name=name or teacher.name, precision=precision.of(labels))
         if teacher.name in found:
@@ -195,16 +211,24 @@ def teachers_wanted(labels: LabelOptions, store: Store | None, defaults: Mapping
 
 
 def _new_recipe(
-    name: str, images: ImageOptions, info: GeneratorFacts, defaults: Mapping[str, Any], device: str, block_size: int
+    name: str,
+    images: ImageOptions,
+    info: GeneratorFacts,
+    classes: ClassList,
+    defaults: Mapping[str, Any],
+    device: str,
+    block_size: int,
 ) -> Recipe:
     on_gpu = device.startswith("cuda")
     dtype = images.given("dtype", "bfloat16" if on_gpu else "float32")
+    chosen, num_classes = classes.chosen_from or (None, len(classes))
     return Recipe(
         generator=name,
         generator_sha256=info.sha256,
         image_size=info.image_size,
-        classes=parse_classes(images.classes, list(info.class_names)) if images.classes else None,
-        num_classes=info.num_classes,
+        classes=chosen,
+        compact_classes=chosen is not None,
+        num_classes=num_classes,
         **info.sampling(images, defaults),
         dtype=dtype,
         vae_dtype=None if images.vae_dtype in (None, vae_dtype(dtype, None)) else images.vae_dtype,
@@ -217,15 +241,30 @@ def _new_recipe(
     )
 
 
-def _class_names(store: Store | None, images: ImageOptions) -> tuple[str, ...] | None:
-    """The class names for a text-to-image generator: those given, else those of its store."""
-    if images.class_names is not None:
-        return class_names_from(images.class_names)
-    return tuple(store.class_names) if store is not None and store.recipe.get("prompts") else None
+def _named_classes(store: Store | None, images: ImageOptions) -> ClassList | None:
+    """The classes that a text-to-image generator is told of: the chosen ones of those named; else those of its store.
+
+    A store whose chosen classes keep their numbers has all that were named, and its generator must know them."""
+    recipe = store.recipe if store is not None else {}
+    keep_numbers = recipe.get("classes") is not None and not recipe.get("compact_classes")
+    if images.class_names is None:
+        if store is None or not recipe.get("prompts"):
+            return None
+        if images.classes is not None and not keep_numbers:
+            raise UsageError(
+                f"--classes chooses among the names of --class-names: give both to go on with {store.path}, or neither."
+            )
+        return classes_of(store)
+    named = ClassList(class_names_from(images.class_names))
+    if images.classes is None or keep_numbers:
+        return named
+    return named.subset(parse_classes(images.classes, named))
 
 
-def _recipe_to_go_on(store: Store, images: ImageOptions, info: GeneratorFacts, generator: str) -> Recipe:
-    """The store's recipe, after comparing it with every option that was given."""
+def _recipe_to_go_on(
+    store: Store, images: ImageOptions, info: GeneratorFacts, chosen: Sequence[int] | None, generator: str
+) -> Recipe:
+    """The store's recipe, after comparing it with every option that was given; ``chosen``: the classes that --classes says."""
     recipe = Recipe.from_json(store.recipe)
     stored = recipe.to_json()  # with the fields that are younger than the store
     asked = dict(stored)
@@ -248,7 +287,7 @@ def _recipe_to_go_on(store: Store, images: ImageOptions, info: GeneratorFacts, g
     if images.class_names is not None:
         asked["class_names_sha256"] = names_sha256(info.class_names)
     if images.classes is not None:
-        asked["classes"] = list(parse_classes(images.classes, list(info.class_names)))
+        asked["classes"] = list(chosen or ())
     if images.image_codec is not None:
         asked["image_codec"] = str(parse_image_codec(images.image_codec))
     asked["generator_sha256"] = info.sha256 or stored["generator_sha256"]  # empty: the weights were not read

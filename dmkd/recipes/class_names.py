@@ -1,4 +1,4 @@
-"""Class names: where they come from, how they are hashed, and how a user picks some of them."""
+"""Class names: where they come from, and how they are hashed."""
 
 import hashlib
 from collections.abc import Sequence
@@ -60,33 +60,3 @@ def classes_written_alike(class_names: Sequence[str]) -> list[tuple[int, ...]]:
     for class_id, name in enumerate(class_names):
         groups.setdefault(first_synonym(name).lower(), []).append(class_id)
     return [tuple(group) for group in groups.values() if len(group) > 1]
-
-
-def parse_classes(text: str, class_names: list[str]) -> tuple[int, ...]:
-    """``"0-9,207,golden retriever"`` -> class ids, ascending and unique.
-
-    A part is an id, a range of ids, or a class name (the whole name or one of its comma-separated synonyms; names that
-    hold a comma can't be written here, their synonyms can).
-    """
-    by_name: dict[str, int] = {}
-    for class_id, name in enumerate(class_names):
-        for synonym in [name, *name.split(",")]:
-            by_name.setdefault(synonym.strip().lower(), class_id)
-    chosen: set[int] = set()
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        first, dash, last = part.partition("-")
-        if part.lower() in by_name and not part.isdigit():
-            chosen.add(by_name[part.lower()])
-        elif part.isdigit():
-            chosen.add(int(part))
-        elif dash and first.isdigit() and last.isdigit() and int(first) <= int(last):
-            chosen.update(range(int(first), int(last) + 1))
-        else:
-            raise UsageError(f"--classes: {part!r} is not a class id, range or class name of this generator.")
-    if not chosen:
-        raise UsageError("--classes names no class.")
-    if max(chosen) >= len(class_names):
-        raise UsageError(
-            f"--classes: the generator has classes 0 to {len(class_names) - 1}; there is no class {max(chosen)}."
-        )
-    return tuple(sorted(chosen))

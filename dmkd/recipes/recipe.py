@@ -23,7 +23,7 @@ class Recipe:
     generator: str  # its name: hub id, name of the folder, or 'digits'
     generator_sha256: str  # of weights and configuration: the generator's true name
     image_size: int  # pixels, height and width
-    classes: tuple[int, ...] | None  # class ids of the generator that are asked for; None: all
+    classes: tuple[int, ...] | None  # class ids of the generator that are asked for, ascending; None: all
     num_classes: int  # how many the generator has
     sampler: str
     steps: int
@@ -41,12 +41,14 @@ class Recipe:
     negative_prompt: str | None = None
     class_names_sha256: str | None = None  # of the store's class names
     vae_dtype: str | None = None  # of the VAE's weights; None: as dtype, see dmkd.recipes.dtypes.vae_dtype
+    compact_classes: bool = False  # the store numbers the chosen classes from 0; else it keeps the generator's ids
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able; without a ``vae_dtype`` that is not set, as recipes were written before there was one."""
+        """JSON-able; without younger fields that are not set, as recipes were written before there were any."""
         description = dataclasses.asdict(self)
-        if self.vae_dtype is None:
-            del description["vae_dtype"]
+        for field in ("vae_dtype", "compact_classes"):
+            if not description[field]:
+                del description[field]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in description.items()}
 
     @classmethod
@@ -81,7 +83,15 @@ class Recipe:
         return Wording(tuple(class_names), self.prompts, self.negative_prompt, self.seed)
 
     def class_ids(self, ids: np.ndarray) -> np.ndarray:
-        """The classes asked for these image ids: int32 (n,)."""
+        """The classes asked for these image ids, as the store numbers them: int32 (n,)."""
+        if self.compact_classes and self.classes is not None:
+            return class_order(self.seed, ids, np.arange(len(self.classes)))
+        return self.generator_classes(ids)
+
+    def generator_classes(self, ids: np.ndarray) -> np.ndarray:
+        """The same as the generator numbers them: int32 (n,). One that reads text is told of the store's classes alone."""
+        if self.compact_classes and self.prompts is not None:
+            return self.class_ids(ids)
         classes = np.arange(self.num_classes) if self.classes is None else np.array(self.classes)
         return class_order(self.seed, ids, classes)
 

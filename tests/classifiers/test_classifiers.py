@@ -6,7 +6,9 @@ import torch
 from conftest import make_teacher
 from safetensors.torch import load_file
 
-from dmkd.classifiers.classifier import check_classes, load_classifier, state_dict_sha256
+from dmkd.classifiers.classifier import load_classifier, state_dict_sha256
+from dmkd.classifiers.teachers import of_classes
+from dmkd.recipes.class_list import ClassList, imagenet_classes
 from dmkd.stores import DmkdError, UsageError
 
 
@@ -95,12 +97,64 @@ def test_a_missing_hub_names_what_is_wanted_and_what_to_do():
 
 def test_classes_that_do_not_match_are_refused(tmp_path, tiny_teacher):
     teacher = load_classifier(str(tiny_teacher))
-    check_classes(teacher, [str(i) for i in range(10)], "s.zarr")
-    check_classes(teacher, [f"digit {i}" for i in range(10)], "s.zarr")  # other words for the same classes
+    assert of_classes(teacher, numbers(range(10)), "s.zarr has") is teacher
+    other_words = ClassList(tuple(f"digit {i}" for i in range(10)))
+    assert of_classes(teacher, other_words, "s.zarr has") is teacher
     with pytest.raises(UsageError, match=r"knows 10 classes and s\.zarr has 7"):
-        check_classes(teacher, list("abcdefg"), "s.zarr")
-    with pytest.raises(UsageError, match="in another order"):
-        check_classes(teacher, [str(i) for i in reversed(range(10))], "s.zarr")
+        of_classes(teacher, ClassList(tuple("abcdefg")), "s.zarr has")
+
+
+def numbers(ids):
+    return ClassList(tuple(map(str, ids)))
+
+
+def test_a_teacher_is_fitted_to_classes_by_their_names(tiny_teacher):
+    teacher = load_classifier(str(tiny_teacher))
+    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    for ids in (list(reversed(range(10))), [7, 2, 5]):  # in another order, and some of them
+        fitted = of_classes(teacher, numbers(ids), "s.zarr has")
+        assert torch.equal(fitted.logits(pixels), teacher.logits(pixels)[:, ids])
+        assert fitted.class_names == list(map(str, ids)) and fitted.num_classes == len(ids)
+        assert fitted.to_json() == {**teacher.to_json(), "outputs": ids}
+        weight, bias = fitted.head()
+        np.testing.assert_array_equal(weight, teacher.head()[0][ids])
+        np.testing.assert_array_equal(bias, teacher.head()[1][ids])
+        assert of_classes(fitted, numbers(ids), "s.zarr has") is fitted
+    with pytest.raises(
+        UsageError, match=r"does not know 4 of the 5 classes that s\.zarr has \(10, 11, 12, …\): use one"
+    ):
+        of_classes(teacher, numbers(range(9, 14)), "s.zarr has")
+    with pytest.raises(UsageError, match=r"does not know 9 of the 10 classes"):  # 9 is not where it would be by number
+        of_classes(teacher, numbers(range(9, 19)), "s.zarr has")
+
+
+def test_a_nameless_teacher_knows_the_classes_that_were_chosen_from_as_many(tmp_path):
+    teacher = load_classifier(str(make_teacher(tmp_path / "t")))
+    teacher.class_names = None
+    chosen = ClassList(("a", "b", "c"), None, ((1, 4, 9), 10))
+    assert of_classes(teacher, chosen, "s.zarr has").outputs == (1, 4, 9)
+    with pytest.raises(UsageError, match=r"knows 10 classes and s\.zarr has 3"):
+        of_classes(teacher, ClassList(("a", "b", "c"), None, ((1, 4, 9), 11)), "s.zarr has")
+    with pytest.raises(UsageError, match=r"knows 10 classes and s\.zarr has 3"):
+        of_classes(teacher, ClassList(("a", "b", "c")), "s.zarr has")
+
+
+def test_a_teacher_of_a_thousand_classes_knows_imagenets(tmp_path):
+    teacher = load_classifier(str(make_teacher(tmp_path / "t", num_classes=1000)))
+    teacher.class_names = None
+    imagenet = imagenet_classes()
+    assert of_classes(teacher, imagenet, "s.zarr has") is teacher
+    hundred = imagenet.subset([134, 517, 999])  # two of them are called crane
+    assert of_classes(teacher, hundred, "s.zarr has").outputs == (134, 517, 999)
+    by_folder = ClassList(("n02012849", "n01440764"))
+    assert of_classes(teacher, by_folder, "s.zarr has").outputs == (134, 0)
+    assert of_classes(teacher, ClassList(("goldfish", "tabby_cat", "Persian cat")), "s.zarr has").outputs == (
+        1,
+        281,
+        283,
+    )
+    with pytest.raises(UsageError, match=r"does not know 1 of the 2 classes that s\.zarr has \(crane\)"):
+        of_classes(teacher, ClassList(("goldfish", "crane")), "s.zarr has")
 
 
 def test_the_canonical_box_is_the_evaluation_view(tmp_path):

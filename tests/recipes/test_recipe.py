@@ -3,7 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dmkd.recipes.class_names import parse_classes
+from dmkd.recipes.class_choice import parse_classes
+from dmkd.recipes.class_list import ClassList
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.recipe import Recipe
 from dmkd.stores import MismatchError, UsageError
@@ -97,13 +98,13 @@ def test_only_the_chosen_classes_are_asked_for():
     [("0", (0,)), ("1-2,0", (0, 1, 2)), ("goldfish", (1,)), ("Tinca tinca, great white shark", (0, 2)), ("3", (3,))],
 )
 def test_classes_are_ids_ranges_or_names(text, expected):
-    assert parse_classes(text, NAMES) == expected
+    assert parse_classes(text, ClassList(tuple(NAMES))) == expected
 
 
 @pytest.mark.parametrize("text", ["4", "0-4", "2-1", "dog", "", ",", "-1"])
 def test_classes_that_do_not_exist_are_refused(text):
     with pytest.raises(UsageError, match="--classes"):
-        parse_classes(text, NAMES)
+        parse_classes(text, ClassList(tuple(NAMES)))
 
 
 def test_a_mismatch_names_the_fields_both_values_and_the_way_out():
