@@ -163,9 +163,10 @@ def refuse_untrainable(
         create_optimizer(recipe, model)
         if classes not in listed:
             listed.add(classes)
-            student = as_classifier(model, recipe.student, store.class_names, preprocessing_of(views))
+            names, wnids = store.class_names, store.class_wnids
+            student = as_classifier(model, recipe.student, names, preprocessing_of(views), wnids)
             for val in vals:
-                evaluation_batches(val, student, store.class_names)
+                evaluation_batches(val, student)
 
 
 def _attempt(
@@ -208,7 +209,7 @@ def _measure(
         precision = classifier_precision(execution.precision(device))
         student = load_classifier(str(folder / STUDENT), device=device, precision=precision)
         for val in missing:
-            batches = evaluation_batches(val, student, store.class_names, execution.data_workers)
+            batches = evaluation_batches(val, student, execution.data_workers)
             teacher = teacher_predictions(store, run.recipe.labels, val, folder.parent.parent, device, execution)
             found[val] = measured(predict(student, batches), teacher, student.num_classes)
     again = {**summary, "measured": found}
@@ -233,12 +234,13 @@ def teacher_predictions(
             with np.load(file) as kept:
                 return Predictions(**kept)
         try:
-            teacher = load_classifier(label_set.source, device=device, precision=label_set.precision)
+            whole = load_classifier(label_set.source, device=device, precision=label_set.precision)
         except DmkdError:
             return None
+        teacher = whole.only(label_set.outputs)
         if teacher.sha256 != label_set.teacher.get("sha256"):
             return None
-        found = predict(teacher, evaluation_batches(val, teacher, store.class_names, execution.data_workers))
+        found = predict(teacher, evaluation_batches(val, teacher, execution.data_workers))
         content = io.BytesIO()
         np.savez(content, class_ids=found.class_ids, top=found.top, confidence=found.confidence)
         make_folder(out / TEACHERS)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..completion import files
-from ..display import percent, print_facts, print_table
+from ..display import make_display, percent, print_facts, print_table
 from ..options import device_option, endpoint_option, json_option
 
 if TYPE_CHECKING:
@@ -52,12 +52,15 @@ def command(model: str, data: str, data_workers: int | None, device: str | None,
 
     from dmkd.classifiers.classifier import load_classifier
     from dmkd.classifiers.evaluate import evaluate
-    from dmkd.classifiers.evaluation_data import evaluation_batches
+    from dmkd.classifiers.evaluation_data import list_evaluation
     from dmkd.runtime.devices import choose_device
 
     classifier = load_classifier(model, device=choose_device(device))
     names = classifier.class_names or [str(i) for i in range(classifier.num_classes)]
-    evaluation = evaluate(classifier, evaluation_batches(data, classifier, workers=data_workers))
+    listed = list_evaluation(data, classifier, workers=data_workers)
+    for sentence in listed.notices:
+        make_display().notice(sentence)
+    evaluation = evaluate(classifier, listed.read(range(len(listed.sizes))))
     if as_json:
         click.echo(json.dumps({"model": model, "data": data, **evaluation.to_json(names)}))
         return

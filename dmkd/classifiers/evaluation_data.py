@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ import numpy as np
 import torch
 
 from dmkd import digits
+from dmkd.classifiers.class_folders import list_image_folder
 from dmkd.classifiers.classifier import Classifier
+from dmkd.classifiers.teachers import classes_of_classifier
 from dmkd.formats.decode import BrokenImage, decode_unturned, open_decoders
-from dmkd.formats.find import IMAGE_SUFFIXES, Classes, ImageFile, find_images, nothing_to_measure_on, read_bytes
+from dmkd.formats.find import Classes, ImageFile, find_images, nothing_to_measure_on, read_bytes
+from dmkd.recipes.class_list import ClassList, classes_of
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.runtime.progress import Silent
 from dmkd.stores import Store, UsageError, open_store, store_exists
@@ -33,43 +36,44 @@ class ListedImages:
 
     sizes: Sequence[int]  # images of each batch
     read: Callable[[Sequence[int]], Iterator[Pixels]]  # the batches of these numbers, seen as the classifier evaluates
+    notices: Sequence[str] = ()  # what the user should know of the images and their classes
 
 
-def evaluation_batches(
-    source: str, classifier: Classifier, class_names: list[str] | None = None, workers: int | None = None
-) -> Iterator[Pixels]:
+def evaluation_batches(source: str, classifier: Classifier, workers: int | None = None) -> Iterator[Pixels]:
     """(pixels uint8 (n, 3, S, S), class ids int64 (n,)) of all images of ``source``, seen as the classifier evaluates.
 
     Takes and raises what :func:`list_evaluation` does.
     """
-    listed = list_evaluation(source, classifier, class_names, workers)
+    listed = list_evaluation(source, classifier, workers)
     return listed.read(range(len(listed.sizes)))
 
 
-def list_evaluation(
-    source: str, classifier: Classifier, class_names: list[str] | None = None, workers: int | None = None
-) -> ListedImages:
+def list_evaluation(source: str, classifier: Classifier, workers: int | None = None) -> ListedImages:
     """The images of ``source``, listed at once and decoded when they are read.
 
-    ``source`` is ``digits``, a store, a folder with one folder of images a class (ImageFolder), or WebDataset tars (one, a
-    folder of them, or ``"val-{000..049}.tar"``). ``workers``: threads that decode files, None: :func:`decoding_threads`. Raises
-    ``UsageError`` if it is none of these, or if its classes can't be those of the classifier.
+    ``source`` is ``digits``, a store, a folder with one folder of images a class (:func:`list_image_folder`), or WebDataset tars
+    (one, a folder of them, or ``"val-{000..049}.tar"``), whose class ids are the classifier's. Images of a store's classes that
+    the classifier does not know by name are left out. ``workers``: threads that decode files, None: :func:`decoding_threads`.
+    Raises ``UsageError`` if it is none of these, or if its classes can't be those of the classifier.
     """
     workers = decoding_threads() if workers is None else workers
     if source == "digits":
         images, class_ids = digits.heldout()
-        _check_count(10, classifier, source)
-        return _from_arrays(images, class_ids, classifier)
+        places = _places(ClassList(tuple(map(str, range(10)))), classifier, source)
+        there = places[class_ids] >= 0
+        listed = _from_arrays(images[there], places[class_ids[there]], classifier)
+        return replace(listed, notices=_left_out(places, source))
     if store_exists(source):
         store = open_store(source)
-        _check_count(store.num_classes, classifier, source)
-        return _from_store(store, classifier)
+        places = _places(classes_of(store), classifier, source)
+        return replace(_from_store(store, classifier, places), notices=_left_out(places, source))
     if _is_tars(source):
         return _from_files(
             find_images(source, Classes(count=classifier.num_classes), Silent()).files, classifier, workers
         )
     if Path(source).is_dir():
-        return _from_files(_files_of_folder(Path(source), classifier, class_names), classifier, workers)
+        files, notices = _files_of_folder(Path(source), classifier)
+        return replace(_from_files(files, classifier, workers), notices=notices)
     raise nothing_to_measure_on(source)
 
 
@@ -97,18 +101,22 @@ def _from_arrays(images: np.ndarray, class_ids: np.ndarray, classifier: Classifi
     return ListedImages(_sizes(batches), read)
 
 
-def _from_store(store: Store, classifier: Classifier) -> ListedImages:
+def _from_store(store: Store, classifier: Classifier, places: np.ndarray) -> ListedImages:
+    """``places``: the classifier's id of each class of the store, -1 for those that it does not know."""
     missing = set(store.missing_blocks())
     blocks = [block for block in range(store.num_blocks) if block not in missing]
-    batches = [(block, here) for block in blocks for here in _slices(len(store.block_ids(block)))]
+    rows = {block: np.arange(len(store.block_ids(block))) for block in blocks}
+    if (places < 0).any():
+        rows = {block: np.flatnonzero(places[store.class_ids.block(block)] >= 0) for block in blocks}
+    batches = [(block, of_block[here]) for block, of_block in rows.items() for here in _slices(len(of_block))]
 
     def read(numbers: Sequence[int]) -> Iterator[Pixels]:
         for block, wanted in groupby((batches[number] for number in numbers), lambda batch: batch[0]):
             images, class_ids = store.images.block(block), store.class_ids.block(block)
             for _, here in wanted:
-                yield canonical_pixels(torch.from_numpy(images[here]), classifier), class_ids[here].astype(np.int64)
+                yield canonical_pixels(torch.from_numpy(images[here]), classifier), places[class_ids[here]]
 
-    return ListedImages(_sizes([here for _, here in batches]), read)
+    return ListedImages([len(here) for _, here in batches], read)
 
 
 def canonical_pixels(images: torch.Tensor, classifier: Classifier) -> torch.Tensor:
@@ -118,12 +126,13 @@ def canonical_pixels(images: torch.Tensor, classifier: Classifier) -> torch.Tens
     return render(images, views, size=classifier.input_size, interpolation=classifier.interpolation)
 
 
-def _files_of_folder(root: Path, classifier: Classifier, class_names: list[str] | None) -> list[ImageFile]:
-    files, class_ids = list_image_folder(root, classifier, class_names)
-    return [
+def _files_of_folder(root: Path, classifier: Classifier) -> tuple[list[ImageFile], list[str]]:
+    files, class_ids, notices = list_image_folder(root, classifier)
+    found = [
         ImageFile(file.name, int(class_id), file.stat().st_size, str(file.parent))
         for file, class_id in zip(files, class_ids, strict=True)
     ]
+    return found, notices
 
 
 def _is_tars(source: str) -> bool:
@@ -167,41 +176,6 @@ def _decoded(images: Sequence["Future[torch.Tensor]"], class_ids: np.ndarray) ->
     return torch.stack([image.result() for image in images]), class_ids
 
 
-def list_image_folder(
-    root: Path, classifier: Classifier, class_names: list[str] | None = None
-) -> tuple[list[Path], np.ndarray]:
-    """Image files below one folder a class, and the class id of each: int64 (n,).
-
-    Folders that bear the class names, or the class ids as numbers, are matched by them; otherwise the folders in sorted
-    order must be as many as the classes (ImageNet's WordNet ids sort in class order).
-    """
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise UsageError(f"{root} has no class folders (one folder of images for each class).")
-    names = class_names or classifier.class_names or []
-    by_name = {synonym.strip(): i for i, name in enumerate(names) for synonym in [name, *name.split(",")]}
-    if all(folder.name in by_name for folder in folders):
-        numbers = [by_name[folder.name] for folder in folders]
-    elif all(folder.name.isdigit() and int(folder.name) < classifier.num_classes for folder in folders):
-        numbers = [int(folder.name) for folder in folders]
-    elif len(folders) == classifier.num_classes:
-        numbers = list(range(len(folders)))
-    else:
-        raise UsageError(
-            f"{root} has {len(folders)} class folders and {classifier.source} knows {classifier.num_classes} classes: "
-            "name the folders by class name or class id, or evaluate on a folder with every class."
-        )
-    files: list[Path] = []
-    class_ids: list[int] = []
-    for folder, number in zip(folders, numbers, strict=True):
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        files += found
-        class_ids += [number] * len(found)
-    if not files:
-        raise UsageError(f"The class folders of {root} hold no images ({', '.join(IMAGE_SUFFIXES)}).")
-    return files, np.array(class_ids, np.int64)
-
-
 def _pil_transform(classifier: Classifier) -> Any:
     """timm's own evaluation transform up to the uint8 pixels; images of every size go through Pillow."""
     from timm.data import create_transform
@@ -215,9 +189,23 @@ def _pil_transform(classifier: Classifier) -> Any:
     )
 
 
-def _check_count(classes: int, classifier: Classifier, source: str) -> None:
-    if classes != classifier.num_classes:
+def _places(classes: ClassList, classifier: Classifier, source: str) -> np.ndarray:
+    """The classifier's id of each of these classes, int64 (C,), -1 for those that it does not know. Without names in common they
+    must be as many, in the same order."""
+    known = classes_of_classifier(classifier)
+    found = [None] * len(classes) if known is None else classes.places_in(known)
+    in_order = all(place in (None, number) for number, place in enumerate(found))
+    if len(classes) == classifier.num_classes and in_order:
+        return np.arange(len(classes))
+    if all(place is None for place in found):
         raise UsageError(
-            f"{source} has {classes} classes and {classifier.source} knows {classifier.num_classes}: "
+            f"{source} has {len(classes)} classes and {classifier.source} knows {classifier.num_classes}: "
             "evaluate on images of the same classes."
         )
+    return np.array([-1 if place is None else place for place in found], np.int64)
+
+
+def _left_out(places: np.ndarray, source: str) -> list[str]:
+    others = np.count_nonzero(places < 0)
+    told = f"{others:,} of the {len(places):,} classes of {source} are other ones, and their images are left out."
+    return [told] if others else []

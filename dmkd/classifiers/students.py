@@ -1,7 +1,7 @@
 """Students: timm models made from scratch, and saved so that timm and ``load_classifier`` can load them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,11 @@ def preprocessing_of(
 
 
 def as_classifier(
-    model: torch.nn.Module, architecture: str, class_names: list[str], preprocessing: Mapping[str, Any]
+    model: torch.nn.Module,
+    architecture: str,
+    class_names: list[str],
+    preprocessing: Mapping[str, Any],
+    wnids: Sequence[str] | None = None,
 ) -> Classifier:
     """A student as the classifier that it is to be, before it is trained or saved: for checks, so without a sha256."""
     return Classifier(
@@ -82,6 +86,7 @@ def as_classifier(
         class_names=class_names,
         fixed_input_size=False,
         sha256="",
+        wnids=None if wnids is None else list(wnids),
         **preprocessing,
     )
 
@@ -93,12 +98,14 @@ def save_student(
     class_names: list[str],
     preprocessing: dict[str, Any],
     arguments: Mapping[str, Any] | None = None,
+    wnids: Sequence[str] | None = None,
 ) -> None:
     """Write ``config.json`` and ``model.safetensors``, timm's local-dir format, each file whole.
 
     ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it; so does ``load_state_dict`` with the weights
     alone. ``preprocessing`` has input_size, interpolation, crop_pct, crop_mode, mean and std; ``arguments`` are those
-    that the model was created with. Raises ``StoreWriteError`` if the disk fails.
+    that the model was created with; ``wnids`` the classes' WordNet ids, if they are known. Raises ``StoreWriteError`` if
+    the disk fails.
     """
     size = preprocessing["input_size"]
     built: Any = model.pretrained_cfg
@@ -107,6 +114,7 @@ def save_student(
         "architecture": architecture.split(".")[0],
         "num_classes": len(class_names),
         "label_names": class_names,
+        **({"label_wnids": list(wnids)} if wnids is not None else {}),
         "model_args": {**({"img_size": size} if fixed else {}), **(arguments or {})},
         "pretrained_cfg": {
             "custom_load": False,

@@ -313,12 +313,15 @@ class TrainingRun:
                 load_classifier(folder)
         student = self._as_classifier(self.optimisation.student)
         threads = decoding_threads(team.local_size) if workers is None else workers
-        listed = list_evaluation(data, student, self.store.class_names, threads)
+        listed = list_evaluation(data, student, threads)
         notice = self.notice if team.leads else lambda sentence: None
+        for sentence in listed.notices:
+            notice(sentence)
         return KeptImages(listed, student.input_size, team.rank, team.world_size, team.local_size, notice)
 
     def _as_classifier(self, student: torch.nn.Module) -> Classifier:
-        classifier = as_classifier(student, self.recipe.student, self.store.class_names, self.preprocessing)
+        names, wnids = self.store.class_names, self.store.class_wnids
+        classifier = as_classifier(student, self.recipe.student, names, self.preprocessing, wnids)
         return replace(classifier, precision=classifier_precision(self.carried_out["amp"]))
 
     def _save(self) -> None:
@@ -332,6 +335,7 @@ class TrainingRun:
             self.store.class_names,
             self.preprocessing,
             self.recipe.student_args,
+            self.store.class_wnids,
         )
 
     def _best_of_epoch(self, epoch: int) -> Path:

@@ -1,5 +1,6 @@
 import io
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ from absent_gpu import absent_gpu, to_absent_gpu
 from conftest import filled_store
 from PIL import Image
 
+from dmkd.classifiers.class_folders import list_image_folder
 from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import Evaluation, Predictions, evaluate, predict
-from dmkd.classifiers.evaluation_data import decoding_threads, evaluation_batches, list_evaluation, list_image_folder
+from dmkd.classifiers.evaluation_data import decoding_threads, evaluation_batches, list_evaluation
 from dmkd.classifiers.kept_images import KeptImages
 from dmkd.stores import UsageError
 
@@ -106,15 +108,16 @@ def save_images(folder, names, size=(40, 30), count=2):
 def test_class_folders_are_matched_by_name_by_number_or_by_order(tmp_path, tiny_teacher):
     classifier = load_classifier(str(tiny_teacher))
     save_images(tmp_path / "numbers", ["7", "3"])
-    _, ids = list_image_folder(tmp_path / "numbers", classifier)
+    _, ids, told = list_image_folder(tmp_path / "numbers", classifier)
     assert sorted(set(ids.tolist())) == [3, 7]
+    assert told == [f"{tmp_path / 'numbers'} has no images of 8 of the 10 classes (0, 1, 2, …)."]
     names = ["tench, Tinca tinca", "goldfish", *"abcdefgh"]
     save_images(tmp_path / "names", ["goldfish", "tench"])
-    files, ids = list_image_folder(tmp_path / "names", classifier, names)
+    files, ids, _ = list_image_folder(tmp_path / "names", replace(classifier, class_names=names))
     assert {(f.parent.name, i) for f, i in zip(files, ids.tolist(), strict=True)} == {("goldfish", 1), ("tench", 0)}
     save_images(tmp_path / "order", [f"n{i:03}" for i in range(10)])
-    files, ids = list_image_folder(tmp_path / "order", classifier)
-    assert all(f.parent.name == f"n{i:03}" for f, i in zip(files, ids.tolist(), strict=True))
+    files, ids, told = list_image_folder(tmp_path / "order", classifier)
+    assert all(f.parent.name == f"n{i:03}" for f, i in zip(files, ids.tolist(), strict=True)) and not told
 
 
 def test_folders_that_can_not_be_the_classes_are_refused(tmp_path, tiny_teacher):
