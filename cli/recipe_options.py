@@ -92,7 +92,12 @@ _IMAGE_OPTIONS = (
         metavar="N",
         help="Images in the store; more than it has: it grows. Default: 200000; text-to-image: 200 a class.",
     ),
-    click.option("--classes", metavar="LIST", help="Class ids, ranges or names, such as 0-9,207. Default: all."),
+    click.option(
+        "--classes",
+        shell_complete=files,
+        metavar="LIST",
+        help="Class ids, ranges, names or WordNet ids, such as 0-9,207 or n02099601, or a file with one a line. Default: all.",
+    ),
     click.option(
         "--preset",
         cls=ListingOption,

@@ -36,7 +36,8 @@ MOST_CLASSES = 20  # rows of the table
 def command(model: str, data: str, data_workers: int | None, device: str | None, as_json: bool) -> None:
     """Measure a student, or any classifier, on labelled images: top-1, top-5, each class, confusions.
 
-    MODEL is a folder that train-student or export-student wrote, a timm model, hf-hub:ID, or ARCHITECTURE=FILE.
+    MODEL is a folder that train-student or export-student wrote, a timm model, hf-hub:ID, or ARCHITECTURE=FILE. Class folders are
+    called by WordNet id, class name or class id; those of classes that it does not know are left out.
 
     \b
     Examples:

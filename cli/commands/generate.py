@@ -39,6 +39,7 @@ def command(
       dmkd generate --store guided.zarr --like imnet.zarr --guidance 4     the same except for guidance
       dmkd generate --store again.zarr --recipe recipe.toml
       dmkd generate --store digits.zarr --generator digits --images 3000
+      dmkd generate --store in100.zarr --classes imagenet100.txt --images 20000
       dmkd generate --store dogs.zarr --classes 151-268 --images 20000 --sampler dpm++ --steps 20
       dmkd generate --store mixed.zarr --guidance 1.5:3 --sampler ddim --steps 50 --guidance-interval 0.1:0.5
       dmkd generate --store pets.zarr --generator stabilityai/sdxl-turbo --steps 4 --guidance 0 --class-names pets.txt

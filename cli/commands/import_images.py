@@ -62,7 +62,7 @@ def command(
 
     SOURCE is a folder with one subfolder of images per class; or files named class_<id>_seed_<n>_num_<k>.png, as DM-KD's
     authors released theirs; or WebDataset tar files: one, a folder of them, or a pattern such as
-    'shards-{000..009}.tar'. The layout is recognised.
+    'shards-{000..009}.tar'. The layout is recognised; folders called by ImageNet's WordNet ids get its classes' names.
 
     An image of the store's size is kept bit for bit; of others the shorter edge is resized (Pillow's bicubic) and the centre
     cut out. Images are shuffled, their classes evenly mixed. If interrupted, rerun the same command to resume; a source

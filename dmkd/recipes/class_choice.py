@@ -31,7 +31,8 @@ def parse_classes(text: str, classes: ClassList) -> tuple[int, ...]:
 
 def class_parts(text: str) -> list[str]:
     """The parts of what ``--classes`` says. Raises ``UsageError`` if there are none, or a file can't be read."""
-    file = text[1:] if text.startswith("@") else text if os.path.isfile(text) else None
+    is_file = text.startswith("@") or text.endswith(".txt") or os.path.isfile(text)
+    file = text.removeprefix("@") if is_file else None
     parts = [part.strip() for part in (text.split(",") if file is None else _lines(file))]
     if not (parts := list(filter(None, parts))):
         raise UsageError("--classes names no class.")

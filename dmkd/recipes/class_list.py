@@ -35,16 +35,20 @@ class ClassList:
 
     @cached_property
     def wnids(self) -> tuple[str, ...] | None:
-        """One a class; None if these are not known to be ImageNet's classes or other synsets of WordNet."""
+        """One a class, if all names are WordNet ids, or what timm calls classes of ImageNet; else None."""
         if self.given_wnids is not None:
             return self.given_wnids
         if all(is_wnid(name) for name in self.names):
             return self.names
-        if len(self.names) != NUM_IMAGENET:
+        imagenet = imagenet_classes()
+        if len(self.names) == NUM_IMAGENET:
+            pairs = zip(self.names, imagenet.names, strict=True)
+            alike = sum(first_synonym(name).lower() == first_synonym(other).lower() for name, other in pairs)
+            return imagenet.wnids if alike >= _ALIKE * NUM_IMAGENET else None
+        places = [imagenet._by_name.get(_key(name), ()) for name in self.names]
+        if any(len(place) != 1 for place in places):
             return None
-        pairs = zip(self.names, class_names_from(IMAGENET), strict=True)
-        alike = sum(first_synonym(name).lower() == first_synonym(other).lower() for name, other in pairs)
-        return imagenet_wnids() if alike >= _ALIKE * NUM_IMAGENET else None
+        return imagenet.subset([place for (place,) in places]).given_wnids
 
     def find(self, text: str) -> tuple[int, ...]:
         """The classes that a text may mean: that of this WordNet id, else those of this name, else those with this synonym."""
@@ -92,16 +96,11 @@ def is_wnid(text: str) -> bool:
 
 
 @cache
-def imagenet_wnids() -> tuple[str, ...]:
-    """The WordNet ids of ImageNet's 1000 classes, in class order."""
-    from timm.data import ImageNetInfo
-
-    return tuple(ImageNetInfo().label_names())
-
-
 def imagenet_classes() -> ClassList:
     """ImageNet's 1000 classes."""
-    return ClassList(class_names_from(IMAGENET), imagenet_wnids())
+    from timm.data import ImageNetInfo
+
+    return ClassList(class_names_from(IMAGENET), tuple(ImageNetInfo().label_names()))
 
 
 def _index(names: Sequence[Sequence[str]]) -> dict[str, tuple[int, ...]]:

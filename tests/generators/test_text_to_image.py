@@ -18,9 +18,12 @@ from dmkd.generators.load import describe_generator, load_generator
 from dmkd.generators.prompt_cache import PromptCache
 from dmkd.generators.sampling import image_generators
 from dmkd.generators.text_to_image import make_text_scheduler
+from dmkd.making.recipe_file import recipe_of
+from dmkd.making.resolve import resolve_images
 from dmkd.recipes.prompts import Wording
 from dmkd.runtime.progress import Silent
 from dmkd.stores import DmkdError, MismatchError, UsageError, open_store
+from dmkd.verify import verify
 
 FAMILIES = (
     "StableDiffusionPipeline",
@@ -227,9 +230,42 @@ def test_defaults_are_the_pipelines_and_own_classes_have_no_default_teacher(fami
     store = make(
         tmp_path / "s.zarr", families["StableDiffusion3Pipeline"], names_file, teacher=None, images=4, classes="1-2"
     )
-    assert store.labels == {} and store.recipe["guidance"] == 7.0 and set(store.class_ids[:].tolist()) == {1, 2}
+    assert store.labels == {} and store.recipe["guidance"] == 7.0 and set(store.class_ids[:].tolist()) == {0, 1}
     with pytest.raises(UsageError, match="no default teacher: name one with --teacher"):
         label(store.path, LabelOptions(), HERE, Silent())
+
+
+def test_chosen_names_are_the_stores_classes(stable_diffusion, names_file, teacher, tmp_path):
+    whole = make(tmp_path / "whole.zarr", stable_diffusion, names_file)
+    chosen = {"classes": f"{NAMES[2]},0", "teacher": teacher}  # a teacher of the three names, by number
+    store = make(tmp_path / "s.zarr", stable_diffusion, names_file, images=12, **chosen)
+    assert store.class_names == [NAMES[0], NAMES[2]] and set(store.class_ids[:].tolist()) == {0, 1}
+    assert (store.recipe["classes"], store.recipe["num_classes"]) == ([0, 2], 3)
+    assert store.labels["animals-resnet"].outputs == [0, 2]
+    same = [i for i in range(12) if whole.class_ids[i] == (0, 2)[store.class_ids[i]]]
+    assert len(same) > 1
+    for i in same:
+        np.testing.assert_array_equal(store.images[i], whole.images[i])
+
+    make(store.path, stable_diffusion, names_file, images=12, **chosen)  # the same command again
+    generate(store.path, ImageOptions(images=20), LabelOptions(), HERE, Silent())
+    assert verify(store.path, regenerate=1.0, device="cpu", display=Silent()).sound
+    with pytest.raises(MismatchError, match=r"classes: the store has \[0, 2\], you asked for \[0, 1\]"):
+        make(store.path, stable_diffusion, names_file, classes="0-1")
+    with pytest.raises(UsageError, match="--classes chooses among the names of --class-names: give both to go on with"):
+        generate(store.path, ImageOptions(classes="0"), LabelOptions(), HERE, Silent())
+    options = recipe_of(open_store(store.path))
+    assert options["class-names"] == store.class_names and "classes" not in options
+
+
+def test_chosen_classes_of_imagenet_have_a_default_teacher(stable_diffusion, tmp_path):
+    def wanted(**options):
+        options = ImageOptions(generator=str(stable_diffusion), class_names="imagenet", **options)
+        return resolve_images(str(tmp_path / "s.zarr"), options, "cpu", describe_generator)
+
+    some = wanted(classes="hen,n01440764")
+    assert some.classes.names == ("tench, Tinca tinca", "hen") and some.num_images == 400
+    assert some.defaults["teacher"] == wanted().defaults["teacher"] == "resnet18.tv_in1k"
 
 
 def test_unless_told_each_class_gets_as_many_images_as_dm_kds():
@@ -237,9 +273,9 @@ def test_unless_told_each_class_gets_as_many_images_as_dm_kds():
     from dmkd.recipes.class_names import class_names_from
 
     imagenet = class_names_from("imagenet")
-    assert text_to_image_defaults(4, 1.0, imagenet, 1000)["images"] == 200_000
-    assert text_to_image_defaults(4, 1.0, imagenet, 1000)["teacher"] == "resnet18.tv_in1k"
-    assert text_to_image_defaults(4, 1.0, NAMES, 2) | {"views": ""} == {
+    assert text_to_image_defaults(4, 1.0, imagenet)["images"] == 200_000
+    assert text_to_image_defaults(4, 1.0, imagenet)["teacher"] == "resnet18.tv_in1k"
+    assert text_to_image_defaults(4, 1.0, NAMES[:2]) | {"views": ""} == {
         "sampler": "pipeline", "steps": 4, "guidance": 1.0, "images": 400, "teacher": "none", "views": ""
     }  # fmt: skip
 

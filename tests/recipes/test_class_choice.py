@@ -51,6 +51,7 @@ def test_a_whole_name_comes_before_a_synonym():
         ("zzz", r"'zzz' is not a class id, range or class name of this generator\.$"),
         ("n01440764", r"'n01440764' is not a class id"),
         ("@no/such/file.txt", r"^--classes: no/such/file\.txt can't be read: No such file or directory\.$"),
+        ("100.txt", r"^--classes: 100\.txt can't be read: No such file or directory\.$"),
         (", ,", r"^--classes names no class\.$"),
     ],
 )
@@ -72,4 +73,6 @@ def test_classes_are_found_by_what_they_have_in_common():
     subset = IMAGENET.subset([134, 517])
     assert subset.names == ("crane", "crane") and subset.places_in(IMAGENET) == [134, 517]
     assert IMAGENET.subset([517]).places_in(subset) == [1]
+    assert ClassList(("hen", "Goldfish, Carassius auratus")).wnids == ("n01514859", "n01443537")
+    assert ClassList(("hen", "crane")).wnids is None and ClassList(("hen", "goldfish")).wnids is None
     assert ClassList(("n03126707", "n99999999")).places_in(IMAGENET) == [517, None], "names that are WordNet ids"
