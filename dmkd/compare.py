@@ -18,6 +18,7 @@ from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import Predictions, predict
 from dmkd.classifiers.evaluation_data import evaluation_batches
 from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of
+from dmkd.classifiers.teachers import teacher_of_labels
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.runtime.devices import CPU_THREADS
 from dmkd.runtime.failures import reason_of
@@ -234,10 +235,9 @@ def teacher_predictions(
             with np.load(file) as kept:
                 return Predictions(**kept)
         try:
-            whole = load_classifier(label_set.source, device=device, precision=label_set.precision)
+            teacher = teacher_of_labels(label_set, device)
         except DmkdError:
             return None
-        teacher = whole.only(label_set.outputs)
         if teacher.sha256 != label_set.teacher.get("sha256"):
             return None
         found = predict(teacher, evaluation_batches(val, teacher, execution.data_workers))

@@ -17,7 +17,7 @@ def default_weights_notice(source: str) -> str | None:
     if meant.path is not None or "." in source or not timm.is_model(source):
         return None
     config = timm.get_pretrained_cfg(source)
-    if config is None or config.tag.split("_")[0] not in BINARY_CROSS_ENTROPY:
+    if config is None or (config.tag or "").split("_")[0] not in BINARY_CROSS_ENTROPY:
         return None
     there = timm.list_pretrained(f"{source}.*")
     better = next((f"{source}.{tag}" for tag in CROSS_ENTROPY if f"{source}.{tag}" in there), None)

@@ -46,7 +46,7 @@ def classes_of_classifier(classifier: Classifier) -> ClassList | None:
     """What a classifier's classes are called; None: that is not known."""
     if not classifier.class_names:
         return imagenet_classes() if classifier.num_classes == NUM_IMAGENET else None
-    return ClassList(tuple(classifier.class_names), classifier.wnids and tuple(classifier.wnids))
+    return ClassList(tuple(classifier.class_names), tuple(classifier.wnids) if classifier.wnids else None)
 
 
 def _outputs(

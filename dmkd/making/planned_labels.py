@@ -66,6 +66,7 @@ def teacher_notices(planned: Sequence[PlannedLabels], request: LabelRequest) -> 
             )
     return sentences
 
+
 def _configured(labels: LabelSet) -> Classifier:
     return configured_classifier(labels.source).only(labels.outputs)
 

@@ -83,13 +83,13 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     check_images(images)
     images = images.with_preset()
     store = open_store(path) if store_exists(path) else None
-    named = images.generator or (store.source if store else DEFAULT_GENERATOR)
-    if not named or (store is not None and store.recipe.get("source") == "import"):
+    generator = images.generator or (store.source if store else DEFAULT_GENERATOR)
+    if not generator or (store is not None and store.recipe.get("source") == "import"):
         raise UsageError(f"{path} was not made by a generator, so no images can be added to it by one.")
     image_size = images.image_size
     if image_size is None and store is not None and store.recipe.get("prompts"):
         image_size = store.recipe["image_size"]
-    source = parse_source(named)
+    source = parse_source(generator)
     named = _named_classes(store, images)
     info: GeneratorFacts = describe(source.weights, class_names=named and named.names, image_size=image_size)
     classes = named or ClassList(info.class_names)
