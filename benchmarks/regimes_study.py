@@ -1,0 +1,97 @@
+"""Softness or relabelling? What students learn from, told apart, on the bundled digits.
+
+    python benchmarks/regimes_study.py [--draws 3] [--seeds 5] [--images 300,1000,3000] [--updates 240] [--quick] [--json]
+
+A teacher's logits differ from the class asked for in two ways: they are soft, and where the teacher finds another class likeliest
+they relabel. So three students of the same images: of the logits (``kl``), of the teacher's likeliest class (``argmax``), of the
+class asked for (``hard``); at guidance 1, 1.5, 2 and 4. Then other losses of the same logits, at guidance 2: logit
+standardisation, DIST, GIFT, and a weight of the class asked for that falls from a half to nothing.
+
+Every condition is trained on several draws of images (the first, the next, ... of a store) with several seeds; differences are of
+runs of the same images and seed, with 95 % intervals over draws. Stores are ``OUT/g<guidance>.zarr``, of 20 DDIM steps; writes
+``OUT/regimes.csv`` and ``OUT/losses.csv``. If interrupted, rerun the same command to resume.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dmkd.cli.commands.compare import print_comparison, write_csv
+from dmkd.cli.display import make_display
+from dmkd.compare import make_runs
+from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
+from dmkd.runtime.progress import Display
+from dmkd.training.comparison import table
+from dmkd.training.conditions import Axes, plan_runs, varying_axes
+
+GUIDANCE = (1.0, 1.5, 2.0, 4.0)
+TEACHER = "digits-resnet"
+REGIMES = ("kl", "argmax", "hard")
+LOSSES = ("kl", "standardised", "dist", "gift")
+LOSSES_AT = 2.0  # guidance
+
+
+def prepare(out: Path, guidance: float, images: int, display: Display) -> str:
+    """The path of a store of this guidance; makes or finishes it, and lets it grow."""
+    path = str(out / f"g{guidance:g}.zarr")
+    options = ImageOptions(generator="digits", images=images, sampler="ddim", guidance=guidance, steps=20)
+    generate(path, options, LabelOptions(teachers=(TEACHER,)), RunOptions(workers=0, device="cpu"), display)
+    return path
+
+
+def study(
+    name: str, axes: Axes, more: dict[str, Any], baseline: dict[str, str], options: argparse.Namespace, display: Display
+) -> list[dict[str, Any]]:
+    """Make all runs of one comparison, print and write its table -> its rows."""
+    runs = plan_runs(axes, {"updates": options.updates, **more})
+    outcome = make_runs(runs, options.out, vals=["digits"], device="cpu", workers=options.workers, display=display)
+    if outcome.failed:
+        raise SystemExit(f"{len(outcome.failed)} runs failed: {outcome.failed}")
+    rows = table(runs, outcome.summaries, ["digits"], baseline=baseline)
+    if not options.json:
+        against = ",".join(f"{axis}={value}" for axis, value in baseline.items())
+        title = f"{name}: students after {options.updates} steps, on 360 held-out digits"
+        print_comparison(rows, varying_axes(runs), title, against)
+    write_csv(rows, options.out / f"{name}.csv")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("regimes-study"), help="folder of stores and results")
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5, help="students of each draw")
+    parser.add_argument("--images", default="300,1000,3000", help="numbers of images")
+    parser.add_argument("--updates", type=int, default=240, help="optimiser steps of each student")
+    parser.add_argument("--workers", type=int, default=0, help="Ray tasks, one thread each; 0: this process")
+    parser.add_argument("--quick", action="store_true", help="two guidances, 64 images, two draws, one seed, 12 steps")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the tables")
+    options = parser.parse_args()
+    guidances, losses_at = GUIDANCE, LOSSES_AT
+    if options.quick:
+        guidances, losses_at = GUIDANCE[1:3], GUIDANCE[2]
+        options.out, options.draws, options.seeds = options.out / "quick", 2, 1
+        options.images, options.updates = "64", 12
+    images = tuple(int(count) for count in options.images.split(","))
+    options.out.mkdir(parents=True, exist_ok=True)
+    display = make_display()
+    stores = {guidance: prepare(options.out, guidance, options.draws * max(images), display) for guidance in guidances}
+    shared: dict[str, Any] = {
+        "labels": (TEACHER,), "images": images, "seeds": tuple(range(options.seeds)), "draws": options.draws,
+    }  # fmt: skip
+    paths, one = tuple(stores.values()), (stores[losses_at],)
+    regimes = Axes(paths, vary={"loss": REGIMES}, **shared)
+    losses = Axes(one, vary={"loss": LOSSES}, **shared)
+    falling = Axes(one, vary={"hard_weight": (0.0, 0.5)}, **shared)
+    results = {
+        "regimes": study("regimes", regimes, {}, {"loss": "kl"}, options, display),
+        "losses": study("losses", losses, {}, {"loss": "kl"}, options, display),
+        "schedule": study("schedule", falling, {"hard_weight_end": 0.0}, {"hard_weight": "0.0"}, options, display),
+    }
+    if options.json:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
