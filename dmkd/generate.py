@@ -75,6 +75,8 @@ def generate(
         display.notice(sentence)
     if store is None:
         _note_classes_written_alike(recipe, wanted.info.class_names, display)
+        for sentence in wanted.info.notices(images):
+            display.notice(sentence)
         if images.sub_batch is None and device.startswith("cuda"):
             sources = tuple(teacher.source for teacher in request.teachers)
             trial = Trial(recipe, wanted.source.weights, wanted.info.class_names, sources, wanted.block_size)

@@ -49,7 +49,7 @@ def source_defaults(text: str | None) -> Mapping[str, Any]:
 
 
 def text_to_image_defaults(steps: int, guidance: float, class_names: Sequence[str]) -> dict[str, Any]:
-    """The defaults of a text-to-image generator, whose pipeline has its own ``steps`` and ``guidance``.
+    """The defaults of a text-to-image generator, given those of its pipeline or checkpoint: ``steps`` and ``guidance``.
 
     As many images of each class as DM-KD made.
     """

@@ -66,6 +66,9 @@ class GeneratorInfo:
     def defaults(self, of_source: Mapping[str, Any], images: ImageOptions) -> Mapping[str, Any]:
         return of_source
 
+    def notices(self, images: ImageOptions) -> list[str]:
+        return []
+
     def sampling(self, images: ImageOptions, defaults: Mapping[str, Any]) -> dict[str, Any]:
         for option in ("prompts", "negative_prompt"):
             if getattr(images, option) is not None:

@@ -35,6 +35,9 @@ class GeneratorFacts(Protocol):
     def defaults(self, of_source: Mapping[str, Any], images: ImageOptions) -> Mapping[str, Any]:
         """What a store of these images is made with by default: see ``GeneratorSource.defaults``."""
 
+    def notices(self, images: ImageOptions) -> list[str]:
+        """What to say before a store is made of these images."""
+
     def sampling(self, images: ImageOptions, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a recipe that say how this generator is sampled and prompted.
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.generators.defaults import text_to_image_defaults
+from dmkd.generators.defaults import DM_KD_DEFAULTS, text_to_image_defaults
+from dmkd.generators.distilled import Distilled, distilled
 from dmkd.generators.hub import resolve_folder, weights_sha256
 from dmkd.generators.pipeline_files import read_json
 from dmkd.generators.pipeline_parts import (
@@ -39,6 +40,8 @@ from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.prompts import DEFAULT_TEMPLATE, Wording, parse_templates
 from dmkd.stores.errors import DmkdError, UsageError
 
+FEW_STEPS = 8  # a pipeline whose own default is no more was made for such checkpoints, and knows their guidance
+
 
 @dataclass(frozen=True)
 class TextToImageInfo:
@@ -53,6 +56,7 @@ class TextToImageInfo:
     num_train_timesteps: int
     default_steps: int
     default_guidance: float
+    distilled: Distilled | None  # to a few steps; None: nothing tells so
     sha256: str  # of the weights and of the configurations and tokenizers that pixels depend on
 
     @property
@@ -71,6 +75,15 @@ class TextToImageInfo:
 
     def defaults(self, of_source: Mapping[str, Any], images: ImageOptions) -> Mapping[str, Any]:
         return text_to_image_defaults(self.default_steps, self.default_guidance, self.class_names)
+
+    def notices(self, images: ImageOptions) -> list[str]:
+        if self.distilled is None or (images.steps is not None and images.guidance is not None):
+            return []
+        return [
+            f"{self.name} looks like a checkpoint that was distilled to {self.distilled.steps} steps or fewer "
+            f"({self.distilled.sign}): unless --steps and --guidance say otherwise, it takes {self.default_steps} steps at "
+            f"guidance {self.default_guidance:g}."
+        ]
 
     def sampling(self, images: ImageOptions, defaults: Mapping[str, Any]) -> dict[str, Any]:
         if images.compile:
@@ -117,8 +130,7 @@ class TextToImageInfo:
         """Raise ``UsageError`` unless the pipeline uses one."""
         import diffusers
 
-        options = inspect.signature(getattr(diffusers, self.pipeline).__call__).parameters
-        if "negative_prompt" not in options or "true_cfg_scale" in options:
+        if not _is_guided(inspect.signature(getattr(diffusers, self.pipeline).__call__).parameters):
             raise UsageError(
                 f"--negative-prompt: a {self.pipeline} has its guidance built in and ignores negative prompts."
             )
@@ -144,6 +156,13 @@ def describe_text_to_image(
     folder = resolve_folder(source, needs=needs)
     files = [folder / "model_index.json", *(path for component in components for path in component.files(folder))]
     options = inspect.signature(found.__call__).parameters
+    scheduler = read_json(folder / "scheduler/scheduler_config.json")
+    steps, guidance = options["num_inference_steps"].default, float(options["guidance_scale"].default)
+    if _is_guided(options):
+        guidance = min(guidance, DM_KD_DEFAULTS["guidance"])
+    of_few_steps = distilled(_names(source, folder, index), scheduler) if steps > FEW_STEPS else None
+    if of_few_steps is not None:
+        steps, guidance = of_few_steps.steps, of_few_steps.guidance
     return TextToImageInfo(
         name=source if not Path(source).expanduser().is_dir() else folder.resolve().name,
         source=source,
@@ -151,11 +170,26 @@ def describe_text_to_image(
         pipeline=found.__name__,
         image_size=check_image_size(source, folder, image_size or own_image_size(folder, options)),
         class_names=tuple(class_names),
-        num_train_timesteps=read_json(folder / "scheduler/scheduler_config.json").get("num_train_timesteps", 1000),
-        default_steps=options["num_inference_steps"].default,
-        default_guidance=float(options["guidance_scale"].default),
+        num_train_timesteps=scheduler.get("num_train_timesteps", 1000),
+        default_steps=steps,
+        default_guidance=guidance,
+        distilled=of_few_steps,
         sha256=weights_sha256({path.relative_to(folder).as_posix(): path for path in files}),
     )
+
+
+def _is_guided(options: Mapping[str, Any]) -> bool:
+    """Whether a pipeline with these options guides as it samples; False: guidance is an input of its model."""
+    return "negative_prompt" in options and "true_cfg_scale" not in options
+
+
+def _names(source: str, folder: Path, index: Mapping[str, Any]) -> list[str]:
+    """What a pipeline and its denoiser are called."""
+    own = folder.resolve().name if Path(source).expanduser().is_dir() else source
+    models = (
+        read_json(path) for path in (folder / "unet/config.json", folder / "transformer/config.json") if path.is_file()
+    )
+    return [own, *(str(config["_name_or_path"]) for config in (index, *models) if config.get("_name_or_path"))]
 
 
 def make_text_scheduler(config: Mapping[str, Any], sampler: str) -> Any:

@@ -173,7 +173,7 @@ def test_a_store_is_finished_resumed_grown_and_made_again(stable_diffusion, name
         ({"prompts": ("the {}",)}, "prompts"),
         ({"negative_prompt": "blurry"}, "negative_prompt"),
         ({"image_size": 64}, "image_size: the store has 32, you asked for 64"),
-        ({"guidance": 0}, "guidance: the store has 7.5, you asked for 0"),
+        ({"guidance": 0}, "guidance: the store has 2.0, you asked for 0"),
         ({"class_names": "other.txt"}, "class_names_sha256"),
     ],
 )
@@ -226,11 +226,11 @@ def test_a_class_conditional_generator_is_told_no_words(tiny_generator, tmp_path
 
 def test_defaults_are_the_pipelines_and_own_classes_have_no_default_teacher(families, names_file, tmp_path):
     info = describe_generator(str(families["StableDiffusion3Pipeline"]), class_names=NAMES)
-    assert (info.default_steps, info.default_guidance, info.image_size, info.num_classes) == (28, 7.0, 32, 3)
+    assert (info.default_steps, info.default_guidance, info.image_size, info.num_classes) == (28, 2.0, 32, 3)
     store = make(
         tmp_path / "s.zarr", families["StableDiffusion3Pipeline"], names_file, teacher=None, images=4, classes="1-2"
     )
-    assert store.labels == {} and store.recipe["guidance"] == 7.0 and set(store.class_ids[:].tolist()) == {0, 1}
+    assert store.labels == {} and store.recipe["guidance"] == 2.0 and set(store.class_ids[:].tolist()) == {0, 1}
     with pytest.raises(UsageError, match="no default teacher: name one with --teacher"):
         label(store.path, LabelOptions(), HERE, Silent())
 
@@ -266,6 +266,51 @@ def test_chosen_classes_of_imagenet_have_a_default_teacher(stable_diffusion, tmp
     some = wanted(classes="hen,n01440764")
     assert some.classes.names == ("tench, Tinca tinca", "hen") and some.num_images == 400
     assert some.defaults["teacher"] == wanted().defaults["teacher"] == "resnet18.tv_in1k"
+
+
+@pytest.mark.parametrize(
+    ("kind", "guidance"), [("StableDiffusionPipeline", 2.0), ("PixArtSigmaPipeline", 2.0), ("FluxPipeline", 3.5)]
+)
+def test_guidance_is_dm_kds_by_default_unless_it_is_built_in(families, kind, guidance):
+    assert describe_generator(str(families[kind]), class_names=NAMES).default_guidance == guidance
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "sign"),
+    [
+        ("sdxl-turbo", {}, "it is called sdxl-turbo"),
+        (
+            "mine",
+            {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"},
+            "trailing timesteps",
+        ),
+        ("turbocharged", {}, None),
+        ("mine", {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "leading"}, None),
+    ],
+)
+def test_a_distilled_checkpoint_is_recognised_sampled_so_and_told(
+    families, names_file, tmp_path, name, scheduler, sign
+):
+    folder = shutil.copytree(families["StableDiffusionPipeline"], tmp_path / name)
+    path = folder / "scheduler/scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | scheduler))
+    told: list[str] = []
+
+    class Told(Silent):
+        def notice(self, text):
+            told.append(text)
+
+    options = ImageOptions(
+        str(folder), 3, class_names=str(names_file), block_size=4, sub_batch=4, steps=2 if not sign else None
+    )
+    store, _ = generate(str(tmp_path / "s.zarr"), options, LabelOptions(("none",)), HERE, Told())
+    notices = [sentence for sentence in told if "distilled" in sentence]
+    if sign is None:
+        assert not notices and store.recipe["guidance"] == 2.0
+        return
+    assert (store.recipe["steps"], store.recipe["guidance"]) == (4, 0.0)
+    assert len(notices) == 1 and sign in notices[0] and "4 steps at guidance 0" in notices[0]
+    assert describe_generator(str(folder), class_names=NAMES).notices(ImageOptions(steps=1, guidance="0")) == []
 
 
 def test_unless_told_each_class_gets_as_many_images_as_dm_kds():
