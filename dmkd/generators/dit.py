@@ -2,7 +2,7 @@
 ``AutoencoderKL`` whose latents it makes. ``dmkd.generators.sampling`` holds the loop."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class GeneratorInfo:
     class_names: tuple[str, ...]  # one a class, all its synonyms, comma-separated
     latent_shape: tuple[int, int, int]  # channels, height, width
     learned_sigma: bool  # predicts variances as well as the noise
+    scheduler: Mapping[str, Any] = field(repr=False)  # its configuration
     num_train_timesteps: int
     sha256: str  # of the weights and of the configurations that pixels depend on; empty if only those were read
 
@@ -78,6 +79,7 @@ class GeneratorInfo:
                 )
         sampler, steps = images.given("sampler", defaults["sampler"]), images.given("steps", defaults["steps"])
         check_steps(sampler, steps, sampler_named(sampler).steps(self.num_train_timesteps))
+        sampler_named(sampler).check_start(self.scheduler, steps)
         channels = self.latent_shape[0]
         guided_channels = images.given("guided_channels", sampler_named(sampler).guided_channels(channels))
         check_guided_channels(guided_channels, channels)
@@ -132,6 +134,7 @@ def dit_info(source: str, folder: Path | None, configs: list[dict[str, Any]], sh
         class_names=tuple(str(labels.get(str(i), f"class {i}")) for i in range(num_classes)),
         latent_shape=(channels, latent_size, latent_size),
         learned_sigma=out_channels == 2 * channels,
+        scheduler=scheduler,
         num_train_timesteps=scheduler.get("num_train_timesteps", 1000),
         sha256=sha256,
     )

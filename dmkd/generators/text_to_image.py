@@ -108,11 +108,13 @@ class TextToImageInfo:
                 f"--guidance {images.guidance}: {self.name} is a text-to-image pipeline, which takes one scale for all images."
             )
         sampler, steps = images.given("sampler", defaults["sampler"]), images.given("steps", defaults["steps"])
-        make_text_scheduler(read_json(self.folder / "scheduler/scheduler_config.json"), sampler)
+        scheduler = make_text_scheduler(read_json(self.folder / "scheduler/scheduler_config.json"), sampler)
         own = (1, self.num_train_timesteps)
         check_steps(
             sampler, steps, own if sampler == OWN_SCHEDULER else SAMPLERS[sampler].steps(self.num_train_timesteps)
         )
+        if sampler != OWN_SCHEDULER:
+            SAMPLERS[sampler].check_start({**scheduler.config, "_class_name": type(scheduler).__name__}, steps)
         if images.negative_prompt is not None:
             self._check_negative_prompt(guidance)
         return {

@@ -20,6 +20,9 @@ class Sampler(ABC):
         """The fewest and the most steps, for a model trained with this many timesteps."""
         return 1, num_train_timesteps
 
+    def check_start(self, scheduler_config: Mapping[str, Any], steps: int) -> None:  # noqa: B027
+        """Raise ``UsageError`` if this many steps would begin where the noise schedule is not at its end yet."""
+
     def guided_channels(self, latent_channels: int) -> int:
         """How many of the latent channels are guided by default: all, as in diffusers."""
         return latent_channels
