@@ -37,8 +37,8 @@ class DdimSampler(Sampler):
         more = next(count for count in range(steps, trained + 1) if not begins_too_late(count))
         raise UsageError(
             f"--steps {steps}: ddim would begin at timestep {first(steps)} of {trained}, where the generator expects to see "
-            f"{signal[first(steps)]:.0%} of the image and there is only noise; the nearest that begin close enough to the end are "
-            f"{fewer} and {more} steps."
+            f"{signal[first(steps)]:.0%} of the image and there is only noise; the nearest that begin close enough to the end "
+            f"are {fewer} and {more} steps."
         )
 
     def solver(self, scheduler_config: Mapping[str, Any], learned_sigma: bool) -> DiffusersSolver:
