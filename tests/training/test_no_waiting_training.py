@@ -54,6 +54,7 @@ def fill(path, policy):
         block_size=IMAGES,
     )
     description = {"size": 32, "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
+    description |= {"policy": policy.to_json()}
     store.add_view_set("views", 2, policy.components, description)
     for name in CODECS:
         codec = parse_codec(name)
@@ -123,6 +124,7 @@ CASES = {
     "kl, two teachers": {"labels": "float16=2,klt"},
     "kl, cutmix": {"views": "rrc:2+cutmix"},
     "kl, mixup": {"views": "rrc:2+mixup"},
+    "kl, padded": {"views": "pad:2"},
     "dkd": {"loss": "dkd"},
     "dkd, two teachers": {"loss": "dkd", "labels": "topk,features"},
     "hard": {"loss": "hard", "labels": None, "label_smoothing": 0.1},
