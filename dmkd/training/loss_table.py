@@ -196,11 +196,10 @@ LOSSES = {
         words="DIST's correlations",
         temperature=1.0,
         options={
-            "beta": LossOption(2.0, "weight of an image's correlation over the classes."),
+            "beta": LossOption(1.0, "weight of an image's correlation over the classes."),
             "gamma": LossOption(
-                2.0,
-                "weight of a class's correlation over the batch. Its authors, with --hard-weight 0.5: 2 and 2, at T=1 on "
-                "ImageNet and T=4 on CIFAR-100.",
+                1.0,
+                "weight of a class's correlation over the batch. Its authors: 1 and 1 at T=1, with --hard-weight 0.5.",
             ),
         },
     ),

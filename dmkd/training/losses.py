@@ -91,7 +91,7 @@ def _decoupled(logits: torch.Tensor, class_ids: torch.Tensor) -> tuple[torch.Ten
 def standardised_kd_loss(
     student: torch.Tensor, teacher: torch.Tensor, temperature: float, weight: float = 9.0
 ) -> torch.Tensor:
-    """weight · :func:`kd_loss` of standardised logits: a scalar (logit standardisation, Sun et al., CVPR 2024, section 3).
+    """weight · :func:`kd_loss` of standardised logits: a scalar (logit standardisation, Sun et al., CVPR 2024).
 
     ``student``, ``teacher`` float (n, C) logits, C > 1. Each row becomes (z - mean) / (s + 1e-7), s the standard deviation
     with C - 1 in its denominator, as in the released code (``--logit-stand``): a student need not match how large its
@@ -107,15 +107,15 @@ def _standardised(logits: torch.Tensor) -> torch.Tensor:
 
 
 def dist_loss(
-    student: torch.Tensor, teacher: torch.Tensor, temperature: float, beta: float = 2.0, gamma: float = 2.0
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float, beta: float = 1.0, gamma: float = 1.0
 ) -> torch.Tensor:
-    """T² · (beta · inter + gamma · intra): a scalar (DIST, Huang et al., NeurIPS 2022, section 3).
+    """T² · (beta · inter + gamma · intra): a scalar (DIST, Huang et al., NeurIPS 2022).
 
     ``student``, ``teacher`` float (n, C) logits. Of the softmaxes at T, inter is 1 - Pearson's correlation of student and
     teacher within an image, over the classes, mean over the images; intra is the same within a class, over the images of
     the batch, mean over the classes: it depends on the batch as a whole, so parts of one (``--accumulate``, workers) have
-    their own. The authors take beta = gamma = 2 beside the hard-label loss, T = 1 on ImageNet and 4 on CIFAR-100; the
-    released code's 1e-8 beside the norms silences classes that nobody finds likely.
+    their own. The released code has beta = gamma = 1 at T = 1, beside as much of the hard-label loss; its 1e-8 beside the
+    norms silences classes that nobody finds likely. Re-implementations with a T take 4 and beta = gamma = 2 on CIFAR-100.
     """
     p, q = (F.softmax(logits.float() / temperature, dim=1) for logits in (teacher, student))
     inter, intra = (1 - _correlation(p, q, over).mean() for over in (1, 0))
