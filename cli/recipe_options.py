@@ -191,6 +191,12 @@ _IMAGE_OPTIONS = (
     ),
     heading(STORED_IMAGES),
     click.option(
+        "--size",
+        type=int,
+        metavar="N",
+        help="Height and width of stored images in pixels, if smaller than they are made (Pillow's bicubic); teachers see these.",
+    ),
+    click.option(
         "--block-size",
         type=int,
         metavar="N",

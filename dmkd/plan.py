@@ -89,7 +89,7 @@ def plan(
         "exists": wanted.store is not None,
         "recipe": recipe,
         "images": wanted.num_images,
-        "image_size": wanted.info.image_size,
+        "image_size": wanted.image_shape[0],
         "classes": len(wanted.recipe.classes or range(wanted.recipe.num_classes)),
         "blocks": wanted.size.num_blocks,
         "block_size": wanted.block_size,

@@ -33,7 +33,7 @@ class LabelOptions:
 
 def check_images(images: ImageOptions) -> None:
     """Raise ``UsageError`` for what no generator could make."""
-    for option in ("images", "block_size", "sub_batch", "image_size", "steps", "guided_channels"):
+    for option in ("images", "block_size", "sub_batch", "image_size", "size", "steps", "guided_channels"):
         check_least(option, getattr(images, option), 1)
     if images.images is not None:
         check_number_of_images(images.images)

@@ -20,6 +20,7 @@ from dmkd.runtime.devices import make_deterministic
 from dmkd.runtime.versions import machine
 from dmkd.stores import LabelSet, MismatchError, Store, locations, open_store
 from dmkd.views.description import ViewDescription
+from dmkd.views.render import render
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ class BlockWorker:
 
 
 def make_images(generator: ImageGenerator, recipe: Recipe, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-    """Consecutive ids (n,) -> images uint8 (n, H, W, 3) on the generator's device, class ids int32 (n,) as the store has them.
+    """Consecutive ids (n,) -> images uint8 (n, H, W, 3) on the generator's device and class ids int32 (n,), as they are stored.
 
     Sampled in sub-batches of one fixed size, the last one filled up with the ids that follow: a convolution may choose
     another algorithm for another batch size, so only equal shapes give equal bits.
@@ -241,15 +242,20 @@ def make_images(generator: ImageGenerator, recipe: Recipe, ids: np.ndarray) -> t
     parts = []
     for start in range(0, len(ids), recipe.sub_batch):
         sampled = np.arange(ids[start], ids[start] + recipe.sub_batch)
-        parts.append(
-            generator.sample(
-                recipe.generator_classes(sampled),
-                recipe.image_seeds(sampled),
-                sampler=recipe.sampler,
-                steps=recipe.steps,
-                guidance=recipe.image_guidance(sampled),
-                guidance_interval=recipe.guidance_interval,
-                guided_channels=recipe.guided_channels,
-            )
+        images = generator.sample(
+            recipe.generator_classes(sampled),
+            recipe.image_seeds(sampled),
+            sampler=recipe.sampler,
+            steps=recipe.steps,
+            guidance=recipe.image_guidance(sampled),
+            guidance_interval=recipe.guidance_interval,
+            guided_channels=recipe.guided_channels,
         )
+        parts.append(images if recipe.size is None else shrink(images, recipe.size))
     return torch.cat(parts)[: len(ids)], recipe.class_ids(ids)
+
+
+def shrink(images: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 (n, H, W, 3) -> uint8 (n, size, size, 3) on the same device, as Pillow's bicubic resize gives them, to the bit."""
+    whole = np.tile(np.array([0, 0, 1, 1, 0], np.float32), (len(images), 1))
+    return render(images, whole, size=size, interpolation="bicubic").permute(0, 2, 3, 1).contiguous()

@@ -42,6 +42,7 @@ KEYS = {
     "sub-batch": WHOLE,
     "compile": FLAG,
     "block-size": WHOLE,
+    "size": WHOLE,
     "image-codec": TEXT,
     "teacher": TEXTS,
     "teacher-precision": TEXT,

@@ -49,7 +49,8 @@ class WantedImages:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return self.info.image_size, self.info.image_size, 3
+        size = self.recipe.size or self.info.image_size
+        return size, size, 3
 
     @property
     def size(self) -> StoreSize:
@@ -110,7 +111,8 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
         num_images = images.images if images.images is not None else store.num_images
         return WantedImages(store, source, info, defaults, recipe, num_images, store.block_size, classes_of(store))
     num_images = images.images if images.images is not None else defaults["images"]
-    block_size = images.block_size or choose_block_size((info.image_size, info.image_size, 3))
+    size = _size_to_store(images, info) or info.image_size
+    block_size = images.block_size or choose_block_size((size, size, 3))
     recipe = _new_recipe(source.name or info.name, images, info, classes, defaults, device, block_size)
     if classes.chosen_from is not None and num_images < len(classes):
         raise UsageError(
@@ -226,6 +228,7 @@ def _new_recipe(
         generator=name,
         generator_sha256=info.sha256,
         image_size=info.image_size,
+        size=_size_to_store(images, info),
         classes=chosen,
         compact_classes=chosen is not None,
         num_classes=num_classes,
@@ -239,6 +242,15 @@ def _new_recipe(
         cpu_threads=default_cpu_threads() if device == "cpu" else None,
         image_codec=str(parse_image_codec(images.image_codec)),
     )
+
+
+def _size_to_store(images: ImageOptions, info: GeneratorFacts) -> int | None:
+    """The height and width that images are brought to before they are stored; None: as they are made."""
+    if images.size is not None and images.size > info.image_size:
+        raise UsageError(
+            f"--size {images.size}: {info.name} makes images of {info.image_size} pixels, and they can only be made smaller."
+        )
+    return None if images.size == info.image_size else images.size
 
 
 def _named_classes(store: Store | None, images: ImageOptions) -> ClassList | None:
@@ -284,6 +296,8 @@ def _recipe_to_go_on(
         asked[option] = stored[option] if value is None else value
     if images.vae_dtype not in (None, vae_dtype(recipe.dtype, recipe.vae_dtype)):
         asked["vae_dtype"] = images.vae_dtype
+    if images.size not in (None, recipe.size or recipe.image_size):
+        asked["size"] = images.size
     if images.class_names is not None:
         asked["class_names_sha256"] = names_sha256(info.class_names)
     if images.classes is not None:

@@ -30,6 +30,7 @@ class ImageOptions:
     compile: bool | None = None
     block_size: int | None = None
     image_codec: str | None = None
+    size: int | None = None  # pixels, height and width, of stored images; not more than the generator's
     # For text-to-image generators:
     class_names: str | Sequence[str] | None = None  # a text file, one name a line; "imagenet"; or the names
     prompts: tuple[str, ...] | None = None  # templates, or "@FILE"

@@ -22,7 +22,7 @@ class Recipe:
 
     generator: str  # its name: hub id, name of the folder, or 'digits'
     generator_sha256: str  # of weights and configuration: the generator's true name
-    image_size: int  # pixels, height and width
+    image_size: int  # pixels, height and width, as the generator makes them
     classes: tuple[int, ...] | None  # class ids of the generator that are asked for, ascending; None: all
     num_classes: int  # how many the generator has
     sampler: str
@@ -41,12 +41,15 @@ class Recipe:
     negative_prompt: str | None = None
     class_names_sha256: str | None = None  # of the store's class names
     vae_dtype: str | None = None  # of the VAE's weights; None: as dtype, see dmkd.recipes.dtypes.vae_dtype
+    size: int | None = (
+        None  # pixels, height and width, as stored, where that is smaller (Pillow's bicubic); None: image_size
+    )
     compact_classes: bool = False  # the store numbers the chosen classes from 0; else it keeps the generator's ids
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; without younger fields that are not set, as recipes were written before there were any."""
         description = dataclasses.asdict(self)
-        for field in ("vae_dtype", "compact_classes"):
+        for field in ("vae_dtype", "size", "compact_classes"):
             if not description[field]:
                 del description[field]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in description.items()}
