@@ -135,6 +135,44 @@ def test_folders_that_can_not_be_the_classes_are_refused(tmp_path, tiny_teacher)
         evaluation_batches(str(tmp_path / "missing"), classifier)
 
 
+def test_wordnet_ids_are_imagenets_to_a_nameless_classifier_of_a_thousand(tmp_path, tiny_teacher):
+    thousand = replace(load_classifier(str(tiny_teacher)), num_classes=1000, class_names=None)
+    save_images(tmp_path / "some", ["n02012849", "n03126707", "n99999999"])
+    _, ids, told = list_image_folder(tmp_path / "some", thousand)
+    assert ids.tolist() == [134, 134, 517, 517] and told[0].startswith("1 of 3 folders of ") and len(told) == 2
+    save_images(tmp_path / "names", ["golden_retriever", "Tench"])
+    assert sorted(set(list_image_folder(tmp_path / "names", thousand)[1].tolist())) == [0, 207]
+
+
+def test_folders_of_some_names_are_not_counted_in_order(tmp_path, tiny_teacher):
+    classifier = replace(load_classifier(str(tiny_teacher)), class_names=[f"c{i}" for i in range(10)])
+    save_images(tmp_path / "shifted", [f"c{i}" for i in range(1, 11)])  # as many as the classes
+    _, ids, told = list_image_folder(tmp_path / "shifted", classifier)
+    assert sorted(set(ids.tolist())) == list(range(1, 10)) and told[0].startswith("1 of 10 folders")
+    save_images(tmp_path / "one", ["c0", *(f"d{i}" for i in range(1, 10))])  # in order, one of them called otherwise
+    assert sorted(set(list_image_folder(tmp_path / "one", classifier)[1].tolist())) == list(range(10))
+    save_images(tmp_path / "beyond", ["3", "10"])
+    with pytest.raises(UsageError, match="has 2 class folders and .* knows 10 classes"):
+        list_image_folder(tmp_path / "beyond", classifier)
+
+
+@pytest.mark.parametrize("source", ["digits", "store"])
+def test_images_of_classes_that_a_classifier_does_not_know_are_left_out(tmp_path, tiny_teacher, source):
+    whole = load_classifier(str(tiny_teacher))
+    if source == "store":
+        source = filled_store(tmp_path / "s.zarr", num_images=40, image_shape=(32, 32, 3)).path
+    true = np.concatenate([ids for _, ids in evaluation_batches(source, whole)])
+    some = whole.only([7, 3])
+    listed = list_evaluation(source, some)
+    assert listed.notices == [f"8 of the 10 classes of {source} are other ones, and their images are left out."]
+    batches = list(listed.read(range(len(listed.sizes))))
+    assert [len(ids) for _, ids in batches] == list(listed.sizes)
+    wanted = true[np.isin(true, [7, 3])]
+    np.testing.assert_array_equal(np.array([7, 3])[np.concatenate([ids for _, ids in batches])], wanted)
+    pixels = torch.cat([pixels for pixels, _ in evaluation_batches(source, whole)])[np.isin(true, [7, 3])]
+    assert torch.equal(torch.cat([pixels for pixels, _ in batches]), pixels)
+
+
 def test_images_of_every_size_are_seen_as_the_classifier_evaluates(tmp_path, tiny_teacher):
     classifier = load_classifier(str(tiny_teacher))
     save_images(tmp_path, ["1"], size=(64, 48))
