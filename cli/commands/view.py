@@ -12,7 +12,7 @@ import click
 
 from dmkd.stores.errors import StoreWriteError, UsageError
 
-from ..completion import files
+from ..completion import files, words
 from ..help import MAIN, HeadedCommand, heading
 from ..options import json_option, store_option
 
@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from dmkd.stores import LabelSet, Store
 
 
+ORDERS = ("class", "entropy", "agreed", "disagreed")
+
+
 @click.command("view", cls=HeadedCommand, short_help="Look at images, views and labels.")
 @click.argument("path", shell_complete=files, required=False, metavar="[STORE]")
 @heading(MAIN)
 @store_option
 @click.option(
     "--by",
-    type=click.Choice(["class", "entropy", "agreed", "disagreed"]),
+    shell_complete=words(*ORDERS),
+    metavar="ORDER",
     help="class: a row of each class; entropy: from the surest to the least sure; agreed, disagreed: those whose class the "
-    "teacher finds likeliest, or unlikeliest. Default: class.",
+    "teacher finds likeliest, or unlikeliest; or a column of your own, from its smallest number to its largest. Default: class.",
 )
 @click.option("--ids", metavar="IDS", help="These images: 7,3,100-120.")
 @click.option("--image", type=int, metavar="ID", help="All views of one image, as the teacher saw them, and its top-5.")
@@ -107,7 +111,10 @@ def command(
         sheet, what = class_sheet(opened, label_set, classes, count or 8, columns), "by-class"
     else:
         assert by is not None
-        sheet, what = opinion_sheet(opened, label_set, by, count or 32, columns), f"by-{by}"
+        if by not in ORDERS and by not in opened.columns:
+            raise UsageError(f"--by {by}: choose {', '.join((*ORDERS, *opened.columns))}.")
+        draw = column_sheet if by in opened.columns else opinion_sheet
+        sheet, what = draw(opened, label_set, by, count or 32, columns), f"by-{by}"
     file = save(sheet, out or f"{Path(opened.path.rstrip('/')).stem}-{what}.png")
     if as_json:
         click.echo(json.dumps({"file": str(file), "width": sheet.width, "height": sheet.height}))
@@ -172,6 +179,20 @@ def opinion_sheet(store: "Store", label_set: "LabelSet | None", order: str, coun
     title = f"{store.path}: {len(ids)} images {told}"
     subtitle = f"among {among:,} of {store.num_images:,} images; {caption_key(label_set)}"
     return draw_sheet(title, subtitle, [Row(image_tiles(store, ids.tolist(), label_set))], columns)
+
+
+def column_sheet(store: "Store", label_set: "LabelSet | None", name: str, count: int, columns: int | None) -> "Image":
+    """Images in the order of a column's numbers."""
+    from dmkd.stores.showing.contact_sheet import Row, caption_key, draw_sheet, image_tiles
+    from dmkd.stores.showing.picks import pick_by_column
+
+    column = store.columns[name]
+    ids, among = pick_by_column(store, column, count)
+    first, last = column[ids[[0, -1]]]
+    title = f"{store.path}: {len(ids)} images with {name} from {first:.4g} to {last:.4g}"
+    subtitle = f"among {among:,} of {store.num_images:,} images; {caption_key(label_set)}"
+    tiles = image_tiles(store, ids.tolist(), label_if_there(store, label_set, ids))
+    return draw_sheet(title, subtitle, [Row(tiles)], columns)
 
 
 def label_if_there(store: "Store", label_set: "LabelSet | None", ids: "np.ndarray") -> "LabelSet | None":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..columns import Column
 from ..errors import StoreError, UsageError
 from ..opinions import sampled
 from ..reader import Reader
@@ -46,14 +47,30 @@ def pick_by_opinion(store: Reader, label_set: LabelSet, order: str, count: int) 
         raise _nothing(store, f"images that {label_set.name} has labelled")
     count = min(count, len(opinions.ids))
     if order == "entropy":
-        ranked = np.argsort(opinions.quality[:, 2], kind="stable")
-        chosen = ranked[np.linspace(0, len(ranked) - 1, count).round().astype(int)]
+        chosen = _evenly(opinions.quality[:, 2], count)
     elif order in ("agreed", "disagreed"):
         sign = 1 if order == "disagreed" else -1
         chosen = np.argsort(sign * opinions.quality[:, 1], kind="stable")[:count]
     else:
         raise UsageError(f"Images can't be ordered by {order!r}; choose from {', '.join(ORDERS)}.")
     return opinions.ids[chosen], len(opinions.ids)
+
+
+def pick_by_column(store: Reader, column: Column, count: int) -> tuple[np.ndarray, int]:
+    """Ids int64 of ``count`` images, from the smallest number of a column to the largest in equal steps of rank, and how many
+    they were picked from. Raises ``StoreError`` if no image has a number."""
+    absent = {*store.missing_blocks(), *column.missing_blocks()}
+    blocks = sampled(store.path, [block for block in range(store.num_blocks) if block not in absent])
+    if not blocks:
+        raise _nothing(store, f"numbers in column {column.name}")
+    ids = np.concatenate([store.block_ids(block) for block in blocks])
+    return ids[_evenly(column[ids], min(count, len(ids)))], len(ids)
+
+
+def _evenly(values: np.ndarray, count: int) -> np.ndarray:
+    """The places of ``count`` of the values, from the smallest to the largest in equal steps of rank."""
+    ranked = np.argsort(values, kind="stable")
+    return ranked[np.linspace(0, len(ranked) - 1, count).round().astype(int)]
 
 
 def _nothing(store: Reader, what: str) -> StoreError:
