@@ -41,9 +41,7 @@ class Recipe:
     negative_prompt: str | None = None
     class_names_sha256: str | None = None  # of the store's class names
     vae_dtype: str | None = None  # of the VAE's weights; None: as dtype, see dmkd.recipes.dtypes.vae_dtype
-    size: int | None = (
-        None  # pixels, height and width, as stored, where that is smaller (Pillow's bicubic); None: image_size
-    )
+    size: int | None = None  # pixels, height and width, as stored, where that is less (Pillow's bicubic)
     compact_classes: bool = False  # the store numbers the chosen classes from 0; else it keeps the generator's ids
 
     def to_json(self) -> dict[str, Any]:
