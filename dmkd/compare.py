@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import Predictions, predict
-from dmkd.classifiers.evaluation_data import evaluation_batches
+from dmkd.classifiers.evaluation_data import evaluation_batches, list_evaluation
 from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of
 from dmkd.classifiers.teachers import teacher_of_labels
 from dmkd.recipes.label_choice import parse_labels
@@ -75,7 +75,8 @@ def make_runs(
     stores = {path: open_store(path) for path in {run.store for run in runs}}
     summaries = {run.name: summary for run in runs if (summary := _measured(run, out, vals)) is not None}
     outcome, todo = Outcome(summaries), [run for run in runs if run.name not in summaries]
-    refuse_untrainable(todo, stores, vals, device, execution)
+    for sentence in refuse_untrainable(todo, stores, vals, device, execution):
+        display.notice(sentence)
     make_folder(out / RUNS)
     written = recorded(out)
     for run in runs:
@@ -147,11 +148,12 @@ def refuse_too_many_workers(workers: int, device: str) -> None:
 
 def refuse_untrainable(
     runs: Sequence[Run], stores: Mapping[str, Store], vals: Sequence[str], device: str, execution: Execution
-) -> None:
-    """Raise what the runs themselves would raise of their students, optimisers and images to measure on. Each student is
-    built once, and the images are listed once for stores of the same classes."""
+) -> list[str]:
+    """Raise what the runs themselves would raise of their students, optimisers and images to measure on -> what is to be told of
+    these images. Each student is built once, and the images are listed once for stores of the same classes."""
     built: set[tuple[Any, ...]] = set()
     listed: set[tuple[str, ...]] = set()
+    told: dict[str, None] = {}  # a set that keeps its order
     for run in runs:
         store, recipe = stores[run.store], run.recipe
         views, classes = views_of_student(recipe, store), tuple(store.class_names)
@@ -167,7 +169,8 @@ def refuse_untrainable(
             names, wnids = store.class_names, store.class_wnids
             student = as_classifier(model, recipe.student, names, preprocessing_of(views), wnids)
             for val in vals:
-                evaluation_batches(val, student)
+                told |= dict.fromkeys(list_evaluation(val, student).notices)
+    return list(told)
 
 
 def _attempt(
@@ -238,6 +241,9 @@ def teacher_predictions(
             teacher = teacher_of_labels(label_set, device)
         except DmkdError:
             return None
+        # Whatever it calls them, its outputs are the store's classes.
+        wnids = None if store.class_wnids is None else list(store.class_wnids)
+        teacher = replace(teacher, class_names=store.class_names, wnids=wnids)
         if teacher.sha256 != label_set.teacher.get("sha256"):
             return None
         found = predict(teacher, evaluation_batches(val, teacher, execution.data_workers))

@@ -14,12 +14,14 @@ from PIL import Image
 
 from dmkd.classifiers.classifier import load_classifier
 from dmkd.cli.main import main
+from dmkd.compare import teacher_predictions
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.making.recipe_file import recipe_of
 from dmkd.recipes.class_list import ClassList, imagenet_classes
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.progress import Silent
 from dmkd.stores import MismatchError, UsageError, open_store
+from dmkd.training.execution import Execution
 from dmkd.verify import verify
 from dmkd.views.description import ViewDescription
 from dmkd.views.render import render_block
@@ -235,6 +237,18 @@ def test_from_generate_to_evaluate(tiny_generator, knows_all, tmp_path, monkeypa
     assert "6 of the 10 classes of whole.zarr are other ones" in " ".join(told.stderr.split())
     whole = open_store("whole.zarr")
     assert json.loads(told.stdout)["images"] == np.isin(whole.class_ids[:], CHOSEN).sum()
+
+
+def test_a_comparison_measures_a_teacher_by_the_stores_names(some, tmp_path):
+    path, ten = tmp_path / "s.zarr", folder_of_images(tmp_path / "val10", [f"name_{i}" for i in range(10)])
+    shutil.copytree(some.path, path)
+    by_number = make_teacher(tmp_path / "by-number")
+    label(str(path), LabelOptions((str(by_number),)), HERE, Silent())
+    found = teacher_predictions(open_store(path), "by-number", str(ten), tmp_path / "out", "cpu", Execution())
+    assert found is not None and found.class_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    told = run("compare", path, "--labels", "by-number", "--student", "test_resnet", "--updates", 1, "--seeds", 1, "--val", ten,
+               "--batch-size", 8, "--device", "cpu", "--out", tmp_path / "compared").stderr  # fmt: skip
+    assert " ".join(told.split()).count(f"6 of 10 folders of {ten} are of other classes") == 1
 
 
 def test_wordnet_ids_go_from_the_folders_into_the_store_and_the_student(tmp_path, monkeypatch):
