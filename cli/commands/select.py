@@ -29,7 +29,7 @@ def command(expression: str, store: str | None, labels: str | None, save: str | 
       dmkd select "rank(p_class) <= 500" --store imnet.zarr --save best500
       dmkd select "@best500 and clip_score > 0.2"
       dmkd train-student --select @best500
-      dmkd export --select @best500 --to best/
+      dmkd export --select @best500 --format webdataset --to best/
     """
     path = existing_store(store)
 

@@ -10,6 +10,7 @@ from conftest import filled_store
 from dmkd.cli.main import main
 from dmkd.loading.usable import usable_images
 from dmkd.stores import open_store
+from dmkd.stores.showing.picks import pick_by_column
 from dmkd.training.training_recipe import resolve_training
 
 SCORES = np.arange(100) / 100
@@ -52,6 +53,16 @@ def test_a_selection_is_tried_saved_and_used_under_its_name(store, tmp_path):
     assert recipe.select == "(rank(clip) <= 2)", "a recipe says what was meant, whatever is saved later"
     done = dmkd("export", store, "--select", "@best", "--format", "imagefolder", "--to", tmp_path / "best")
     assert done.exit_code == 0 and len(list((tmp_path / "best").rglob("*.png"))) == tried["images"], done.output
+
+
+def test_images_are_shown_from_the_smallest_number_to_the_largest(store, tmp_path):
+    dmkd("columns", "--store", store, "--add", f"clip={tmp_path}/scores.npy")
+    ids, among = pick_by_column(open_store(store), open_store(store).columns["clip"], 5)
+    assert among == 100 and ids[0] == 0 and ids[-1] == 99 and (np.diff(SCORES[ids]) > 0).all()
+    done = dmkd("view", store, "--by", "clip", "--count", 5, "--out", tmp_path / "sheet.png")
+    assert done.exit_code == 0 and (tmp_path / "sheet.png").exists(), done.output
+    done = dmkd("view", store, "--by", "clips")
+    assert done.exit_code == 2 and "--by clips: choose class, entropy, agreed, disagreed, clip." in done.output
 
 
 @pytest.mark.parametrize(
