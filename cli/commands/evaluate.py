@@ -30,11 +30,21 @@ MOST_CLASSES = 20  # rows of the table
     metavar="N",
     help="Threads that decode images of folders and tars. Default: one a core, at most 8.",
 )
+@click.option(
+    "--real",
+    is_flag=False,
+    flag_value="timm",
+    shell_complete=files,
+    metavar="[FILE]",
+    help="Also by the ReaL labels of ImageNet's validation images: those that come with timm, or a real.json.",
+)
 @endpoint_option
 @device_option
 @json_option
-def command(model: str, data: str, data_workers: int | None, device: str | None, as_json: bool) -> None:
-    """Measure a student, or any classifier, on labelled images: top-1, top-5, each class, confusions.
+def command(
+    model: str, data: str, data_workers: int | None, real: str | None, device: str | None, as_json: bool
+) -> None:
+    """Measure a student, or any classifier, on labelled images: top-1, top-5, calibration, each class, confusions.
 
     MODEL is a folder that train-student or export-student wrote, a timm model, hf-hub:ID, or ARCHITECTURE=FILE. Class folders are
     called by WordNet id, class name or class id; those of classes that it does not know are left out.
@@ -44,6 +54,7 @@ def command(model: str, data: str, data_workers: int | None, device: str | None,
       dmkd evaluate students/imnet-resnet18-resnet34.tv_in1k/student --data /data/imagenet/val
       dmkd evaluate students/digits-test_efficientnet-digits-resnet/student --data digits
       dmkd evaluate resnet18.tv_in1k --data imnet.zarr
+      dmkd evaluate my-resnet18 --data /data/imagenet/val --real
     """
     from dmkd.formats.find import check_data
     from dmkd.recipes.classifier_source import parse_classifier
@@ -52,18 +63,24 @@ def command(model: str, data: str, data_workers: int | None, device: str | None,
     check_data(data)
 
     from dmkd.classifiers.classifier import load_classifier
-    from dmkd.classifiers.evaluate import evaluate
+    from dmkd.classifiers.evaluate import Evaluation, predict
     from dmkd.classifiers.evaluation_data import list_evaluation
+    from dmkd.classifiers.real_labels import read_real_labels, real_top1
     from dmkd.runtime.devices import choose_device
 
+    right = read_real_labels(real) if real is not None else None
     classifier = load_classifier(model, device=choose_device(device))
     names = classifier.class_names or [str(i) for i in range(classifier.num_classes)]
     listed = list_evaluation(data, classifier, workers=data_workers)
     for sentence in listed.notices:
         make_display().notice(sentence)
-    evaluation = evaluate(classifier, listed.read(range(len(listed.sizes))))
+    predictions = predict(classifier, listed.read(range(len(listed.sizes))))
+    evaluation, more = Evaluation.of(predictions, classifier.num_classes), {}
+    if right is not None:
+        more["real_top1"], more["real_images"] = real_top1(predictions, listed.names, classifier, right)
     if as_json:
-        click.echo(json.dumps({"model": model, "data": data, **evaluation.to_json(names)}))
+        more["calibration_error"] = predictions.calibration_error
+        click.echo(json.dumps({"model": model, "data": data, **evaluation.to_json(names), **more}))
         return
     print_facts(
         f"{model} on {data}",
@@ -71,6 +88,8 @@ def command(model: str, data: str, data_workers: int | None, device: str | None,
             ("images", f"{evaluation.num_images:,}"),
             ("top-1", percent(evaluation.top1)),
             ("top-5", percent(evaluation.top5)),
+            *([("ReaL", f"{percent(more['real_top1'])} of {more['real_images']:,} images")] if more else []),
+            ("calibration", f"expected error {predictions.calibration_error:.3f}"),
         ],
     )
     title = "Weakest classes" if len(names) > MOST_CLASSES else "Classes, weakest first"

@@ -36,6 +36,7 @@ class ListedImages:
 
     sizes: Sequence[int]  # images of each batch
     read: Callable[[Sequence[int]], Iterator[Pixels]]  # the batches of these numbers, seen as the classifier evaluates
+    names: Sequence[str] = ()  # of the images' files, where they are files
     notices: Sequence[str] = ()  # what the user should know of the images and their classes
 
 
@@ -169,7 +170,7 @@ def _from_files(files: Sequence[ImageFile], classifier: Classifier, workers: int
         finally:
             pool.shutdown(cancel_futures=True)
 
-    return ListedImages(_sizes(batches), read)
+    return ListedImages(_sizes(batches), read, [Path(file.name).name for file in files])
 
 
 def _decoded(images: Sequence["Future[torch.Tensor]"], class_ids: np.ndarray) -> Pixels:
