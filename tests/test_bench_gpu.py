@@ -20,6 +20,9 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 ABSENT = ("ray", "obstore", "simplejpeg", "tensorboard")
 
 
+pytestmark = pytest.mark.xdist_group("bench_gpu")  # its run takes most of a minute: one process makes it
+
+
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
     """What a run with tiny models prints, where the packages that a bare machine lacks can't be imported."""

@@ -41,7 +41,6 @@ def command(
     Examples:
       dmkd columns --store imnet.zarr
       dmkd columns --store imnet.zarr --add clip_score=scores.npy --description "cosine with the class name"
-      dmkd train-student --store imnet.zarr --select "clip_score > 0.22 and rank(p_class) <= 500"
     """
     path = existing_store(store)
     if add is not None and remove is not None:

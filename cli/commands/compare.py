@@ -37,20 +37,21 @@ from ..training_options import execution_options, take_execution, training_optio
 )  # fmt: skip
 @click.option("--seeds", default="3", show_default=True, metavar="N", help="How many seeds, or a list such as 3,4.")
 @click.option(
-    "--draws",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Of each number of --images the first, the next, ... so many: as if the images were drawn again.",
-)
-@click.option(
     "--val",
     "vals",
     shell_complete=files,
     multiple=True,
     metavar="DATA",
     help="Images to measure on, as for train-student. May be repeated; the table is of the first. Default for digits: digits.",
+)
+@heading("Whether a difference is real")
+@click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Of each number of --images the first, the next, ... so many: as if the images were drawn again.",
 )
 @click.option(
     "--baseline",
@@ -65,6 +66,7 @@ from ..training_options import execution_options, take_execution, training_optio
     help="Mark the best by these images and report on --val; half: by a half of --val, and report on the other half. "
     "Default: by those that are reported.",
 )
+@heading(MAIN)
 @click.option(
     "--out",
     shell_complete=folders,

@@ -22,14 +22,13 @@ def command(expression: str, store: str | None, labels: str | None, save: str | 
 
     A selection compares columns with numbers: entropy, p_class, top1, agree (a teacher's opinion), class_id, image_id, and
     columns of your own. rank(p_class) is an image's place within its class, 1 for the largest; rank(-entropy) 1 for the smallest.
+    @NAME is a selection that was saved. --select of train-student, compare and export takes the same.
 
     \b
     Examples:
       dmkd select "agree and 0.5 < entropy < 2.5"
       dmkd select "rank(p_class) <= 500" --store imnet.zarr --save best500
       dmkd select "@best500 and clip_score > 0.2"
-      dmkd train-student --select @best500
-      dmkd export --select @best500 --format webdataset --to best/
     """
     path = existing_store(store)
 

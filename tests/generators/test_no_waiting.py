@@ -92,7 +92,7 @@ def test_the_loop_with_diffusers_own_unipc_would_be_caught(on_cpu, load, monkeyp
         lambda x: torch.arange(3).to("cuda", non_blocking=True),  # from memory that is not page-locked
         lambda x: torch.tensor([1, 2], device="cuda"),
         lambda x: x.copy_(torch.zeros(4)),
-        lambda x: torch.where(x > 0, x, 0.0),  # torch uploads the number
+        lambda x: torch.where(x > 0, x, torch.tensor(0.0)),  # torch uploads it
         lambda x: x[torch.tensor([0, 2])],
     ],
 )

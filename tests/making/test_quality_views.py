@@ -53,7 +53,7 @@ def test_stored_agreement_is_what_evaluate_says_of_the_exported_images(codec, tm
     measured = {}
     for name, source in (("digits-resnet", "digits-resnet"), ("cropped", other)):
         teacher = load_classifier(source)
-        measured[name] = evaluate(teacher, evaluation_batches(str(tmp_path / "png"), teacher, store.class_names)).top1
+        measured[name] = evaluate(teacher, evaluation_batches(str(tmp_path / "png"), teacher)).top1
         assert agreement(store, name) == pytest.approx(measured[name], abs=1e-9), name
     assert measured["cropped"] < measured["digits-resnet"], "the two views are told apart"
 

@@ -157,7 +157,7 @@ def compare(store, out, **axes):
     runs = plan_runs(
         Axes((store.path,), students=("test_resnet",), **axes), {"epochs": 1, "batch_size": 16, "lr": 0.01}
     )
-    return make_runs(runs, out, val=store.path, device="cpu", workers=0, display=Silent())
+    return make_runs(runs, out, vals=[store.path], device="cpu", workers=0, display=Silent())
 
 
 def test_a_comparison_ends_at_once_and_its_results_stay_readable(store, tmp_path):
