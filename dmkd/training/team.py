@@ -4,6 +4,7 @@ torch's own means: DistributedDataParallel for gradients, torchrun's environment
 for starting and watching the processes of one machine.
 """
 
+import inspect
 import json
 import logging
 import os
@@ -63,7 +64,11 @@ class Team:
         """The module whose gradients are averaged over the team in the backward pass; its batch statistics stay local."""
         if self.world_size == 1:
             return module
-        return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        wrapper = torch.nn.parallel.DistributedDataParallel
+        # The second name is that of older versions of torch.
+        names = ("forward_sync_buffers", "broadcast_buffers")
+        no_broadcast = {next(name for name in names if name in inspect.signature(wrapper.__init__).parameters): False}
+        return wrapper(module, gradient_as_bucket_view=True, **no_broadcast)
 
     def synchronise_batch_norm(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module with batch statistics of the whole team. Raises ``UsageError`` on a CPU, where torch has none."""
