@@ -324,7 +324,14 @@ def test_an_export_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path
     store = filled_store(tmp_path / "s.zarr", num_images=240, block_size=4, image_shape=(64, 64, 3))
     command = [sys.executable, "-m", "dmkd.cli.main", "export", store.path, "--to", str(tmp_path / "out")]
     command += ["--format", "webdataset", "--shard-images", "8", "--workers", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TERM": "dumb"})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TERM": "dumb"},
+        # A shell's background jobs ignore SIGINT, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "out").glob("*.tar"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.005)
