@@ -30,6 +30,8 @@ def add_column(store: Reader, name: str, values: np.ndarray, description: str, r
                 tree.create_array(node, layout.column_spec(), store.num_images, store.block_size, {})
             elif replace:
                 _delete_blocks(store, node)
+            if tree.shape(node)[0] != store.num_images:  # it was removed before the store grew
+                tree.resize(node, store.num_images)
             identity = fingerprint({"store": store.identity, "column": name})
             tree.set_attributes({"description": description, "identity": identity}, node)
             for block in blocks:

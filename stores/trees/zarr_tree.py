@@ -151,6 +151,7 @@ class ZarrTree:
         return self._array(node).dtype
 
     def resize(self, node: str, num_rows: int) -> None:
+        self._arrays.pop(node, None)  # zarr writes the attributes again, as they were when the array was opened
         array = self._array(node)
         array.resize((num_rows, *array.shape[1:]))
         self._arrays.pop(node)

@@ -127,6 +127,25 @@ def test_a_removed_column_is_gone_and_its_name_is_free(store):
     np.testing.assert_array_equal(store.columns["clip_score"][:], SCORES + 2)
 
 
+def test_growing_keeps_what_was_said_of_a_column_last(store):
+    """Removed and added again by a process that has its array open."""
+    store.remove_column("clip_score")
+    store.add_column("clip_score", SCORES, "another description")
+    store.grow(112)
+    assert open_store(store.path).columns["clip_score"].description == "another description"
+
+
+def test_a_column_that_was_removed_before_the_store_grew_can_be_added_again(store):
+    store.remove_column("clip_score")
+    store.grow(112)
+    for block in store.missing_blocks():
+        store.write_block(block, **block_arrays(store, block))
+    numbers = np.arange(112.0)
+    store.add_column("clip_score", numbers)
+    np.testing.assert_array_equal(open_store(store.path).columns["clip_score"][:], numbers)
+    assert errors(open_store(store.path)) == []
+
+
 @pytest.mark.parametrize(
     ("name", "values", "said"),
     [
