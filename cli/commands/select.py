@@ -32,6 +32,8 @@ def command(expression: str, store: str | None, labels: str | None, save: str | 
     """
     path = existing_store(store)
 
+    import numpy as np
+
     from dmkd.loading.usable import usable_images
     from dmkd.recipes.selecting import in_full, selection_of
     from dmkd.stores import UsageError, open_store
@@ -52,7 +54,8 @@ def command(expression: str, store: str | None, labels: str | None, save: str | 
         raise UsageError(f"{path} has no label set {judge!r}; it has {', '.join(opened.labels) or 'none'}.")
     kept = usable_images(opened, [judge] if judge else [], select=expression)
     finished = usable_images(opened, [judge] if judge else [])
-    counts = {name: int((opened.class_ids[kept.ids] == number).sum()) for number, name in enumerate(opened.class_names)}
+    # By id, not by name: two classes may be called alike.
+    counts = np.bincount(opened.class_ids[kept.ids], minlength=opened.num_classes).tolist()
     if save is not None:
         opened.require_writable()
         opened.save_selection(save, in_full(str(expression), opened.selections))
@@ -60,14 +63,14 @@ def command(expression: str, store: str | None, labels: str | None, save: str | 
         "selection": str(selection),
         "images": len(kept.ids),
         "of": len(finished.ids),
-        "classes_left": sum(count > 0 for count in counts.values()),
+        "classes_left": sum(count > 0 for count in counts),
         "of_each_class": counts,
         "saved": save,
     }
     if as_json:
         click.echo(json.dumps(facts))
         return
-    few, many = min(counts.values()), max(counts.values())
+    few, many = min(counts), max(counts)
     lines = [
         ("images", f"{len(kept.ids):,} of {len(finished.ids):,} ({percent(len(kept.ids) / len(finished.ids))})"),
         ("classes", f"{facts['classes_left']:,} of {len(counts):,}, {few:,} to {many:,} images of each"),
