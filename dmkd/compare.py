@@ -80,7 +80,7 @@ def make_runs(
     make_folder(out / RUNS)
     written = recorded(out)
     for run in runs:
-        if run.name in summaries and (run.name, *sorted(vals)) not in written:
+        if run.name in summaries and _line_key(run.name, summaries[run.name]) not in written:
             append_line(out / RESULTS, json.dumps(result_line(run, summaries[run.name])))
 
     with display.task("compare", len(runs), len(runs) - len(todo), unit="runs") as advance:
@@ -124,13 +124,18 @@ def _measured(run: Run, out: Path, vals: Sequence[str]) -> dict[str, Any] | None
     return summary if done else None
 
 
+def _line_key(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
+    """A run, what its top-1 is of, and all that it was measured on."""
+    return name, result["evaluated_on"], *sorted(result["measured"])
+
+
 def recorded(out: Path) -> set[tuple[str, ...]]:
     """The runs that have a line in ``results.jsonl``, each with what it was measured on."""
     found: set[tuple[str, ...]] = set()
     for line in (out / RESULTS).read_text().splitlines() if (out / RESULTS).exists() else []:
         try:
             result = json.loads(line)
-            found.add((result["run"], *sorted(result["measured"])))
+            found.add(_line_key(result["run"], result))
         except (ValueError, KeyError):  # the last line of a process that was killed
             continue
     return found
@@ -213,9 +218,10 @@ def _measure(
         precision = classifier_precision(execution.precision(device))
         student = load_classifier(str(folder / STUDENT), device=device, precision=precision)
         for val in missing:
-            batches = evaluation_batches(val, student, execution.data_workers)
-            teacher = teacher_predictions(store, run.recipe.labels, val, folder.parent.parent, device, execution)
-            found[val] = measured(predict(student, batches), teacher, student.num_classes)
+            said = predict(student, evaluation_batches(val, student, execution.data_workers))
+            out = folder.parent.parent
+            teacher = teacher_predictions(store, run.recipe.labels, val, said.class_ids, out, device, execution)
+            found[val] = measured(said, teacher, student.num_classes)
     again = {**summary, "measured": found}
     if summary["evaluated_on"] != vals[0]:
         again["best"] = None  # what was chosen on other images is not comparable
@@ -226,17 +232,24 @@ def _measure(
 
 
 def teacher_predictions(
-    store: Store, labels: str | None, val: str, out: Path, device: str, execution: Execution
+    store: Store, labels: str | None, val: str, class_ids: np.ndarray, out: Path, device: str, execution: Execution
 ) -> Predictions | None:
-    """What the first label set's teacher says of images to measure on, each at the teacher's own view; kept in ``out/teachers``.
+    """What the first label set's teacher says of images to measure on, each at the teacher's own view; kept in ``out/teachers``,
+    and looked at anew if the images are no longer of these ``class_ids``, int64 (n,).
 
-    None without labels, and where the teacher can't be had any more: a student is measured without it."""
+    None without labels, and where the teacher can't be had any more or sees other images: a student is measured without it."""
     for name in list(parse_labels(labels))[:1]:
         label_set = store.labels[name]
-        file = out / TEACHERS / f"{fingerprint({'teacher': label_set.teacher, 'val': val})[:16]}.npz"
+        file = (
+            out
+            / TEACHERS
+            / f"{fingerprint({'teacher': label_set.teacher, 'classes': store.class_names, 'val': val})[:16]}.npz"
+        )
         if file.exists():
             with np.load(file) as kept:
-                return Predictions(**kept)
+                found = Predictions(**kept)
+            if np.array_equal(found.class_ids, class_ids):
+                return found
         try:
             teacher = teacher_of_labels(label_set, device)
         except DmkdError:
@@ -251,7 +264,7 @@ def teacher_predictions(
         np.savez(content, class_ids=found.class_ids, top=found.top, confidence=found.confidence)
         make_folder(out / TEACHERS)
         write_file(file, content.getvalue())
-        return found
+        return found if np.array_equal(found.class_ids, class_ids) else None
     return None
 
 

@@ -18,6 +18,10 @@ from dmkd.training.conditions import Axes, plan_runs
 FAST = {"epochs": 1, "batch_size": 32, "lr": 0.01, "optimizer": "sgd", "student": "test_resnet"}
 
 
+def lines_of(out):
+    return (out / "results.jsonl").read_text().splitlines()
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
@@ -154,6 +158,19 @@ def test_measured_on_several_sets_beside_a_teacher(tmp_path, monkeypatch):
         on_digits = summary["measured"]["digits"]
         assert summary["top1"] == on_digits["top1"] == pytest.approx(np.mean(on_digits["top1_halves"]), abs=0.01)
         assert 0 <= on_digits["calibration_error"] <= 1 and 0 <= on_digits["agreement_with_teacher"] <= 1
+    (line, _) = lines_of(tmp_path / "out")
+    assert json.loads(line)["measured"].keys() == set(vals)
+    for _ in range(2):  # fewer sets are not a reason to write the line again and again
+        make_runs(runs, tmp_path / "out", vals=vals[:1], device="cpu", workers=0, display=Silent())
+    assert len(lines_of(tmp_path / "out")) == 2
+    for file in (tmp_path / "out/teachers").iterdir():  # of a set of images that has changed since
+        with np.load(file) as kept:
+            other = {**kept, "class_ids": kept["class_ids"][:-1], "top": kept["top"][:-1]}
+        np.savez(file, **other)
+    for summary in (tmp_path / "out").glob("runs/*/summary.json"):
+        summary.write_text(json.dumps({**json.loads(summary.read_text()), "measured": {}}))
+    anew = make_runs(runs, tmp_path / "out", vals=vals, device="cpu", workers=0, display=Silent())
+    assert anew.summaries == outcome.summaries
     looked.clear()
     again = make_runs(runs, tmp_path / "out", vals=vals, device="cpu", workers=0, display=Silent())
     assert not looked and again.summaries == outcome.summaries
