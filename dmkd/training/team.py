@@ -67,7 +67,9 @@ class Team:
         wrapper = torch.nn.parallel.DistributedDataParallel
         # The second name is that of older versions of torch.
         names = ("forward_sync_buffers", "broadcast_buffers")
-        no_broadcast = {next(name for name in names if name in inspect.signature(wrapper.__init__).parameters): False}
+        no_broadcast: dict[str, Any] = {
+            next(name for name in names if name in inspect.signature(wrapper.__init__).parameters): False
+        }
         return wrapper(module, gradient_as_bucket_view=True, **no_broadcast)
 
     def synchronise_batch_norm(self, module: torch.nn.Module) -> torch.nn.Module:
