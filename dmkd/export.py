@@ -6,10 +6,7 @@ known from the files, and for shards from ``export.json``, which says which ids 
 determines the files' contents: an export is never continued with other options, or from another store.
 """
 
-import json
 import threading
-import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -21,20 +18,19 @@ import numpy as np
 from dmkd.cards.dataset_card import export_card
 from dmkd.formats.imagefolder import ImageFolderExport
 from dmkd.formats.samples import ALL, FIRST, ImageFormat, Sample, SampleReader
+from dmkd.formats.state import STATE_FILE, ExportState
 from dmkd.recipes.selected_classes import selection_notice
 from dmkd.recipes.selecting import selected, selection_of
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.runtime.progress import Display
 from dmkd.runtime.whole_files import sweep_partials, write_file
-from dmkd.stores import LabelSet, Store, UsageError, locations
-from dmkd.stores.identity import refuse_mismatch
+from dmkd.stores import Column, LabelSet, Store, UsageError, locations
 
 FORMATS = ("imagefolder", "webdataset", "parquet")
-STATE_FILE, CARD_FILE = "export.json", "README.md"
+CARD_FILE = "README.md"
 
 # Of raw pixels in a shard: PNGs of photographs are about two thirds of it. And a bound on what one thread does at a time.
 SHARD_BYTES, SHARD_IMAGES = 256 * 2**20, 8192
-SAVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,7 @@ class ExportOptions:
     labels: str | None = None  # label sets, with commas, or "none"; None: all, of an image folder none
     views: str = FIRST  # whose logits: FIRST or ALL
     dtype: str = "float16"  # of logits
+    columns: str | None = None  # columns of numbers, with commas, or "none"; None: all, of an image folder none
     select: str | None = None
     images: int | None = None  # ids below
     shard_images: int | None = None  # ids a shard
@@ -100,15 +97,15 @@ def export_store(store: Store, folder: str, options: ExportOptions, display: Dis
     judge = _judge(store, reader.label_sets, options)
     target = _target(folder)
     export = _export(store, target, reader, options)
-    ids, missing, selected = _chosen_ids(store, reader.label_sets, judge, options)
-    state = _State(target, _description(store, reader, judge, export, options))
+    ids, missing, selected = _chosen_ids(store, reader, judge, options)
+    state = ExportState(target, _description(store, reader, judge, export, options))
     state.check(len(ids), store.path)
     if selected:
         display.notice(selected)
     if len(missing):
         display.notice(
-            f"{len(missing):,} images of {store.path} have not been made or labelled yet and are left out; rerun the same "
-            "command later to add them."
+            f"{len(missing):,} images of {store.path} have not been made or labelled yet{_or_numbered(reader)} and are left out; "
+            "rerun the same command later to add them."
         )
 
     target.mkdir(parents=True, exist_ok=True)
@@ -135,7 +132,7 @@ def _write_parts(
     reader: SampleReader,
     todo: dict[int, np.ndarray],
     parts: dict[int, np.ndarray],
-    state: "_State",
+    state: ExportState,
     options: ExportOptions,
     advance: Callable[[int], None],
 ) -> None:
@@ -171,71 +168,6 @@ class _Stopped(Exception):
     """Another thread has failed: its error is the one to report."""
 
 
-class _State:
-    """``export.json``: what the files were made of, and which ids each shard holds."""
-
-    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
-        self.description = description
-        self._folder, self._lock = folder, threading.Lock()
-        self._stored = _read_state(folder)
-        self._parts: dict[str, list[int]] = dict(self._stored.get("parts", {}))
-        self._images, self._saved_at = 0, 0.0
-
-    def check(self, images: int, path: str) -> None:
-        """Refuse to continue an export of something else, or of more than was asked for."""
-        if not self._stored:
-            return
-        refuse_mismatch(
-            f"The export in {self._folder}", self._stored["made_of"], self.description, "Give another folder with --to."
-        )
-        if self._stored["images"] > images:
-            raise UsageError(
-                f"The export in {self._folder} was begun for {self._stored['images']:,} images, but {images:,} of {path} "
-                "were asked for or are there now: finish the store, ask for as many, or give another folder with --to."
-            )
-
-    def is_done(self, name: str | None, ids: np.ndarray) -> bool:
-        """Whether the file of this name is there and holds exactly these ids."""
-        return name is not None and self._parts.get(name) == _fingerprint(ids) and (self._folder / name).is_file()
-
-    def note(self, name: str | None, ids: np.ndarray) -> None:
-        """A file of this name with these ids has been written. Saved from time to time."""
-        if name is None:
-            return
-        with self._lock:
-            self._parts[name] = _fingerprint(ids)
-            if time.monotonic() - self._saved_at > SAVE_SECONDS:
-                self._save()
-
-    def save(self, images: int) -> None:
-        with self._lock:
-            self._images = images
-            self._save()
-
-    def _save(self) -> None:
-        self._saved_at = time.monotonic()
-        state = {"dmkd_export": 1, "made_of": self.description, "images": self._images, "parts": self._parts}
-        write_file(self._folder / STATE_FILE, (json.dumps(state, indent=1, sort_keys=True) + "\n").encode())
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    file = folder / STATE_FILE
-    if not file.exists():
-        return {}
-    try:
-        state = json.loads(file.read_text())
-        if state["dmkd_export"] == 1 and {"made_of", "images", "parts"} <= state.keys():
-            return state
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise UsageError(f"{file} is damaged or was not written by dmkd export: give another folder with --to.")
-
-
-def _fingerprint(ids: np.ndarray) -> list[int]:
-    """How many ids, and their crc32."""
-    return [len(ids), zlib.crc32(ids.astype("<i8").tobytes())]
-
-
 def _description(
     store: Store, reader: SampleReader, judge: LabelSet | None, export: Export, options: ExportOptions
 ) -> dict[str, Any]:
@@ -252,6 +184,8 @@ def _description(
         "views": options.views,
         "dtype": options.dtype,
         "shard_images": export.part_images,
+        # Without columns as exports were described before there were any.
+        **({"columns": {column.name: column.identity for column in reader.columns}} if reader.columns else {}),
     }
 
 
@@ -272,13 +206,18 @@ def _reader(store: Store, options: ExportOptions) -> SampleReader:
         raise UsageError(f"{store.path} has {store.num_images:,} images, so --images can't be {options.images:,}.")
     if options.format == "imagefolder":
         _refuse_logits(options)
-    label_sets = [] if options.format == "imagefolder" else _label_sets(store, options.labels)
-    return SampleReader(store, label_sets, ImageFormat(options.jpeg), options.views, options.dtype)
+        return SampleReader(store, [], [], ImageFormat(options.jpeg))
+    columns = _columns(store, options.columns)
+    return SampleReader(
+        store, _label_sets(store, options.labels), columns, ImageFormat(options.jpeg), options.views, options.dtype
+    )
 
 
 def _refuse_logits(options: ExportOptions) -> None:
     """Refuse options about logits where none are written."""
     named = options.labels not in (None, "none") and options.select is None
+    if options.columns not in (None, "none"):
+        raise UsageError("An image folder holds no columns: leave --columns out, or export as webdataset or parquet.")
     if named or options.views != FIRST or options.dtype != "float16":
         raise UsageError(
             "An image folder holds no logits: leave --labels, --views and --dtype out (with --select, --labels names the "
@@ -295,6 +234,19 @@ def _label_sets(store: Store, names: str | None) -> list[LabelSet]:
     if unknown := [name for name in wanted if name not in there]:
         raise UsageError(f"{store.path} has no label set {unknown[0]!r}; it has {', '.join(there) or 'none'}.")
     return [there[name] for name in dict.fromkeys(wanted)]
+
+
+def _columns(store: Store, names: str | None) -> list[Column]:
+    """The ones named, in that order; without names all. Raises ``UsageError``."""
+    if names is None:
+        return list(store.columns.values())
+    wanted = [] if names == "none" else [name.strip() for name in names.split(",")]
+    return [store.column(name) for name in dict.fromkeys(wanted)]
+
+
+def _or_numbered(reader: SampleReader) -> str:
+    """What else images may lack, for a notice."""
+    return f" (or have no numbers in {', '.join(column.name for column in reader.columns)})" if reader.columns else ""
 
 
 def _judge(store: Store, label_sets: Sequence[LabelSet], options: ExportOptions) -> LabelSet | None:
@@ -352,18 +304,18 @@ def default_shard_images(store: Store) -> int:
 
 
 def _chosen_ids(
-    store: Store, label_sets: Sequence[LabelSet], judge: LabelSet | None, options: ExportOptions
+    store: Store, reader: SampleReader, judge: LabelSet | None, options: ExportOptions
 ) -> tuple[np.ndarray, np.ndarray, str | None]:
     """Ids that can be written and were chosen, ascending; the requested ids that are missing; what to say of a selection."""
-    needed = [*label_sets, *([judge] if judge else [])]
-    absent = set(store.missing_blocks()).union(*(label_set.missing_blocks() for label_set in needed))
+    needed = [*reader.label_sets, *([judge] if judge else []), *reader.columns]
+    absent = set(store.missing_blocks()).union(*(rows.missing_blocks() for rows in needed))
     asked = np.arange(options.images or store.num_images)
     is_missing = np.isin(asked // store.block_size, sorted(absent))
     ids, missing = asked[~is_missing], asked[is_missing]
     if not len(ids):
         raise UsageError(
             f"{store.path} has no finished block yet of what was asked for (images"
-            f"{''.join(f', {label_set.name}' for label_set in needed)}): nothing to export."
+            f"{''.join(f', {rows.name}' for rows in needed)}): nothing to export."
         )
     if options.select is None:
         return ids, missing, None

@@ -22,6 +22,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .codecs import Codec, parse_codec
+    from .columns import Column
     from .create import create_store, open_store, store_exists
     from .rows import Rows
     from .run_log import RunLog
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # Imported at first use: zarr takes half a second, which `dmkd --help` need not wait for.
 _HOME = {
     "Codec": "codecs",
+    "Column": "columns",
     "parse_codec": "codecs",
     "LabelSet": "sets",
     "Rows": "rows",
@@ -44,6 +46,7 @@ _HOME = {
 
 __all__ = [
     "Codec",
+    "Column",
     "DamagedChunkError",
     "DamagedMetadataError",
     "DmkdError",

@@ -7,6 +7,7 @@ import numpy as np
 from . import layout
 from .chunks import Chunks, Ids
 from .columns import Column, read_columns
+from .errors import UsageError
 from .image_codecs import ImageCodec, stored_image_codec
 from .rows import CheckRows, ClassRows, ImageRows, Rows
 from .run_log import read_runs, run_summaries
@@ -158,6 +159,12 @@ class Reader:
         if self._columns is None:
             self._columns = read_columns(self.chunks)
         return dict(self._columns)
+
+    def column(self, name: str) -> Column:
+        """The column of this name. Raises ``UsageError`` if there is none."""
+        if name not in self.columns:
+            raise UsageError(f"{self.path} has no column {name!r}; it has {', '.join(self.columns) or 'none'}.")
+        return self.columns[name]
 
     @property
     def selections(self) -> dict[str, str]:

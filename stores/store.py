@@ -169,9 +169,7 @@ class Store(Reader):
 
     def remove_column(self, name: str) -> None:
         """Delete a column. Raises ``UsageError`` if there is none."""
-        if name not in self.columns:
-            raise UsageError(f"{self.path} has no column {name!r}; it has {', '.join(self.columns) or 'none'}.")
-        remove_column(self, name)
+        remove_column(self, self.column(name).name)
         self._forget_sets()
 
     def save_selection(self, name: str, expression: str) -> None:

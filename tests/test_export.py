@@ -272,6 +272,41 @@ def test_labels_are_chosen_by_name_or_left_out(tmp_path):
 # Stopping, going on, growing
 
 
+def test_columns_are_written_beside_their_images(tmp_path):
+    store = filled_store(tmp_path / "s.zarr", num_images=50)
+    scores = np.random.default_rng(0).normal(size=50)
+    store.add_column("clip_score", scores)
+    store.add_column("place", np.arange(50.0))
+    export(store, tmp_path / "rows", "parquet")
+    table = columns(tmp_path / "rows").to_pydict()
+    assert table["column_clip_score"] == scores.tolist() and table["column_place"] == list(range(50))
+    export(store, tmp_path / "tars", "webdataset", columns="place", select="place >= 48")
+    with tarfile.open(tmp_path / "tars/shard-000000.tar") as tar:
+        facts = [json.load(tar.extractfile(name)) for name in tar.getnames() if name.endswith(".json")]
+    assert [one["columns"] for one in facts] == [{"place": 48.0}, {"place": 49.0}]
+    export(store, tmp_path / "none", "parquet", columns="none")
+    assert not [name for name in columns(tmp_path / "none").column_names if name.startswith("column_")]
+    store.add_column("place", -np.arange(50.0), replace=True)
+    with pytest.raises(MismatchError, match="columns"):
+        export(store, tmp_path / "rows", "parquet")
+    with pytest.raises(UsageError, match="has no column 'beauty'; it has clip_score, place"):
+        export(store, tmp_path / "more", "parquet", columns="place,beauty")
+    with pytest.raises(UsageError, match="image folder holds no columns"):
+        export(store, tmp_path / "more", columns="place")
+
+
+def test_images_that_a_column_has_no_number_for_yet_are_added_later(tmp_path):
+    store = filled_store(tmp_path / "s.zarr", num_images=48)
+    store.add_column("score", np.arange(48.0))
+    export(store, tmp_path / "out", "parquet", shard_images=16)
+    store.grow(64)
+    store.write_block(3, **block_arrays(store, 3))
+    display = Notices()
+    again = export(store, tmp_path / "out", "parquet", display, shard_images=16)
+    assert (again.images, again.written, again.missing) == (48, 0, 16) and "no numbers in score" in display.texts[0]
+    assert export(store, tmp_path / "fresh", "parquet", columns="none", shard_images=16).images == 64
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_second_run_writes_nothing_and_puts_back_what_is_gone(tmp_path, format):
     store = filled_store(tmp_path / "s.zarr")

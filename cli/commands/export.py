@@ -49,6 +49,11 @@ from ..options import existing_store, json_option, store_option
     default="float16",
     help="Type of the logits. Default: float16.",
 )
+@click.option(
+    "--columns",
+    metavar="NAMES",
+    help="Columns of numbers (`dmkd columns`) that are written, with commas, or none. Default: all.",
+)
 @heading("Images")
 @click.option(
     "--select",

@@ -230,10 +230,10 @@ def _exported(export: Mapping[str, Any]) -> list[str]:
     rules = {
         "imagefolder": "One folder a class. `classes.txt` has the class names, class 0 first; `class_map.txt` the folders in "
         "that order, as timm's `--class-map` takes them.",
-        "webdataset": "A sample has `.cls` (class id), `.json` (names and each teacher's quality), and for each label set and "
-        "view set, under its name, `.logits.npy` and `.views.npy`.",
+        "webdataset": "A sample has `.cls` (class id), `.json` (names, each teacher's quality, columns), and for each label set "
+        "and view set, under its name, `.logits.npy` and `.views.npy`.",
         "parquet": "Columns `image`, `label` and `id`; by label set `_logits`, `_top1`, `_p_class` and `_entropy`; by view set "
-        "`_views`.",
+        "`_views`; of each of the store's columns `column_` and its name.",
     }
     code = {
         "imagefolder": 'import torchvision\n\ntorchvision.datasets.ImageFolder(".")',

@@ -2,7 +2,7 @@
 
 Columns: ``id``; ``image``, a struct of bytes and path, an Image there; ``label``, a ClassLabel; of each label set
 ``<label set>_logits``, a list or a list of lists, ``_top1``, ``_p_class`` and ``_entropy``; of each view set
-``<view set>_views``.
+``<view set>_views``; each column of the store's as ``column_<name>``, float64.
 """
 
 import json
@@ -106,6 +106,8 @@ def _schema(reader: SampleReader) -> Any:
         columns[f"{label_set.name}_entropy"] = value("float32")
     for name in view_sets_of(reader.label_sets):
         columns[f"{name}_views"] = lists("float32")
+    for column in reader.columns:
+        columns[f"column_{column.name}"] = value("float64")
     features = {"info": {"features": {name: feature for name, (_, feature) in columns.items()}}}
     return pa.schema(
         [(name, arrow) for name, (arrow, _) in columns.items()], metadata={"huggingface": json.dumps(features)}
@@ -132,6 +134,8 @@ def _arrow_table(samples: Sequence[Sample], schema: Any, image_format: ImageForm
             columns[f"{name}_{component}"] = [sample.quality[name][component] for sample in samples]
     for name in samples[0].views:
         columns[f"{name}_views"] = _list_array(np.stack([sample.views[name] for sample in samples]))
+    for name in samples[0].columns:
+        columns[f"column_{name}"] = [sample.columns[name] for sample in samples]
     arrays = [
         column if isinstance(column, pa.Array) else pa.array(column, field.type)
         for field, column in zip(schema, (columns[name] for name in schema.names), strict=True)

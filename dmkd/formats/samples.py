@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dmkd.stores import LabelSet, Store, UsageError
+from dmkd.stores import Column, LabelSet, Store, UsageError
 from dmkd.stores.chunks import by_block
 from dmkd.stores.layout import QUALITY_COMPONENTS
 
@@ -56,6 +56,7 @@ class Sample:
     quality: dict[str, dict[str, float]]  # label set -> top1, p_class, entropy
     logits: dict[str, np.ndarray]  # label set ->
     views: dict[str, np.ndarray]  # view set ->
+    columns: dict[str, float]  # column -> the image's number
 
     @property
     def key(self) -> str:
@@ -73,6 +74,7 @@ class SampleReader:
 
     store: Store
     label_sets: Sequence[LabelSet]
+    columns: Sequence[Column]
     image_format: ImageFormat
     views: str = FIRST  # or ALL
     dtype: str = "float16"  # of logits
@@ -87,6 +89,7 @@ class SampleReader:
         logits = {label_set.name: self._logits(label_set, ids) for label_set in self.label_sets}
         quality = {label_set.name: label_set.quality[ids].tolist() for label_set in self.label_sets}
         views = {name: self._seen(self.store.views[name][ids]) for name in view_sets_of(self.label_sets)}
+        columns = {column.name: column[ids].tolist() for column in self.columns}
         names = self.store.class_names
         return [
             Sample(
@@ -97,6 +100,7 @@ class SampleReader:
                 quality={name: _quality(rows[row]) for name, rows in quality.items()},
                 logits={name: rows[row] for name, rows in logits.items()},
                 views={name: rows[row] for name, rows in views.items()},
+                columns={name: numbers[row] for name, numbers in columns.items()},
             )
             for row, image_id in enumerate(ids.tolist())
         ]

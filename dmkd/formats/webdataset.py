@@ -1,7 +1,8 @@
 """An export as WebDataset shards: tar files whose members of one name belong together, as webdataset's ``decode`` reads them.
 
-A sample ``00000042`` has ``.png`` or ``.jpg``; ``.cls``, its class id; ``.json`` with id, class id, class name and each teacher's
-quality; ``.<label set>.logits.npy`` (C,) or (V, C); and ``.<view set>.views.npy`` (P,) or (V, P), the views that were labelled.
+A sample ``00000042`` has ``.png`` or ``.jpg``; ``.cls``, its class id; ``.json`` with id, class id, class name, each teacher's
+quality and the store's columns; ``.<label set>.logits.npy`` (C,) or (V, C); and ``.<view set>.views.npy`` (P,) or (V, P), the
+views that were labelled.
 """
 
 import io
@@ -58,6 +59,7 @@ def _members(sample: Sample, image_suffix: str) -> Iterator[tuple[str, bytes]]:
         "class_id": sample.class_id,
         "class_name": sample.class_name,
         "quality": sample.quality,
+        **({"columns": sample.columns} if sample.columns else {}),
     }
     yield image_suffix, sample.image
     yield "cls", str(sample.class_id).encode()
