@@ -1,13 +1,13 @@
 """Writing and removing columns: checked before the first byte, a block at a time, so an interruption leaves blocks missing."""
 
+import hashlib
 import keyword
 
 import numpy as np
 
 from . import layout
-from .columns import Column, bind_column
+from .columns import Column, bind_column, column_identity
 from .errors import DamagedChunkError, UsageError, write_error
-from .identity import fingerprint
 from .reader import Reader
 
 # What selections mean by these words is not a user's to say.
@@ -32,8 +32,13 @@ def add_column(store: Reader, name: str, values: np.ndarray, description: str, r
                 _delete_blocks(store, node)
             if tree.shape(node)[0] != store.num_images:  # it was removed before the store grew
                 tree.resize(node, store.num_images)
-            identity = fingerprint({"store": store.identity, "column": name})
-            tree.set_attributes({"description": description, "identity": identity}, node)
+            if there is None or replace:
+                # Other numbers under the same name are another column to whoever has noted which one was used.
+                numbers = hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
+            else:  # resumed, or the store has grown
+                numbers = there.attributes.get("numbers")
+            identity = column_identity(store.identity, name, numbers)
+            tree.set_attributes({"description": description, "identity": identity, "numbers": numbers}, node)
             for block in blocks:
                 if there is None or replace or not there.has_block(block):
                     ids = np.array(store.block_ids(block))

@@ -7,6 +7,7 @@ import numpy as np
 from . import layout
 from .checks import column_checks
 from .chunks import Chunks
+from .identity import fingerprint
 from .rows import Rows
 
 
@@ -57,6 +58,13 @@ class Column:
         absent = np.isin(ids // self._chunks.block_size, self.missing_blocks())
         values[~absent] = self.rows[ids[~absent]]
         return values
+
+
+def column_identity(store: str, name: str, numbers: str | None) -> str:
+    """Of the column of this name in the store with this identity. ``numbers``: the sha256 of those that it was begun with; None
+    in stores where it was not recorded yet."""
+    recorded = {} if numbers is None else {"numbers": numbers}
+    return fingerprint({"store": store, "column": name, **recorded})
 
 
 def bind_column(identity: str, ids: np.ndarray, image_checks: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 
 from .. import layout
-from ..columns import Column, column_bound
-from ..identity import fingerprint
+from ..columns import Column, column_bound, column_identity
 
 
 def wrong_identity(store_identity: str, name: str, attributes: Mapping[str, Any]) -> bool:
-    """Whether a column's identity is not that of its store and name."""
-    return attributes["identity"] != fingerprint({"store": store_identity, "column": name})
+    """Whether a column's identity is not that of its store, name and first numbers."""
+    return attributes["identity"] != column_identity(store_identity, name, attributes.get("numbers"))
 
 
 def wrong_numbers(

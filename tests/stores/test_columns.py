@@ -56,6 +56,15 @@ def test_a_sound_column_is_found_sound_and_a_changed_number_is_not(store):
     np.testing.assert_array_equal(again.columns["clip_score"][:], SCORES)
 
 
+def test_other_numbers_are_another_column_and_the_same_ones_are_not(store):
+    before = store.columns["clip_score"].identity
+    store.add_column("clip_score", SCORES, "described anew")
+    assert store.columns["clip_score"].identity == before
+    store.add_column("clip_score", -SCORES, replace=True)
+    replaced = open_store(store.path)
+    assert replaced.columns["clip_score"].identity != before and errors(replaced) == []
+
+
 def test_numbers_of_another_block_or_column_are_refused(store):
     store.add_column("other", SCORES[::-1].copy())
     tree = store.chunks.tree
