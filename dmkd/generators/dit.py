@@ -3,16 +3,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from dmkd.generators.compiling import compile_models, missing_for_compiling
+from dmkd.generators.dit_files import DiTFiles, dit_files
 from dmkd.generators.float8 import to_float8
-from dmkd.generators.hub import resolve_folder, weights_sha256
-from dmkd.generators.pipeline_files import load_model, read_json
 from dmkd.generators.pixels import not_finite, to_uint8
 from dmkd.generators.samplers import check_steps, sampler_named
 from dmkd.generators.sampling import check_guided_channels, denoise, draw_noise, image_generators
@@ -21,20 +19,6 @@ from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.stores.errors import UsageError
 
-
-def _weights(component: str) -> str:
-    """The need (see ``resolve_folder``) for a component's weights: safetensors if there are any, else torch's own."""
-    stem = f"{component}/diffusion_pytorch_model"
-    return f"{stem}.safetensors|{stem}-*-of-*.safetensors|{stem}.bin|{stem}-*-of-*.bin"
-
-
-_COMPONENTS = ("transformer", "vae")
-CONFIGS = (
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    *(f"{component}/*.json" for component in _COMPONENTS),
-)
-NEEDS = (*CONFIGS, *(_weights(component) for component in _COMPONENTS))
 
 # Pixels decoded at once: the decoder's activations take 168 MB an image of 256 x 256 in float32.
 _DECODE_PIXELS = 16 * 256 * 256
@@ -46,7 +30,7 @@ class GeneratorInfo:
 
     name: str  # hub id, or the folder's name
     source: str  # as the user gave it
-    folder: Path  # where its files are on this machine
+    files: DiTFiles | None = field(repr=False)  # None: its configuration is bundled, and its weights were not asked for
     image_size: int  # pixels, height and width
     num_classes: int
     class_names: tuple[str, ...]  # one a class, all its synonyms, comma-separated
@@ -92,23 +76,17 @@ class GeneratorInfo:
         }
 
 
-def describe_dit(source: str, index: dict[str, Any]) -> GeneratorInfo:
-    """What the DiT with this ``model_index.json`` is; its weights are read for the sha256 only. Raises ``UsageError``."""
-    _check_index(source, index)
-    folder = resolve_folder(source, needs=NEEDS)
-    return dit_info(source, folder, _configs(folder), weights_sha256(_files(folder)))
+def describe_dit(source: str, index: dict[str, Any] | None, *, vae: str | None, weights: bool = True) -> GeneratorInfo:
+    """What a DiT is; its weights are read for the sha256 only, or with ``weights`` False not at all. ``index`` and ``vae``: see
+    :func:`dmkd.generators.dit_files.dit_files`. Raises ``UsageError`` if it is none."""
+    files = dit_files(source, index, vae=vae, weights=weights)
+    return dit_info(files.source, files.name, files.configs, files, files.sha256() if weights else "")
 
 
-def configured_dit(source: str, index: dict[str, Any]) -> tuple[GeneratorInfo, list[dict[str, Any]]]:
-    """As :func:`describe_dit`, without weights; and the configurations: index, transformer, VAE, scheduler."""
-    _check_index(source, index)
-    folder = resolve_folder(source, needs=CONFIGS)
-    configs = _configs(folder)
-    return dit_info(source, folder, configs, ""), configs
-
-
-def dit_info(source: str, folder: Path | None, configs: list[dict[str, Any]], sha256: str) -> GeneratorInfo:
-    """The same, from configurations. ``folder`` is None if they are bundled. Raises ``UsageError`` if they are not a DiT's."""
+def dit_info(
+    source: str, name: str, configs: list[dict[str, Any]], files: DiTFiles | None, sha256: str
+) -> GeneratorInfo:
+    """The same, from configurations. Raises ``UsageError`` if they are not a DiT's."""
     index, transformer, vae, scheduler = configs
     num_classes = transformer.get("num_embeds_ada_norm", 1000)
     channels, latent_size = transformer.get("in_channels", 4), transformer.get("sample_size", 32)
@@ -126,9 +104,9 @@ def dit_info(source: str, folder: Path | None, configs: list[dict[str, Any]], sh
         )
     labels = index.get("id2label") or {}
     return GeneratorInfo(
-        name=folder.resolve().name if folder and Path(source).expanduser().is_dir() else source,
+        name=name,
         source=source,
-        folder=folder or Path(),
+        files=files,
         image_size=latent_size * 2 ** (len(vae.get("block_out_channels", (64,))) - 1),
         num_classes=num_classes,
         class_names=tuple(str(labels.get(str(i), f"class {i}")) for i in range(num_classes)),
@@ -145,19 +123,18 @@ def load_dit(
 ) -> "Generator":
     """Load a DiT's weights onto a device, as number types of ``DTYPES``. Raises ``DmkdError`` if they are damaged or incomplete,
     ``UsageError`` for a device that has no float8, and for a machine that can't compile."""
-    from diffusers import AutoencoderKL, DiTTransformer2DModel
-
+    assert info.files is not None
     if compile and (missing := missing_for_compiling(str(device))):
         raise UsageError(f"Images of this store are made by compiled models (--compile), and {missing}.")
     weights = torch.bfloat16 if dtype == FLOAT8 else getattr(torch, dtype)
-    transformer = load_model(DiTTransformer2DModel, info.folder, "transformer", weights).to(device)
+    transformer = info.files.load_transformer(weights).to(device)
     if dtype == FLOAT8:
         to_float8(transformer)
-    vae = load_model(AutoencoderKL, info.folder, "vae", getattr(torch, vae_dtype))
+    vae = info.files.load_vae(getattr(torch, vae_dtype))
     if torch.device(device).type == "cuda" and (compile or _group_norm_keeps_channels_last(device)):
         # cuDNN's half-precision kernels want this; otherwise they transpose before and after each convolution.
         vae = vae.to(memory_format=torch.channels_last)
-    return Generator(info, transformer, vae.to(device), _configs(info.folder)[3], compile=compile)
+    return Generator(info, transformer, vae.to(device), dict(info.scheduler), compile=compile)
 
 
 def _group_norm_keeps_channels_last(device: torch.device | str) -> bool:
@@ -293,41 +270,6 @@ class Generator:
             finite.append(torch.isfinite(pixels).all())  # before clamping hides an infinity
             images.append((pixels / 2 + 0.5).clamp(0, 1))
         return torch.cat(images), torch.stack(finite).all()
-
-
-def _check_index(source: str, index: dict[str, Any]) -> None:
-    """Raise ``UsageError`` unless the pipeline is a DiT's."""
-    found = index.get("_class_name", "no pipeline")
-    # facebook/DiT-XL-2-256 was saved when the class was still called Transformer2DModel.
-    parts = {name: (index.get(name) or [None, None])[1] for name in _COMPONENTS}
-    dit = found == "DiTPipeline" or parts["transformer"] == "DiTTransformer2DModel"
-    if not dit or parts["transformer"] not in ("DiTTransformer2DModel", "Transformer2DModel"):
-        raise UsageError(
-            f"{source} is a {found} with a {parts['transformer']}; dmkd samples class-conditional DiT pipelines "
-            "(DiTPipeline with a DiTTransformer2DModel, like facebook/DiT-XL-2-256) and text-to-image pipelines."
-        )
-    if parts["vae"] != "AutoencoderKL":
-        raise UsageError(f"{source} decodes with {parts['vae']}; dmkd knows AutoencoderKL.")
-
-
-def _configs(folder: Path) -> list[dict[str, Any]]:
-    """The pipeline's configurations: index, transformer, VAE, scheduler."""
-    names = ("model_index.json", "transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
-    return [read_json(folder / name) for name in names]
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """The files that pixels depend on, by name. ``model_index.json`` is not among them: it holds the class names."""
-    files = [folder / "scheduler" / "scheduler_config.json"]
-    for component in _COMPONENTS:
-        files.append(folder / component / "config.json")
-        # Only the file that would be loaded: a repository may hold the same weights in several formats.
-        for pattern in _weights(component).split("|"):
-            found = sorted(folder.glob(pattern))
-            if found:
-                files += found
-                break
-    return {path.relative_to(folder).as_posix(): path for path in files}
 
 
 def _as_int64(numbers: torch.Tensor | np.ndarray | Sequence[int]) -> torch.Tensor:

@@ -21,14 +21,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_model(
-    model_class: Any, folder: Path, component: str, dtype: torch.dtype, variant: str | None = None
-) -> torch.nn.Module:
-    """A component of a pipeline with all its weights, on the CPU; ``DmkdError`` if any is missing or damaged."""
+def load_model(model_class: Any, folder: Path, dtype: torch.dtype, variant: str | None = None) -> torch.nn.Module:
+    """The component of a pipeline in this folder with all its weights, on the CPU; ``DmkdError`` if any is missing or damaged."""
     try:
         model, report = model_class.from_pretrained(
             folder,
-            subfolder=component,
             torch_dtype=dtype,
             variant=variant,
             local_files_only=True,
@@ -37,13 +34,13 @@ def load_model(
         )
     except Exception as error:  # safetensors, pickle, zip, json and torch each have their own
         raise DmkdError(
-            f"The weights in {folder / component} can't be loaded: {first_line(error)}. Download them again if they are "
+            f"The weights in {folder} can't be loaded: {first_line(error)}. Download them again if they are "
             "damaged."
         ) from error
     # diffusers and transformers leave missing weights at random values, with only a warning.
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise DmkdError(
-            f"The weights in {folder / component} are incomplete: {len(missing)} tensors are missing, such as {missing[0]}."
+            f"The weights in {folder} are incomplete: {len(missing)} tensors are missing, such as {missing[0]}."
         )
     return model

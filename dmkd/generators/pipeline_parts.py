@@ -61,7 +61,7 @@ class Component:
     def load(self, folder: Path, dtype: torch.dtype) -> Any:
         if self.is_model:
             variant = self.weights()[self._chosen(folder)]
-            return load_model(self.loader, folder, self.name, dtype, variant).eval().requires_grad_(False)
+            return load_model(self.loader, folder / self.name, dtype, variant).eval().requires_grad_(False)
         try:
             return self.loader.from_pretrained(folder / self.name, local_files_only=True)
         except Exception as error:  # each tokenizer has its own errors, missing packages among them
