@@ -98,7 +98,7 @@ def run(store: Store, order: Order, blocks: range, workers: int = 0) -> float:
 
 def overhead(folder: Path, rounds: int, blocks: int) -> dict[str, Any]:
     from dmkd.generate import ImageOptions, LabelOptions, generate
-    from dmkd.generators.defaults import parse_source
+    from dmkd.generators.sources import parse_source
     from dmkd.making.blocks import WorkOrder
     from dmkd.runtime.devices import default_cpu_threads
 

@@ -84,7 +84,8 @@ _IMAGE_OPTIONS = (
         "--generator",
         shell_complete=files,
         metavar="NAME",
-        help="Hub id or folder of a DiT or text-to-image pipeline, or digits. Default: facebook/DiT-XL-2-256.",
+        help="Hub id or folder of a DiT or text-to-image pipeline, digits, or package.module:factory (dmkd generators lists what "
+        "there is). Default: facebook/DiT-XL-2-256.",
     ),
     click.option(
         "--images",
@@ -166,12 +167,19 @@ _IMAGE_OPTIONS = (
         help="Run the models through torch.compile: longer to start, then faster; part of the recipe. Default: on CUDA, where "
         "there is a C compiler.",
     ),
+    click.option(
+        "--generator-arg",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="An argument of a package.module:factory, its value JSON or a text; may be repeated; part of the recipe.",
+    ),
     heading("Text-to-image pipelines"),
     click.option(
         "--class-names",
         shell_complete=files,
         metavar="FILE",
-        help="Text-to-image: the classes, one name a line (of synonyms, a, b, the first is used), or imagenet.",
+        help="Text-to-image: the classes, one name a line (of synonyms, a, b, the first is used), or imagenet. Also names the "
+        "classes of a generator that only numbers them.",
     ),
     click.option(
         "--prompt",
@@ -227,6 +235,7 @@ def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOp
     ``UsageError`` for what can't be, before anything heavy is imported."""
     from dmkd.making.asked import LabelOptions, check_images, check_labels
     from dmkd.making.recipe_file import start_from
+    from dmkd.recipes.generator_args import parse_arguments
     from dmkd.recipes.image_options import PRESETS, ImageOptions
 
     given = {name: None if value == () else value for name, value in given.items()}
@@ -234,7 +243,7 @@ def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOp
     for key, value in {**start_from(recipe, like), **PRESETS.get(given["preset"] or "", {})}.items():
         name = key.replace("-", "_")
         given[name] = value if given[name] is None else given[name]
-    teachers, prompts = given.pop("teacher"), given.pop("prompt")
+    teachers, prompts, arguments = given.pop("teacher"), given.pop("prompt"), given.pop("generator_arg")
     labels = LabelOptions(
         tuple(teachers) if teachers else None,
         given.pop("views"),
@@ -242,7 +251,9 @@ def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOp
         given.pop("codec"),
         teacher_precision=given.pop("teacher_precision"),
     )
-    images = ImageOptions(**given, prompts=tuple(prompts) if prompts else None)
+    images = ImageOptions(
+        **given, prompts=tuple(prompts) if prompts else None, generator_args=parse_arguments(arguments or ()) or None
+    )
     check_images(images)
     check_labels(labels)
     return images, labels

@@ -1,13 +1,15 @@
 """`dmkd generate` and `dmkd label`: from what was asked for to a finished store."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dmkd.cards.dataset_card import write_card
 from dmkd.engine.engine import Engine, RunOptions, planned_workers
 from dmkd.engine.sharing import Todo
-from dmkd.generators.defaults import source_defaults, teacher_of
+from dmkd.generators.defaults import teacher_of
+from dmkd.generators.sources import parse_source, source_defaults
 from dmkd.making.asked import LabelOptions, check_labels
 from dmkd.making.blocks import WorkOrder
 from dmkd.making.fitting import fit_label_sets, pilot_blocks
@@ -58,7 +60,8 @@ def generate(
     from dmkd.generators.load import describe_generator
 
     device = _device(run)
-    wanted = resolve_images(path, images, device, describe_generator)
+    describe = functools.partial(describe_generator, device=_driver_device(run, device))
+    wanted = resolve_images(path, images, device, describe)
     if not run.ray_address:  # on a cluster the workers find out
         wanted = _as_this_machine_can(wanted, images, device, display)
     store, recipe = wanted.store, wanted.recipe
@@ -132,7 +135,8 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
         check_limits(path, size, stored_labels(store), workers, run.ray_address)
     else:
         defaults = source_defaults(store.source)
-        if store.recipe.get("prompts") and store.class_wnids is None:
+        own_classes = store.source is not None and parse_source(store.source).kind.own_code
+        if (store.recipe.get("prompts") or own_classes) and store.class_wnids is None:
             defaults = {**defaults, "teacher": teacher_of(store.class_names)}
         sources = teachers_wanted(labels, None, defaults)
         if not sources and labels.teachers is None:

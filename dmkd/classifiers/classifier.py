@@ -14,7 +14,6 @@ Its labels are named after the folder (of a student: its run) or file, or after 
 nothing (model.safetensors).
 """
 
-import hashlib
 import json
 import pickle
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from dmkd.runtime.failures import named_line
 from dmkd.runtime.hub_access import hub_access
 from dmkd.runtime.precision import computing_in
 from dmkd.runtime.spelling import nearest_names
+from dmkd.runtime.weights_hash import state_dict_sha256
 from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.views.policy import canonical_box
 from dmkd.views.render import normalise
@@ -208,18 +208,6 @@ def _saved_wnids(source: str) -> list[str] | None:
 def _num_classes(model: Any) -> int:
     """Of the model as it is: its pretrained configuration describes the architecture's own weights."""
     return model.num_classes
-
-
-def state_dict_sha256(model: torch.nn.Module) -> str:
-    """sha256 over the names, dtypes, shapes and little-endian bytes of all weights and buffers, sorted by name.
-
-    Of the tensors, not of a file: the same weights have the same hash in whatever format they came.
-    """
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def linear_head(teacher: Classifier, codec: str) -> tuple[np.ndarray, np.ndarray]:

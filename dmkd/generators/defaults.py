@@ -1,12 +1,10 @@
-"""Which generator a user means, where its weights are, and the defaults of its stores."""
+"""The defaults of stores, by what makes their images."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from dmkd import digits
 from dmkd.generators.samplers import OWN_SCHEDULER
+from dmkd.recipes.class_list import NUM_IMAGENET
 from dmkd.recipes.class_names import IMAGENET, class_names_from
 
 BUNDLED = "digits"
@@ -24,46 +22,25 @@ DM_KD_DEFAULTS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class GeneratorSource:
-    """A generator as the user named it, parsed once by :func:`parse_source`."""
-
-    text: str  # as a store records it: digits, a folder's full path or a hub id
-    weights: str  # where its weights are: a folder or a hub id
-    name: str | None  # of the bundled one; None: the name of its folder or repository
-    defaults: Mapping[str, Any]  # what a store of it is made with unless options say otherwise
-
-
-def parse_source(text: str) -> GeneratorSource:
-    """``digits``, a folder or a hub id."""
-    if text == BUNDLED:
-        return GeneratorSource(BUNDLED, str(digits.PIPELINE), BUNDLED, {**DM_KD_DEFAULTS, **digits.defaults()})
-    folder = Path(text).expanduser()
-    place = str(folder.resolve()) if folder.is_dir() else text
-    return GeneratorSource(place, place, None, DM_KD_DEFAULTS)
-
-
-def source_defaults(text: str | None) -> Mapping[str, Any]:
-    """The defaults of a source as a store records it; None: no generator made it."""
-    return DM_KD_DEFAULTS if text is None else parse_source(text).defaults
+def defaults_for_classes(class_names: Sequence[str]) -> dict[str, Any]:
+    """DM-KD's defaults where classes are any: as many images of each as DM-KD made, and a teacher that knows them."""
+    per_class = DM_KD_DEFAULTS["images"] // NUM_IMAGENET
+    return {**DM_KD_DEFAULTS, "images": per_class * len(class_names), "teacher": teacher_of(class_names)}
 
 
 def text_to_image_defaults(steps: int, guidance: float, class_names: Sequence[str]) -> dict[str, Any]:
-    """The defaults of a text-to-image generator, given those of its pipeline or checkpoint: ``steps`` and ``guidance``.
-
-    As many images of each class as DM-KD made.
-    """
-    per_class = DM_KD_DEFAULTS["images"] // 1000
-    return {
-        **DM_KD_DEFAULTS,
-        "sampler": OWN_SCHEDULER,
-        "steps": steps,
-        "guidance": guidance,
-        "images": per_class * len(class_names),
-        "teacher": teacher_of(class_names),
-    }
+    """The defaults of a text-to-image generator, given those of its pipeline or checkpoint: ``steps`` and ``guidance``."""
+    own = {"sampler": OWN_SCHEDULER, "steps": steps, "guidance": guidance}
+    return {**defaults_for_classes(class_names), **own}
 
 
 def teacher_of(class_names: Sequence[str]) -> str:
     """The default teacher for classes given by the user: DM-KD's for ImageNet's, else ``none``."""
-    return DM_KD_DEFAULTS["teacher"] if tuple(class_names) == class_names_from(IMAGENET) else "none"
+    imagenet = len(class_names) == NUM_IMAGENET and tuple(class_names) == class_names_from(IMAGENET)
+    return DM_KD_DEFAULTS["teacher"] if imagenet else "none"
+
+
+def cpu_sub_batch(image_size: int) -> int:
+    """Images sampled at once on a CPU, where they may be large: by pixels, and a power of two, as blocks are."""
+    most = max(1, 8 * 256**2 // image_size**2)
+    return 1 << (most.bit_length() - 1)

@@ -41,8 +41,16 @@ class GeneratorInfo:
     sha256: str  # of the weights and of the configurations that pixels depend on; empty if only those were read
 
     @property
+    def takes_dtype(self) -> bool:
+        return True
+
+    @property
     def can_be_compiled(self) -> bool:
         return True
+
+    @property
+    def least_guidance(self) -> float:
+        return 1
 
     @property
     def cpu_sub_batch(self) -> int:
@@ -70,7 +78,7 @@ class GeneratorInfo:
         return {
             "sampler": sampler,
             "steps": steps,
-            "guidance": parse_guidance(images.given("guidance", defaults["guidance"])),
+            "guidance": parse_guidance(images.given("guidance", defaults["guidance"]), self.least_guidance),
             "guidance_interval": parse_interval(images.guidance_interval),
             "guided_channels": guided_channels,
         }

@@ -1,115 +1,64 @@
-"""Which kind of generator a folder or hub repository holds, a DiT or a text-to-image pipeline: described, or with its weights."""
+"""Generators of every kind, by the name that a user gives or a store records: described, or ready to sample."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from dmkd.generators import dit_xl_2_256
-from dmkd.generators.dit import (
-    CONFIGS,
-    NEEDS,
-    Generator,
-    GeneratorInfo,
-    configured_dit,
-    describe_dit,
-    dit_info,
-    load_dit,
-)
-from dmkd.generators.hub import resolve_folder
-from dmkd.generators.pipeline_files import read_json
-from dmkd.generators.text_to_image import (
-    TextToImageGenerator,
-    TextToImageInfo,
-    describe_text_to_image,
-    load_text_to_image,
-)
-from dmkd.recipes.dtypes import DTYPES
-from dmkd.recipes.dtypes import vae_dtype as resolved_vae_dtype
+from dmkd.generators.interface import GeneratorFacts, ImageGenerator, Loading, Told
+from dmkd.generators.sources import parse_source
 from dmkd.recipes.prompts import Wording
-from dmkd.stores.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def describe_generator(
-    source: str, *, class_names: Sequence[str] | None = None, image_size: int | None = None
-) -> GeneratorInfo | TextToImageInfo:
-    """What the generator in a folder or hub repository is, without loading its weights (they are read for the sha256).
+    source: str,
+    *,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> GeneratorFacts:
+    """What a generator is. The weights of a pipeline are not loaded (they are read for the sha256); a plug-in is made on
+    ``device`` with the ``arguments`` of its factory, and tried.
 
-    A text-to-image pipeline needs ``class_names``, and takes an ``image_size`` in pixels (None: its own); a DiT has both
-    already.
+    A text-to-image pipeline needs ``class_names``, and takes an ``image_size`` in pixels (None: its own); others have their own.
 
     Raises ``UsageError`` if there is none or it is not of a kind that dmkd can sample, ``DmkdError`` if the hub can't be
     reached.
     """
-    # The index first, and alone: for another kind of pipeline the error should say so, not that a DiT's files are missing.
-    index = _index(source, wanted=NEEDS)
-    if _reads_text(index):
-        return describe_text_to_image(source, index, class_names=class_names, image_size=image_size)
-    info = describe_dit(source, index)
-    if class_names is not None:
-        raise UsageError(f"--class-names is for text-to-image generators; {info.name} has classes of its own.")
-    if image_size not in (None, info.image_size):
-        raise UsageError(
-            f"--image-size {image_size}: {info.name} makes images of {info.image_size} pixels, and no other."
-        )
-    return info
+    return parse_source(source).kind.describe(source, Told(class_names, image_size, arguments or {}, device))
 
 
-def configured_generator(source: str) -> tuple[GeneratorInfo, list[dict[str, Any]]]:
-    """As :func:`describe_generator`, from the configuration alone: weights are neither read nor downloaded, and the sha256
-    is empty. Also returns the configurations: index, transformer, VAE, scheduler. Enough for planning.
-
-    The one of DiT-XL/2 at 256 x 256 is bundled, so runs of the default generator can be planned without a network."""
-    if source == dit_xl_2_256.SOURCE and not Path(source).is_dir():
-        configs = dit_xl_2_256.configs()
-        return dit_info(source, None, configs, ""), configs
-    index = _index(source, wanted=CONFIGS)
-    if _reads_text(index):
-        raise UsageError(
-            f"{source} is a text-to-image pipeline, whose arithmetic dmkd can't count yet: it plans DiT pipelines only."
-        )
-    return configured_dit(source, index)
+def configured_generator(
+    source: str, *, class_names: Sequence[str] | None = None, arguments: Mapping[str, Any] | None = None
+) -> tuple[GeneratorFacts, list[dict[str, Any]]]:
+    """As :func:`describe_generator`, as far as planning needs it: the weights of a pipeline are neither read nor downloaded, and
+    the sha256 is empty; a plug-in is made on the CPU and not tried. Also returns the configurations of a DiT pipeline, from
+    which its arithmetic is counted: index, transformer, VAE, scheduler."""
+    return parse_source(source).kind.configured(source, Told(class_names, None, arguments or {}))
 
 
 def load_generator(
     source: str,
     *,
-    device: torch.device | str,
-    dtype: torch.dtype | str,
+    device: "torch.device | str",
+    dtype: "torch.dtype | str | None" = None,
     vae_dtype: str | None = None,
     compile: bool = False,
     wording: Wording | None = None,
     image_size: int | None = None,
-) -> Generator | TextToImageGenerator:
-    """Load a generator's weights as a type of ``DTYPES`` (its name, or torch's dtype) onto a device.
+    arguments: Mapping[str, Any] | None = None,
+) -> ImageGenerator:
+    """Load a generator onto a device.
 
-    ``vae_dtype``: see :func:`dmkd.recipes.dtypes.vae_dtype`; DiTs alone have a choice. ``compile``: see ``Generator``.
-    ``wording`` says how a text-to-image generator's prompts name the class, ``image_size`` how many pixels it is to make; a DiT
-    needs neither, and gets None.
+    Of a pipeline: its weights as a type of ``DTYPES`` (its name, or torch's dtype); ``vae_dtype``: see
+    :func:`dmkd.recipes.dtypes.vae_dtype`, DiTs alone have a choice; ``compile``: see ``Generator``. ``wording`` says how a
+    text-to-image generator's prompts name the class, ``image_size`` how many pixels it is to make. ``arguments``: of a plug-in's
+    factory.
 
-    Raises what ``describe_generator`` and ``load_dit`` raise.
+    Raises what ``describe_generator`` raises, and ``DmkdError`` for damaged weights.
     """
-    named = str(dtype).removeprefix("torch.")
-    if named not in DTYPES:
-        raise UsageError(f"A generator can't run in {dtype}; choose {', '.join(DTYPES)}.")
-    if wording is None:
-        info = describe_generator(source)
-    else:
-        info = describe_generator(source, class_names=wording.class_names, image_size=image_size)
-    if isinstance(info, GeneratorInfo):
-        return load_dit(
-            info, device=device, dtype=named, vae_dtype=resolved_vae_dtype(named, vae_dtype), compile=compile
-        )
-    assert wording is not None  # otherwise there were no class names, and describe_generator has raised
-    return load_text_to_image(info, wording, device=device, dtype=getattr(torch, named))
-
-
-def _index(source: str, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """A pipeline's ``model_index.json``. ``wanted``: all that a DiT needs, for the message if the hub can't be reached."""
-    return read_json(resolve_folder(source, needs=("model_index.json",), wanted=wanted) / "model_index.json")
-
-
-def _reads_text(index: dict[str, Any]) -> bool:
-    """Whether a pipeline takes text."""
-    return any(name.startswith("text_encoder") for name in index)
+    loading = Loading(dtype and str(dtype).removeprefix("torch."), vae_dtype, compile, wording)
+    told = Told(None, image_size, arguments or {})
+    return parse_source(source).kind.load(source, told, loading, str(device))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.generators.defaults import DM_KD_DEFAULTS, text_to_image_defaults
+from dmkd.generators.defaults import DM_KD_DEFAULTS, cpu_sub_batch, text_to_image_defaults
 from dmkd.generators.distilled import Distilled, distilled
 from dmkd.generators.hub import resolve_folder, weights_sha256
 from dmkd.generators.pipeline_files import read_json
@@ -33,7 +33,6 @@ from dmkd.generators.pixels import not_finite, to_uint8
 from dmkd.generators.prompt_cache import PromptCache
 from dmkd.generators.samplers import OWN_SCHEDULER, SAMPLERS, check_steps, replacements
 from dmkd.generators.sampling import image_generators
-from dmkd.recipes.class_names import names_sha256
 from dmkd.recipes.dtypes import FLOAT8
 from dmkd.recipes.guidance import parse_guidance
 from dmkd.recipes.image_options import ImageOptions
@@ -64,14 +63,20 @@ class TextToImageInfo:
         return len(self.class_names)
 
     @property
+    def takes_dtype(self) -> bool:
+        return True
+
+    @property
     def can_be_compiled(self) -> bool:
         return False
 
     @property
+    def least_guidance(self) -> float:
+        return 0
+
+    @property
     def cpu_sub_batch(self) -> int:
-        """By pixels, since images may be large; a power of two, as blocks are."""
-        most = max(1, 8 * 256**2 // self.image_size**2)
-        return 1 << (most.bit_length() - 1)
+        return cpu_sub_batch(self.image_size)
 
     def defaults(self, of_source: Mapping[str, Any], images: ImageOptions) -> Mapping[str, Any]:
         return text_to_image_defaults(self.default_steps, self.default_guidance, self.class_names)
@@ -102,7 +107,7 @@ class TextToImageInfo:
                     f"--{option.replace('_', '-')} is for class-conditional generators; {self.name} is a text-to-image "
                     "pipeline, which guides all channels at all steps."
                 )
-        guidance = parse_guidance(images.given("guidance", defaults["guidance"]), least=0)
+        guidance = parse_guidance(images.given("guidance", defaults["guidance"]), self.least_guidance)
         if isinstance(guidance, tuple):
             raise UsageError(
                 f"--guidance {images.guidance}: {self.name} is a text-to-image pipeline, which takes one scale for all images."
@@ -125,7 +130,6 @@ class TextToImageInfo:
             "guided_channels": None,
             "prompts": parse_templates(images.prompts or (DEFAULT_TEMPLATE,)),
             "negative_prompt": images.negative_prompt,
-            "class_names_sha256": names_sha256(self.class_names),
         }
 
     def _check_negative_prompt(self, guidance: float) -> None:
@@ -272,22 +276,18 @@ class TextToImageGenerator:
         sampler: str,
         steps: int,
         guidance: float | np.ndarray,
-        guided_channels: int | None = None,
-        guidance_interval: tuple[float, float] | None = None,
     ) -> torch.Tensor:
         """Images of class ids, int64 (n,), from seeds, int64 (n,) in [0, 2^32): uint8 (n, H, W, 3) on the device.
 
-        ``guidance`` is one scale for all (or n equal ones): the pipelines take only one. ``guided_channels`` and
-        ``guidance_interval`` must be None.
+        ``guidance`` is one scale for all (or n equal ones): the pipelines take only one.
 
         Raises ``UsageError`` for an option out of range, ``DmkdError`` if a pixel is not finite or the pipeline
         misbehaves.
         """
         scales = np.unique(np.asarray(guidance, np.float32))
-        if len(scales) > 1 or guided_channels is not None or guidance_interval is not None:
+        if len(scales) > 1:
             raise UsageError(
-                f"{self.info.name} is a text-to-image generator: it takes one guidance scale for all images, "
-                "on all channels, at all steps."
+                f"{self.info.name} is a text-to-image generator: it takes one guidance scale for all images."
             )
         classes, noise_seeds = np.asarray(class_ids, np.int64), np.asarray(seeds, np.int64)
         if len(classes) != len(noise_seeds):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dmkd.generators.defaults import source_defaults
+from dmkd.generators.sources import source_defaults
 from dmkd.recipes.selected_classes import selection_notice
 from dmkd.recipes.selecting import selected as selected_of
 from dmkd.recipes.selecting import selection_of

@@ -3,9 +3,8 @@ once. What depends on the generator, the teachers or the store is checked by :mo
 
 from dataclasses import dataclass
 
-from dmkd.generators.defaults import parse_source
-from dmkd.generators.hub import check_source
 from dmkd.generators.samplers import OWN_SCHEDULER, sampler_named
+from dmkd.generators.sources import check_arguments, parse_source
 from dmkd.recipes.class_choice import class_parts
 from dmkd.recipes.class_names import IMAGENET, class_names_from
 from dmkd.recipes.classifier_source import parse_classifier
@@ -57,7 +56,9 @@ def check_images(images: ImageOptions) -> None:
     if images.class_names is not None and images.class_names != IMAGENET:
         class_names_from(images.class_names)
     if images.generator is not None:
-        check_source(parse_source(images.generator).weights)
+        source = parse_source(images.generator)
+        check_arguments(source, images.generator_args)
+        source.kind.check(source)
 
 
 def check_labels(labels: LabelOptions) -> None:

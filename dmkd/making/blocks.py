@@ -1,5 +1,6 @@
 """SPINE 1: ids -> class ids and seeds -> pixels -> views -> logits -> one block of the store."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +18,7 @@ from dmkd.recipes.dtypes import vae_dtype
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.accelerators import upload
 from dmkd.runtime.devices import make_deterministic
+from dmkd.runtime.own_code import look_in
 from dmkd.runtime.versions import machine
 from dmkd.stores import LabelSet, MismatchError, Store, locations, open_store
 from dmkd.views.description import ViewDescription
@@ -46,8 +48,9 @@ class WorkOrder:
     label_sets: tuple[str, ...]
     device: str
     cpu_threads: int | None
-    generator: str | None  # folder or hub id; None: no images are made, those that are there are labelled
+    generator: str | None  # ``GeneratorSource.weights``; None: no images are made, those that are there are labelled
     endpoint_url: str | None = field(default_factory=locations.endpoint)  # S3 server; workers may be on other machines
+    folder: str = field(default_factory=os.getcwd)  # where the user's own functions are looked for, as here
 
     @property
     def reads(self) -> bool:
@@ -93,6 +96,7 @@ class BlockWorker:
 
     def __init__(self, order: WorkOrder) -> None:
         locations.set_endpoint(order.endpoint_url)
+        look_in(order.folder)
         make_deterministic(order.device, order.cpu_threads)
         self.order = order
         self.store = open_store(order.store_path)
@@ -118,7 +122,8 @@ class BlockWorker:
         compete for the same cores, and a thread has its own number of threads, on which pixels depend."""
         if self.generator is None or not self.order.device.startswith("cuda"):
             return None
-        if "float32" in (self.recipe.dtype, vae_dtype(self.recipe.dtype, self.recipe.vae_dtype)):
+        dtype = self.recipe.dtype
+        if dtype is None or "float32" in (dtype, vae_dtype(dtype, self.recipe.vae_dtype)):
             # How float32 products are rounded is a setting of the process, and teachers change it.
             return None
         return torch.cuda.Stream(self.order.device)
@@ -212,7 +217,8 @@ class BlockWorker:
             vae_dtype=self.recipe.vae_dtype,
             compile=self.recipe.compile,
             wording=self.recipe.wording(self.store.class_names),
-            image_size=self.recipe.image_size,  # of use to text-to-image generators only, as the wording
+            image_size=self.recipe.image_size,
+            arguments=self.recipe.generator_args,
         )
         if generator.info.sha256 != self.recipe.generator_sha256:
             raise MismatchError(
@@ -242,15 +248,8 @@ def make_images(generator: ImageGenerator, recipe: Recipe, ids: np.ndarray) -> t
     parts = []
     for start in range(0, len(ids), recipe.sub_batch):
         sampled = np.arange(ids[start], ids[start] + recipe.sub_batch)
-        images = generator.sample(
-            recipe.generator_classes(sampled),
-            recipe.image_seeds(sampled),
-            sampler=recipe.sampler,
-            steps=recipe.steps,
-            guidance=recipe.image_guidance(sampled),
-            guidance_interval=recipe.guidance_interval,
-            guided_channels=recipe.guided_channels,
-        )
+        class_ids, seeds = recipe.generator_classes(sampled), recipe.image_seeds(sampled)
+        images = generator.sample(class_ids, seeds, **recipe.sampling(sampled))
         parts.append(images if recipe.size is None else shrink(images, recipe.size))
     return torch.cat(parts)[: len(ids)], recipe.class_ids(ids)
 

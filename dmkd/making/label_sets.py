@@ -6,7 +6,7 @@ from typing import Any
 
 from dmkd.classifiers.classifier import Classifier, linear_head
 from dmkd.classifiers.teachers import of_classes
-from dmkd.generators.defaults import source_defaults
+from dmkd.generators.sources import source_defaults
 from dmkd.recipes.class_list import classes_of
 from dmkd.stores import Codec, Store, UsageError
 from dmkd.stores.identity import refuse_mismatch

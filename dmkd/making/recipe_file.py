@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmkd.recipes.generator_args import written_arguments
 from dmkd.recipes.id_ranges import id_ranges
 from dmkd.recipes.recipe import Recipe
 from dmkd.stores import LabelSet, Store, UsageError, ViewSet, open_store
@@ -25,6 +26,7 @@ FLAG = "true or false"
 # Every key, in the order in which recipes are written: the option of the same name, and what it takes.
 KEYS = {
     "generator": TEXT,
+    "generator-arg": TEXTS,
     "images": WHOLE,
     "classes": TEXT,
     "class-names": TEXTS,
@@ -59,7 +61,7 @@ def start_from(recipe: str | None, like: str | None) -> dict[str, Any]:
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-    """The options that a TOML or JSON file sets: key -> value, ``teacher`` and ``prompt`` always lists.
+    """The options that a TOML or JSON file sets: key -> value, what may be repeated always a list.
 
     Raises ``UsageError`` for a file that can't be read, an unknown key or a value of another type.
     """
@@ -77,7 +79,7 @@ def read_recipe(path: str) -> dict[str, Any]:
             raise UsageError(f"The recipe {path} has the unknown key {key!r}; known are {', '.join(KEYS)}.")
         if not _fits(value, KEYS[key]):
             raise UsageError(f"The recipe {path}: {key} must be {KEYS[key]}, not {json.dumps(value, default=str)}.")
-    for key in ("teacher", "prompt"):
+    for key in ("generator-arg", "teacher", "prompt"):
         if isinstance(values.get(key), str):
             values[key] = [values[key]]
     return values
@@ -101,7 +103,7 @@ def recipe_of(store: Store) -> dict[str, Any]:
         value = recipe.get(key.replace("-", "_"))
         if key not in options and value is not None:
             options[key] = value
-    options |= written_ranges(recipe) | _text_options(recipe, store.class_names)
+    options |= written_ranges(recipe) | _class_options(recipe, store.class_names)
     label_sets = list(store.labels.values())
     # The first view set holds the teacher's own view: sets of labels begin there.
     label_sets.sort(key=lambda label_set: not store.views[label_set.view_set].attributes["first"])
@@ -159,7 +161,7 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
         options["views"] = _views_of(labels.views or wanted.defaults["views"], request)
         options |= {"view-seed": labels.view_seed, "codec": str(request.codec)}
         options |= {"teacher-precision": request.teachers[0].precision}
-    return in_order(options | written_ranges(recipe) | _text_options(recipe, wanted.info.class_names))
+    return in_order(options | written_ranges(recipe) | _class_options(recipe, wanted.classes.names))
 
 
 def _views_of(text: str, request: "LabelRequest") -> str:
@@ -168,12 +170,20 @@ def _views_of(text: str, request: "LabelRequest") -> str:
     return str(replace(views, size=views.size or request.teachers[0].input_size))
 
 
-def _text_options(recipe: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
-    """The recipe options of a text-to-image generator, by name, without those that are a DiT's."""
-    if not recipe.get("prompts"):
-        return {"image-size": None}
-    chosen = {"classes": None} if recipe.get("compact_classes") else {}  # their names are all that there are
-    return {"class-names": list(class_names), "prompt": list(recipe["prompts"]), **chosen}
+def _class_options(recipe: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """The options that say what a generator is told of its classes, those of ``class_names``; and the arguments of a plug-in."""
+    chosen = recipe["classes"] if recipe.get("compact_classes") else None
+    if recipe.get("prompts"):
+        options = {"classes": None} if chosen else {}  # their names are all that there are
+        return options | {"class-names": list(class_names), "prompt": list(recipe["prompts"])}
+    arguments = recipe.get("generator_args")
+    options = {"image-size": None, "generator-arg": written_arguments(arguments) if arguments else None}
+    if recipe.get("class_names_sha256"):
+        names = [f"class {number}" for number in range(recipe["num_classes"])]  # those of the others are not kept
+        for number, name in zip(chosen or range(len(names)), class_names, strict=True):
+            names[number] = name
+        options["class-names"] = names
+    return options
 
 
 def written_ranges(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.generators.defaults import parse_source
+from dmkd.generators.sources import parse_source
 from dmkd.making.blocks import BlockWorker, WorkOrder, make_images
 from dmkd.making.labelling import label_views, labelling_threads
 from dmkd.runtime.progress import Display

@@ -11,8 +11,9 @@ from typing import Any
 
 from dmkd.classifiers.classifier import Classifier, load_classifier
 from dmkd.classifiers.teachers import load_teacher
-from dmkd.generators.defaults import DEFAULT_GENERATOR, DM_KD_DEFAULTS, GeneratorSource, parse_source
+from dmkd.generators.defaults import DEFAULT_GENERATOR, DM_KD_DEFAULTS
 from dmkd.generators.interface import GeneratorFacts
+from dmkd.generators.sources import GeneratorSource, check_arguments, parse_source
 from dmkd.making.asked import LabelOptions, check_images, check_labels
 from dmkd.making.label_sets import LabelRequest
 from dmkd.making.planned_labels import asked_labels, stored_labels
@@ -21,6 +22,7 @@ from dmkd.recipes.class_choice import parse_classes
 from dmkd.recipes.class_list import ClassList, classes_of
 from dmkd.recipes.class_names import class_names_from, names_sha256
 from dmkd.recipes.dtypes import default_classifier_precision, vae_dtype
+from dmkd.recipes.generator_args import as_recorded
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.prompts import parse_templates
@@ -91,17 +93,22 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     if image_size is None and store is not None and store.recipe.get("prompts"):
         image_size = store.recipe["image_size"]
     source = parse_source(generator)
-    named = _named_classes(store, images)
-    info: GeneratorFacts = describe(source.weights, class_names=named and named.names, image_size=image_size)
+    arguments = as_recorded(images.generator_args)
+    if arguments is None and store is not None and source.text == store.source:
+        arguments = store.recipe.get("generator_args")
+    check_arguments(source, arguments)
+    named = _named_classes(store, images, told_all=source.kind.own_code)
+    info: GeneratorFacts = describe(
+        source.weights, class_names=named and named.names, image_size=image_size, arguments=arguments
+    )
     classes = named or ClassList(info.class_names)
     if images.classes is not None and classes.chosen_from is None:
         classes = classes.subset(parse_classes(images.classes, classes))
     defaults = info.defaults(source.defaults, images)
-    if named is not None and named.given_wnids is not None:
+    if named is not None and classes.given_wnids is not None:
         defaults = {**defaults, "teacher": DM_KD_DEFAULTS["teacher"]}
     if store is not None:
-        chosen = classes.chosen_from and classes.chosen_from[0]
-        recipe = _recipe_to_go_on(store, images, info, chosen, source.name or info.name)
+        recipe = _recipe_to_go_on(store, images, info, classes, source, arguments)
         if images.block_size not in (None, store.block_size):
             refuse_mismatch(
                 path, {"block_size": store.block_size}, {"block_size": images.block_size}, "Leave --block-size out."
@@ -113,7 +120,7 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     num_images = images.images if images.images is not None else defaults["images"]
     size = _size_to_store(images, info) or info.image_size
     block_size = images.block_size or choose_block_size((size, size, 3))
-    recipe = _new_recipe(source.name or info.name, images, info, classes, defaults, device, block_size)
+    recipe = _new_recipe(source.name or info.name, images, info, classes, defaults, device, block_size, arguments)
     if classes.chosen_from is not None and num_images < len(classes):
         raise UsageError(
             f"--images {num_images} leaves {len(classes) - num_images:,} of the {len(classes):,} classes of --classes without an "
@@ -220,21 +227,24 @@ def _new_recipe(
     defaults: Mapping[str, Any],
     device: str,
     block_size: int,
+    arguments: Mapping[str, Any] | None,
 ) -> Recipe:
     on_gpu = device.startswith("cuda")
-    dtype = images.given("dtype", "bfloat16" if on_gpu else "float32")
+    dtype = images.given("dtype", "bfloat16" if on_gpu else "float32") if info.takes_dtype else None
     chosen, num_classes = classes.chosen_from or (None, len(classes))
     return Recipe(
         generator=name,
         generator_sha256=info.sha256,
+        generator_args=arguments,
         image_size=info.image_size,
         size=_size_to_store(images, info),
         classes=chosen,
         compact_classes=chosen is not None,
         num_classes=num_classes,
+        class_names_sha256=None if images.class_names is None else names_sha256(classes.names),
         **info.sampling(images, defaults),
         dtype=dtype,
-        vae_dtype=None if images.vae_dtype in (None, vae_dtype(dtype, None)) else images.vae_dtype,
+        vae_dtype=None if dtype is None or images.vae_dtype == vae_dtype(dtype, None) else images.vae_dtype,
         seed=images.given("seed", 0),
         # On a GPU a whole block, until the largest that fits is found.
         sub_batch=images.given("sub_batch", block_size if on_gpu else min(block_size, info.cpu_sub_batch)),
@@ -253,8 +263,9 @@ def _size_to_store(images: ImageOptions, info: GeneratorFacts) -> int | None:
     return None if images.size == info.image_size else images.size
 
 
-def _named_classes(store: Store | None, images: ImageOptions) -> ClassList | None:
-    """The classes that a text-to-image generator is told of: the chosen ones of those named; else those of its store.
+def _named_classes(store: Store | None, images: ImageOptions, *, told_all: bool) -> ClassList | None:
+    """The classes that a generator is told of: the chosen ones of those named (``told_all``: whichever are chosen, since it knows
+    them by number); else a text-to-image generator those of its store.
 
     A store whose chosen classes keep their numbers has all that were named, and its generator must know them."""
     recipe = store.recipe if store is not None else {}
@@ -268,20 +279,25 @@ def _named_classes(store: Store | None, images: ImageOptions) -> ClassList | Non
             )
         return classes_of(store)
     named = ClassList(class_names_from(images.class_names))
-    if images.classes is None or keep_numbers:
+    if images.classes is None or keep_numbers or told_all:
         return named
     return named.subset(parse_classes(images.classes, named))
 
 
 def _recipe_to_go_on(
-    store: Store, images: ImageOptions, info: GeneratorFacts, chosen: Sequence[int] | None, generator: str
+    store: Store,
+    images: ImageOptions,
+    info: GeneratorFacts,
+    classes: ClassList,
+    source: GeneratorSource,
+    arguments: Mapping[str, Any] | None,
 ) -> Recipe:
-    """The store's recipe, after comparing it with every option that was given; ``chosen``: the classes that --classes says."""
+    """The store's recipe, after comparing it with every option that was given; ``classes``: those asked for."""
     recipe = Recipe.from_json(store.recipe)
     stored = recipe.to_json()  # with the fields that are younger than the store
     asked = dict(stored)
     parsers: dict[str, Any] = {
-        "guidance": functools.partial(parse_guidance, least=0 if stored["prompts"] else 1),
+        "guidance": functools.partial(parse_guidance, least=info.least_guidance),
         "guidance_interval": parse_interval,
         "prompts": parse_templates,
     }
@@ -299,13 +315,18 @@ def _recipe_to_go_on(
     if images.size not in (None, recipe.size or recipe.image_size):
         asked["size"] = images.size
     if images.class_names is not None:
-        asked["class_names_sha256"] = names_sha256(info.class_names)
+        asked["class_names_sha256"] = names_sha256(classes.names if recipe.compact_classes else info.class_names)
     if images.classes is not None:
-        asked["classes"] = list(chosen or ())
+        asked["classes"] = list(classes.chosen_from[0] if classes.chosen_from else ())
+    if arguments:
+        asked["generator_args"] = arguments
     if images.image_codec is not None:
         asked["image_codec"] = str(parse_image_codec(images.image_codec))
     asked["generator_sha256"] = info.sha256 or stored["generator_sha256"]  # empty: the weights were not read
-    if asked["generator_sha256"] != stored["generator_sha256"] and generator != stored["generator"]:
+    generator = source.name or info.name
+    # Weights alone tell pipelines apart; what a plug-in makes of its own is told by its name.
+    other = asked["generator_sha256"] != stored["generator_sha256"] or source.kind.own_code
+    if other and generator != stored["generator"]:
         raise MismatchError(
             f"{store.path} was made by {stored['generator']}, and you asked for {generator}: leave --generator out, or "
             "give another --store."

@@ -1,8 +1,9 @@
 """How many images a GPU can sample at once: tried, not estimated."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ class Trial:
     """What is tried: the work of one block, in as many sub-batches as it takes. Small and picklable."""
 
     recipe: Recipe
-    generator: str  # folder or hub id
+    generator: str  # ``GeneratorSource.weights``
     class_names: Sequence[str]
     teachers: tuple[str, ...]
     block_size: int
+    folder: str = field(default_factory=os.getcwd)  # where the user's own functions are looked for, as here
 
 
 def largest_that_fits(attempt: Callable[[int], object], most: int) -> int:
@@ -112,7 +114,9 @@ def _load(trial: Trial, device: str) -> tuple[Any, list[Any]]:
     from dmkd.classifiers.classifier import load_classifier
     from dmkd.generators.load import load_generator
     from dmkd.runtime.devices import make_deterministic
+    from dmkd.runtime.own_code import look_in
 
+    look_in(trial.folder)
     make_deterministic(device, trial.recipe.cpu_threads)
     generator = load_generator(
         trial.generator,
@@ -121,6 +125,7 @@ def _load(trial: Trial, device: str) -> tuple[Any, list[Any]]:
         vae_dtype=trial.recipe.vae_dtype,
         wording=trial.recipe.wording(trial.class_names),
         image_size=trial.recipe.image_size,
+        arguments=trial.recipe.generator_args,
     )
     return generator, [load_classifier(teacher, device=device) for teacher in trial.teachers]
 
@@ -133,7 +138,9 @@ def _sample_and_label(trial: Trial, generator: Any, teachers: Sequence[Any], cou
     from dmkd.making.labelling import VIEWS_AT_ONCE, label_views
     from dmkd.views.policy import ViewPolicy, ViewsWanted
 
-    recipe = replace(trial.recipe, steps=2, guidance_interval=None, sub_batch=count)
+    recipe = replace(trial.recipe, sub_batch=count)
+    if recipe.sampler is not None:
+        recipe = replace(recipe, steps=2, guidance_interval=None)
     ids = np.arange(min(count, trial.block_size))
     images, _ = make_images(generator, recipe, ids)
     num_views = max(1, VIEWS_AT_ONCE // len(images))

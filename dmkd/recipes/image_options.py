@@ -31,7 +31,9 @@ class ImageOptions:
     block_size: int | None = None
     image_codec: str | None = None
     size: int | None = None  # pixels, height and width, of stored images; not more than the generator's
-    # For text-to-image generators:
+    # For generators of the user's own:
+    generator_args: Mapping[str, Any] | None = None  # what their factory is called with, by name
+    # For text-to-image generators, and others that only number their classes:
     class_names: str | Sequence[str] | None = None  # a text file, one name a line; "imagenet"; or the names
     prompts: tuple[str, ...] | None = None  # templates, or "@FILE"
     negative_prompt: str | None = None

@@ -4,7 +4,8 @@ import shutil
 
 from dmkd import digits
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
-from dmkd.generators.defaults import DM_KD_DEFAULTS, parse_source, source_defaults
+from dmkd.generators.defaults import DM_KD_DEFAULTS
+from dmkd.generators.sources import parse_source, source_defaults
 from dmkd.runtime.progress import Silent
 
 HERE = RunOptions(workers=0, device="cpu")
