@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .completion import ListingOption, files, words
+from .completion import ListingOption, files, folders, words
 from .help import MAIN, STORED_IMAGES, heading
 from .options import image_codec_option, label_options, run_options, store_option
 
@@ -146,6 +146,12 @@ _IMAGE_OPTIONS = (
         metavar="TYPE",
         help="Of the generator's weights: {} (float8: with torchao, on GPUs that have it). Default: bfloat16 on CUDA, else "
         "float32.",
+    ),
+    click.option(
+        "--vae",
+        shell_complete=folders,
+        metavar="PLACE",
+        help="Decode a DiT's latents by another VAE: a hub id such as stabilityai/sd-vae-ft-mse, or a folder. Default: its own.",
     ),
     click.option(
         "--vae-dtype",

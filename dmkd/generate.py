@@ -135,7 +135,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
         check_limits(path, size, stored_labels(store), workers, run.ray_address)
     else:
         defaults = source_defaults(store.source)
-        own_classes = store.source is not None and parse_source(store.source).kind.own_code
+        own_classes = store.source is not None and parse_source(store.source).kind.numbered
         if (store.recipe.get("prompts") or own_classes) and store.class_wnids is None:
             defaults = {**defaults, "teacher": teacher_of(store.class_names)}
         sources = teachers_wanted(labels, None, defaults)

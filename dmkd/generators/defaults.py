@@ -9,6 +9,7 @@ from dmkd.recipes.class_names import IMAGENET, class_names_from
 
 BUNDLED = "digits"
 DEFAULT_GENERATOR = "facebook/DiT-XL-2-256"
+DIT_CHECKPOINT = "dit:"  # before a file of DiT's own code
 
 # DM-KD's low-fidelity recipe (Li et al. 2023): guidance 2, 100 steps of DiT's ancestral sampler, 200,000 images,
 # torchvision's ResNet-18 as the teacher.

@@ -15,7 +15,6 @@ import torch
 
 from dmkd.stores.errors import DmkdError, UsageError, first_line
 
-PREFIX = "dit:"
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the paper's S, B, L and XL (table 1), by width
 
 _DIRECT = {  # of the whole model: diffusers' name -> the original's
@@ -81,10 +80,12 @@ class DiTCheckpoint:
         try:
             model.load_state_dict(self._translated(len(model.transformer_blocks)))
         except (KeyError, RuntimeError) as error:
-            raise DmkdError(f"The weights in {self.file} are incomplete, or not a DiT's: {first_line(error)}.") from error
+            raise DmkdError(
+                f"The weights in {self.file} are incomplete, or not a DiT's: {first_line(error)}."
+            ) from error
         if not torch.allclose(self.state["pos_embed"].float(), model.pos_embed.pos_embed, atol=1e-4):
             raise DmkdError(f"{self.file} has position embeddings of its own, unlike a DiT: dmkd can't sample it.")
-        return model.to(dtype)
+        return torch.nn.Module.to(model, dtype)  # diffusers' own warns of parts that a DiT has none of
 
     def _shape(self, key: str, axes: int) -> tuple[int, ...]:
         found = self.state.get(key)

@@ -1,6 +1,5 @@
 """The files of a DiT: a diffusers pipeline's folder or one checkpoint of DiT's own code, and a VAE, its own or another."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import torch
 
 from dmkd.generators import dit_xl_2_256
-from dmkd.generators.dit_checkpoint import PREFIX, DiTCheckpoint, read_checkpoint
+from dmkd.generators.defaults import DIT_CHECKPOINT
+from dmkd.generators.dit_checkpoint import DiTCheckpoint, read_checkpoint
 from dmkd.generators.hub import resolve_folder, weights_sha256
 from dmkd.generators.pipeline_files import load_model, read_json
 from dmkd.stores.errors import UsageError
@@ -41,7 +41,7 @@ class DiTFiles:
 
     source: str  # as the user gave it
     transformer: Path | DiTCheckpoint = field(repr=False)  # a folder, or a file
-    vae: Path  # a folder
+    vae: Path | None  # a folder; None: planning needs none
     scheduler: Path | None  # its configuration; None: DiT's own, which a checkpoint does not name
     configs: list[dict[str, Any]] = field(repr=False)  # index, transformer, VAE, scheduler
 
@@ -56,6 +56,7 @@ class DiTFiles:
 
     def sha256(self) -> str:
         """Of all that pixels depend on. ``model_index.json`` is not a part of it: it holds the class names."""
+        assert self.vae is not None
         files = _hashed("vae", self.vae)
         if isinstance(self.transformer, DiTCheckpoint):
             files |= {"transformer/checkpoint": self.transformer.file}
@@ -77,21 +78,24 @@ class DiTFiles:
         """The ``AutoencoderKL`` on the CPU. Raises ``DmkdError`` if its weights are damaged or incomplete."""
         from diffusers import AutoencoderKL
 
+        assert self.vae is not None
         return load_model(AutoencoderKL, self.vae, dtype)
 
 
 def dit_files(source: str, index: dict[str, Any] | None, *, vae: str | None, weights: bool) -> DiTFiles:
-    """The files of the DiT that ``dit:FILE`` names (``index`` None), or a folder or hub id with this ``model_index.json``, decoded
-    by the VAE in folder or repository ``vae`` (None: its own, of a checkpoint ``CHECKPOINTS_VAE``). ``weights`` False: those of
-    the configuration alone are there for sure.
+    """The files of the DiT that ``dit:FILE`` names (``index`` None), or a folder or hub id with this ``model_index.json``,
+    decoded by the VAE in folder or repository ``vae`` (None: its own, of a checkpoint ``CHECKPOINTS_VAE``). ``weights`` False:
+    those of the configuration alone are there for sure.
 
     Raises ``UsageError`` if they are not a DiT's, ``DmkdError`` if the hub can't be reached."""
     if index is None:
-        checkpoint = read_checkpoint(source.removeprefix(PREFIX))
+        checkpoint = read_checkpoint(source.removeprefix(DIT_CHECKPOINT))
         transformer = checkpoint.config
-        index, *_, scheduler = dit_xl_2_256.configs()
+        index, _, usual_vae, scheduler = dit_xl_2_256.configs()
         if transformer["num_embeds_ada_norm"] != len(index["id2label"]):  # else, as DiT's own, ImageNet's
             index = {**index, "id2label": {}}
+        if vae is None and not weights:
+            return DiTFiles(source, checkpoint, None, None, [index, transformer, usual_vae, scheduler])
         decoder = _vae_folder(vae or CHECKPOINTS_VAE, weights)
         configs = [index, transformer, read_json(decoder / "config.json"), scheduler]
         return DiTFiles(source, checkpoint, decoder, None, configs)
@@ -121,7 +125,8 @@ def check_pipeline(source: str, index: dict[str, Any]) -> None:
 
 def _vae_folder(source: str, weights: bool) -> Path:
     """Where another VAE is. Raises ``UsageError`` if there is none, or it is not an ``AutoencoderKL``."""
-    folder = resolve_folder(source, needs=_VAE_NEEDS if weights else _VAE_CONFIG)
+    wanted = ("config.json", "diffusion_pytorch_model.safetensors")
+    folder = resolve_folder(source, needs=_VAE_NEEDS if weights else _VAE_CONFIG, wanted=wanted)
     folder = folder if (folder / "config.json").is_file() else folder / "vae"
     found = read_json(folder / "config.json").get("_class_name", "nothing known")
     if found != "AutoencoderKL":

@@ -34,8 +34,7 @@ def load_model(model_class: Any, folder: Path, dtype: torch.dtype, variant: str 
         )
     except Exception as error:  # safetensors, pickle, zip, json and torch each have their own
         raise DmkdError(
-            f"The weights in {folder} can't be loaded: {first_line(error)}. Download them again if they are "
-            "damaged."
+            f"The weights in {folder} can't be loaded: {first_line(error)}. Download them again if they are damaged."
         ) from error
     # diffusers and transformers leave missing weights at random values, with only a warning.
     if report["missing_keys"]:

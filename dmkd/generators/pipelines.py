@@ -1,22 +1,17 @@
-"""Which kind of pipeline a folder or hub repository holds, a DiT or a text-to-image one: described, or with its weights."""
+"""Which kind of pipeline a folder or hub repository holds, a DiT or a text-to-image one, or a checkpoint of DiT's own code:
+described, or with its weights."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dmkd.generators import dit_xl_2_256
-from dmkd.generators.dit import (
-    CONFIGS,
-    NEEDS,
-    Generator,
-    GeneratorInfo,
-    configured_dit,
-    describe_dit,
-    dit_info,
-    load_dit,
-)
+from dmkd.generators.defaults import DIT_CHECKPOINT
+from dmkd.generators.dit import Generator, GeneratorInfo, describe_dit, dit_info, load_dit
+from dmkd.generators.dit_files import CONFIGS, NEEDS
 from dmkd.generators.hub import resolve_folder
 from dmkd.generators.interface import Loading
 from dmkd.generators.pipeline_files import read_json
@@ -28,26 +23,33 @@ from dmkd.generators.text_to_image import (
 )
 from dmkd.recipes.dtypes import DTYPES
 from dmkd.recipes.dtypes import vae_dtype as resolved_vae_dtype
+from dmkd.recipes.other_vae import without_vae
 from dmkd.stores.errors import UsageError
 
 
 def describe_pipeline(
     source: str, class_names: Sequence[str] | None = None, image_size: int | None = None
 ) -> GeneratorInfo | TextToImageInfo:
-    """What the pipeline in a folder or hub repository is, without loading its weights (they are read for the sha256).
+    """What the pipeline in a folder or hub repository, or the DiT in ``dit:FILE``, is, without loading its weights (they are read
+    for the sha256). A DiT may be named together with another VAE (:mod:`dmkd.recipes.other_vae`).
 
     A text-to-image pipeline needs ``class_names``, and takes an ``image_size`` in pixels (None: its own); a DiT has both
-    already.
+    already, but for a checkpoint, whose classes are numbers to which ``class_names`` put names.
 
     Raises ``UsageError`` if there is none or it is not of a kind that dmkd can sample, ``DmkdError`` if the hub can't be
     reached.
     """
     # The index first, and alone: for another kind of pipeline the error should say so, not that a DiT's files are missing.
-    index = _index(source, wanted=NEEDS)
-    if _reads_text(index):
+    place, vae = without_vae(source)
+    index = _index(place, wanted=NEEDS)
+    if index is not None and _reads_text(index):
+        if vae is not None:
+            raise UsageError(f"--vae is for DiTs; {place} is a text-to-image pipeline, and decodes with its own.")
         return describe_text_to_image(source, index, class_names=class_names, image_size=image_size)
-    info = describe_dit(source, index)
-    if class_names is not None:
+    info = describe_dit(place, index, vae=vae)
+    if index is None and class_names is not None:
+        info = _named(info, class_names)
+    elif class_names is not None:
         raise UsageError(f"--class-names is for text-to-image generators; {info.name} has classes of its own.")
     if image_size not in (None, info.image_size):
         raise UsageError(
@@ -61,15 +63,18 @@ def configured_pipeline(source: str) -> tuple[GeneratorInfo, list[dict[str, Any]
     is empty. Also returns the configurations: index, transformer, VAE, scheduler. Enough for planning.
 
     The one of DiT-XL/2 at 256 x 256 is bundled, so runs of the default generator can be planned without a network."""
+    place, vae = without_vae(source)
     if source == dit_xl_2_256.SOURCE and not Path(source).is_dir():
         configs = dit_xl_2_256.configs()
-        return dit_info(source, None, configs, ""), configs
-    index = _index(source, wanted=CONFIGS)
-    if _reads_text(index):
+        return dit_info(source, source, configs, None, ""), configs
+    index = _index(place, wanted=CONFIGS)
+    if index is not None and _reads_text(index):
         raise UsageError(
             f"{source} is a text-to-image pipeline, whose arithmetic dmkd can't count yet: it plans DiT pipelines only."
         )
-    return configured_dit(source, index)
+    info = describe_dit(place, index, vae=vae, weights=False)
+    assert info.files is not None
+    return info, info.files.configs
 
 
 def load_pipeline(
@@ -91,8 +96,19 @@ def load_pipeline(
     return load_text_to_image(info, wording, device=device, dtype=getattr(torch, dtype))
 
 
-def _index(source: str, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """A pipeline's ``model_index.json``. ``wanted``: all that a DiT needs, for the message if the hub can't be reached."""
+def _named(info: GeneratorInfo, class_names: Sequence[str]) -> GeneratorInfo:
+    if len(class_names) != info.num_classes:
+        raise UsageError(
+            f"--class-names has {len(class_names):,} names, and {info.name} has {info.num_classes:,} classes."
+        )
+    return replace(info, class_names=tuple(class_names))
+
+
+def _index(source: str, wanted: tuple[str, ...]) -> dict[str, Any] | None:
+    """A pipeline's ``model_index.json``; None: a checkpoint, which has none. ``wanted``: all that a DiT needs, for the message if
+    the hub can't be reached."""
+    if source.startswith(DIT_CHECKPOINT):
+        return None
     return read_json(resolve_folder(source, needs=("model_index.json",), wanted=wanted) / "model_index.json")
 
 

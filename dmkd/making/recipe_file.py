@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmkd.recipes.generator_args import written_arguments
 from dmkd.recipes.id_ranges import id_ranges
+from dmkd.recipes.other_vae import without_vae
 from dmkd.recipes.recipe import Recipe
 from dmkd.stores import LabelSet, Store, UsageError, ViewSet, open_store
 from dmkd.views.policy import ViewPolicy, ViewsWanted, parse_views
@@ -27,6 +28,7 @@ FLAG = "true or false"
 KEYS = {
     "generator": TEXT,
     "generator-arg": TEXTS,
+    "vae": TEXT,
     "images": WHOLE,
     "classes": TEXT,
     "class-names": TEXTS,
@@ -95,7 +97,7 @@ def recipe_of(store: Store) -> dict[str, Any]:
         raise UsageError(f"{store.path} was not made by a generator, so it gives no recipe for one.")
     recipe = Recipe.from_json(store.recipe).to_json()  # with the fields that are younger than the store
     options: dict[str, Any] = {
-        "generator": store.source,
+        **_generator_options(store.source),
         "images": store.num_images,
         "block-size": store.block_size,
     }
@@ -149,7 +151,7 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
         return in_order(options)
     recipe = wanted.recipe.to_json()
     options = {
-        "generator": wanted.source.text,
+        **_generator_options(wanted.source.text),
         "images": wanted.num_images,
         "block-size": wanted.block_size,
         "teacher": [teacher.source for teacher in request.teachers] or ["none"],
@@ -168,6 +170,12 @@ def _views_of(text: str, request: "LabelRequest") -> str:
     """What ``--views`` says with the size that it comes to on a store without views."""
     views = parse_views(text)
     return str(replace(views, size=views.size or request.teachers[0].input_size))
+
+
+def _generator_options(source: str) -> dict[str, Any]:
+    """The options that name a generator, as a store's source does."""
+    generator, vae = without_vae(source)
+    return {"generator": generator, "vae": vae}
 
 
 def _class_options(recipe: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from dmkd.recipes.dtypes import default_classifier_precision, vae_dtype
 from dmkd.recipes.generator_args import as_recorded
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
+from dmkd.recipes.other_vae import without_vae
 from dmkd.recipes.prompts import parse_templates
 from dmkd.recipes.recipe import Recipe
 from dmkd.runtime.devices import default_cpu_threads
@@ -92,12 +93,12 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
     image_size = images.image_size
     if image_size is None and store is not None and store.recipe.get("prompts"):
         image_size = store.recipe["image_size"]
-    source = parse_source(generator)
+    source = parse_source(generator, _vae_to_go_on(store, images))
     arguments = as_recorded(images.generator_args)
     if arguments is None and store is not None and source.text == store.source:
         arguments = store.recipe.get("generator_args")
     check_arguments(source, arguments)
-    named = _named_classes(store, images, told_all=source.kind.own_code)
+    named = _named_classes(store, images, told_all=source.kind.numbered)
     info: GeneratorFacts = describe(
         source.weights, class_names=named and named.names, image_size=image_size, arguments=arguments
     )
@@ -261,6 +262,14 @@ def _size_to_store(images: ImageOptions, info: GeneratorFacts) -> int | None:
             f"--size {images.size}: {info.name} makes images of {info.image_size} pixels, and they can only be made smaller."
         )
     return None if images.size == info.image_size else images.size
+
+
+def _vae_to_go_on(store: Store | None, images: ImageOptions) -> str | None:
+    """The VAE that was asked for; else, where the store's own generator was named, the one that the store was begun with."""
+    if images.vae is not None or store is None or images.generator is None:
+        return images.vae
+    generator, vae = without_vae(store.source or "")
+    return vae if parse_source(images.generator).text == generator else None
 
 
 def _named_classes(store: Store | None, images: ImageOptions, *, told_all: bool) -> ClassList | None:

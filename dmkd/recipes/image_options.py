@@ -38,6 +38,7 @@ class ImageOptions:
     prompts: tuple[str, ...] | None = None  # templates, or "@FILE"
     negative_prompt: str | None = None
     image_size: int | None = None
+    vae: str | None = None  # of another folder or repository, in the place of a DiT's own
     vae_dtype: str | None = None
     preset: str | None = None  # a name in PRESETS, for those of its options that are not given
 

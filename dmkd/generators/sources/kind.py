@@ -29,6 +29,8 @@ class Kind(ABC):
     example: str  # as users write one of them
     help: str  # what that is, in one line
     own_code: bool = False  # whether it runs a function of the user's, which takes arguments
+    numbered: bool = False  # whether its classes are numbers, to which --class-names puts names
+    has_vae: bool = False  # whether --vae can put another in the place of its VAE
 
     def listed(self) -> list[tuple[str, str]]:
         """What there is of this kind: how it is written, and what that is, in one line."""

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from dmkd import digits
-from dmkd.generators.defaults import BUNDLED, DM_KD_DEFAULTS
+from dmkd.generators.defaults import BUNDLED, DIT_CHECKPOINT, DM_KD_DEFAULTS
 from dmkd.generators.hub import check_source
 from dmkd.generators.interface import GeneratorFacts, ImageGenerator, Loading, Told
 from dmkd.generators.sources.kind import GeneratorSource, Kind
+from dmkd.recipes.other_vae import with_vae, without_vae
+from dmkd.stores.errors import UsageError
 
 
 class Pipelines(Kind):
@@ -16,13 +18,17 @@ class Pipelines(Kind):
     example = "facebook/DiT-XL-2-256, ./my-pipeline"
     help = "hub id or folder of a diffusers pipeline: a class-conditional DiT, or text-to-image with --class-names"
 
-    def parse(self, text: str) -> GeneratorSource:
-        folder = Path(text).expanduser()
-        place = str(folder.resolve()) if folder.is_dir() else text
+    has_vae = True
+
+    def parse(self, text: str) -> GeneratorSource | None:
+        generator, vae = without_vae(text)
+        place = with_vae(_place(generator), vae and _place(vae))
         return GeneratorSource(place, place, None, DM_KD_DEFAULTS, self)
 
     def check(self, source: GeneratorSource) -> None:
-        check_source(source.weights)
+        for place in without_vae(source.weights):
+            if place is not None:
+                check_source(place)
 
     def describe(self, weights: str, told: Told) -> GeneratorFacts:
         from dmkd.generators.pipelines import describe_pipeline
@@ -47,6 +53,37 @@ class Bundled(Pipelines):
     help = "the bundled DiT of handwritten digits, 32x32 pixels"
 
     def parse(self, text: str) -> GeneratorSource | None:
-        if text != BUNDLED:
+        generator, vae = without_vae(text)
+        if generator != BUNDLED:
             return None
-        return GeneratorSource(BUNDLED, str(digits.PIPELINE), BUNDLED, {**DM_KD_DEFAULTS, **digits.defaults()}, self)
+        vae = vae and _place(vae)
+        weights = with_vae(str(digits.PIPELINE), vae)
+        return GeneratorSource(with_vae(BUNDLED, vae), weights, BUNDLED, {**DM_KD_DEFAULTS, **digits.defaults()}, self)
+
+
+class Checkpoints(Pipelines):
+    """A file of DiT's own code; the rest is as with a pipeline."""
+
+    example = "dit:checkpoint.pt"
+    help = "a checkpoint of DiT's own code, decoded by sd-vae-ft-mse or another --vae"
+    numbered = True
+
+    def parse(self, text: str) -> GeneratorSource | None:
+        if not text.startswith(DIT_CHECKPOINT):
+            return None
+        generator, vae = without_vae(text.removeprefix(DIT_CHECKPOINT))
+        place = with_vae(f"{DIT_CHECKPOINT}{Path(generator).expanduser().absolute()}", vae and _place(vae))
+        return GeneratorSource(place, place, None, DM_KD_DEFAULTS, self)
+
+    def check(self, source: GeneratorSource) -> None:
+        file, vae = without_vae(source.weights.removeprefix(DIT_CHECKPOINT))
+        if not Path(file).is_file():
+            raise UsageError(f"There is no checkpoint {file}.")
+        if vae is not None:
+            check_source(vae)
+
+
+def _place(text: str) -> str:
+    """A folder's full path; a hub id as it is."""
+    folder = Path(text).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else text

@@ -19,6 +19,7 @@ class Plugins(Kind):
     example = "package.module:factory"
     help = "a function of your own that returns a generator, with --generator-arg key=value"
     own_code = True
+    numbered = True
 
     def listed(self) -> list[tuple[str, str]]:
         registered = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
