@@ -50,7 +50,7 @@ def test_any_text_is_a_recipe_or_one_sentence(tmp_path_factory, text):
     [
         (
             'stepps = 3\nsampler = "ddim"',
-            "has the unknown key 'stepps'; known are generator, generator-arg, images, classes",
+            "has the unknown key 'stepps'; known are generator, generator-arg, vae, images",
         ),
         ("steps = '3'", 'steps must be a whole number, not "3"'),
         ("steps = 3.5", "steps must be a whole number, not 3.5"),
