@@ -57,7 +57,7 @@ def on_digits() -> dict[str, dict[str, Any]] | None:
         return None
     import torch
 
-    from dmkd.classifiers.classifier import load_classifier
+    from dmkd.classifiers.load import load_classifier
     from dmkd.views.render import normalise
 
     teacher = load_classifier("digits-resnet")

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import evaluate
 from dmkd.classifiers.evaluation_data import evaluation_batches
+from dmkd.classifiers.load import load_classifier
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.runtime.progress import Advance, Silent
 from dmkd.stores import Store, open_store, parse_codec

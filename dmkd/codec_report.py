@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.teachers import load_teacher
 from dmkd.making.fitting import blocks_to_fit_on, views_to_fit_on
 from dmkd.making.label_sets import LabelRequest, view_set_for

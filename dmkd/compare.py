@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import Predictions, predict
 from dmkd.classifiers.evaluation_data import evaluation_batches, list_evaluation
+from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of
 from dmkd.classifiers.teachers import teacher_of_labels
 from dmkd.recipes.label_choice import parse_labels

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from dmkd.cards.model_card import model_card
-from dmkd.classifiers.classifier import Classifier, load_classifier
+from dmkd.classifiers.classifier import Classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.runtime.whole_files import writing
 from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.training.run_folder import BEST, CHECKPOINT, STUDENT, STUDENTS, SUMMARY

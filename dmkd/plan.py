@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dmkd.classifiers.classifier import configured_classifier
+from dmkd.classifiers.load import configured_classifier
 from dmkd.generators.dit import GeneratorInfo
 from dmkd.generators.load import configured_generator
 from dmkd.making.asked import LabelOptions

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dmkd.cifar_models import CIFAR_MODELS
-from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.students import create_student, save_student
 from dmkd.stores import DmkdError
 
@@ -166,5 +166,5 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_whoever_loads_classifiers_knows_the_models():
-    code = "import dmkd.classifiers, timm; print(timm.is_model('wrn_40_2'))"
+    code = "import dmkd.classifiers.load, timm; print(timm.is_model('wrn_40_2'))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "True"

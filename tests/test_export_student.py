@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from conftest import filled_store
 
 from dmkd import export_student as export
-from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.cli.main import main
 from dmkd.stores import UsageError
 from dmkd.train import train

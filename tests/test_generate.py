@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import make_teacher, tree_bytes
 
-from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.runtime.progress import Silent
 from dmkd.stores import DmkdError, MismatchError, UsageError, open_store

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dmkd.classifiers.classifier import configured_classifier, load_classifier
+from dmkd.classifiers.load import configured_classifier, load_classifier
 from dmkd.cli.display import PlainDisplay
 from dmkd.cli.main import main
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate

@@ -44,7 +44,7 @@ def read_only(monkeypatch):
         monkeypatch.setattr(Hdf5Tree, verb, refuse)
     monkeypatch.setattr(os, "access", lambda path, mode, **how: mode != os.W_OK and access(path, mode, **how))
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=statvfs(path).f_flag | os.ST_RDONLY))
-    monkeypatch.setattr("dmkd.classifiers.classifier._create", refuse_loading)
+    monkeypatch.setattr("dmkd.classifiers.load._load", refuse_loading)
     monkeypatch.setattr("dmkd.making.blocks.load_generator", refuse_loading)
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from conftest import make_teacher, tree_bytes
 from PIL import Image
 
-from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.cli.main import main
 from dmkd.compare import teacher_predictions
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label

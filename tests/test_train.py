@@ -13,9 +13,9 @@ import torch
 from conftest import CLASS_NAMES, TEACHER, filled_store, new_store
 from safetensors.torch import load_file
 
-from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import evaluate
 from dmkd.classifiers.evaluation_data import evaluation_batches
+from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.students import create_student
 from dmkd.stores import DmkdError, MismatchError, UsageError
 from dmkd.train import train

@@ -53,9 +53,9 @@ def command(out: str, images: int | None, seed: int, workers: int, device: str |
     asked = ImageOptions(generator="digits", images=images, seed=seed)
     check_images(asked)
 
-    from dmkd.classifiers.classifier import load_classifier
     from dmkd.classifiers.evaluate import evaluate
     from dmkd.classifiers.evaluation_data import evaluation_batches
+    from dmkd.classifiers.load import load_classifier
     from dmkd.generate import LabelOptions, RunOptions, generate
     from dmkd.runtime.devices import choose_device
     from dmkd.training.loss_table import LOSSES

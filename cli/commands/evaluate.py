@@ -56,15 +56,15 @@ def command(
       dmkd evaluate resnet18.tv_in1k --data imnet.zarr
       dmkd evaluate my-resnet18 --data /data/imagenet/val --real
     """
+    from dmkd.classifiers.sources import parse_classifier
     from dmkd.formats.find import check_data
-    from dmkd.recipes.classifier_source import parse_classifier
 
     parse_classifier(model)
     check_data(data)
 
-    from dmkd.classifiers.classifier import load_classifier
     from dmkd.classifiers.evaluate import Evaluation, predict
     from dmkd.classifiers.evaluation_data import list_evaluation
+    from dmkd.classifiers.load import load_classifier
     from dmkd.classifiers.real_labels import read_real_labels, real_top1
     from dmkd.runtime.devices import choose_device
 

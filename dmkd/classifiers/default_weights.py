@@ -1,6 +1,6 @@
 """What must be known of timm's default weights before they teach: with which loss they were trained."""
 
-from dmkd.recipes.classifier_source import parse_classifier
+from dmkd.classifiers.sources import parse_classifier
 
 # timm's tags for the recipes of Wightman, Touvron, Jegou 2021 ("ResNet strikes back") and variants of them that train with
 # binary cross-entropy.

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from dmkd.classifiers.classifier import Classifier, nearest_names, pretrained_model
+import dmkd.cifar_models  # noqa: F401  # with it timm knows these models, wherever one is created
+from dmkd.classifiers.classifier import Classifier
+from dmkd.classifiers.sources.timm_weights import pretrained_model
 from dmkd.runtime.failures import named_line
+from dmkd.runtime.spelling import nearest_names
 from dmkd.runtime.whole_files import write_file
 from dmkd.stores.errors import UsageError
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from dmkd.classifiers.classifier import Classifier, check_pretrained, load_classifier
+from dmkd.classifiers.classifier import Classifier
+from dmkd.classifiers.load import load_classifier
+from dmkd.classifiers.sources import parse_classifier
 from dmkd.recipes.class_list import NUM_IMAGENET, ClassList, imagenet_classes
 from dmkd.recipes.class_names import first_synonym
-from dmkd.recipes.classifier_source import parse_classifier
 from dmkd.stores import LabelSet
 from dmkd.stores.errors import UsageError
 
@@ -19,7 +20,8 @@ def load_teacher(
     the message.
 
     Raises what ``load`` and :func:`of_classes` do: before anything is downloaded where timm knows how many classes it has."""
-    if (known := _known_classes(source)) is not None:
+    meant = parse_classifier(source)
+    if (known := meant.kind.known_classes(meant)) is not None:
         _outputs(source, known, None, classes, images)
     return of_classes(load(source), classes, images)
 
@@ -74,14 +76,3 @@ def _outputs(
         f"Teacher {source} does not know {len(absent):,} of the {len(classes):,} classes that {images} ({told}): use one that "
         "knows them, or none (--teacher none)."
     )
-
-
-def _known_classes(source: str) -> int | None:
-    """Of a model of timm's: as its configuration says. None: not known without loading it."""
-    import timm
-
-    meant = parse_classifier(source)
-    if meant.path is not None or source.startswith("hf-hub:"):
-        return None
-    check_pretrained(source, source)
-    return timm.get_pretrained_cfg_value(source, "num_classes")

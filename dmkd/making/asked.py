@@ -3,11 +3,11 @@ once. What depends on the generator, the teachers or the store is checked by :mo
 
 from dataclasses import dataclass
 
+from dmkd.classifiers.sources import parse_classifier
 from dmkd.generators.samplers import OWN_SCHEDULER, sampler_named
 from dmkd.generators.sources import check_arguments, parse_source
 from dmkd.recipes.class_choice import class_parts
 from dmkd.recipes.class_names import IMAGENET, class_names_from
-from dmkd.recipes.classifier_source import parse_classifier
 from dmkd.recipes.dtypes import CLASSIFIER_PRECISIONS, DTYPES, WEIGHTS
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import PRESETS, ImageOptions

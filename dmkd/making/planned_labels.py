@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 
-from dmkd.classifiers.classifier import Classifier, configured_classifier
+from dmkd.classifiers.classifier import Classifier
 from dmkd.classifiers.default_weights import default_weights_notice
+from dmkd.classifiers.load import configured_classifier
 from dmkd.making.label_sets import LabelRequest, label_set_name, new_view_set, quality_view, view_set_for
 from dmkd.making.sizes import PlannedLabels, StoreSize
 from dmkd.stores import LabelSet, Store

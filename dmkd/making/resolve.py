@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dmkd.classifiers.classifier import Classifier, load_classifier
+from dmkd.classifiers.classifier import Classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.teachers import load_teacher
 from dmkd.generators.defaults import DEFAULT_GENERATOR, DM_KD_DEFAULTS
 from dmkd.generators.interface import GeneratorFacts

@@ -111,7 +111,7 @@ def _fits(attempt: Callable[[int], object], count: int) -> bool:
 
 
 def _load(trial: Trial, device: str) -> tuple[Any, list[Any]]:
-    from dmkd.classifiers.classifier import load_classifier
+    from dmkd.classifiers.load import load_classifier
     from dmkd.generators.load import load_generator
     from dmkd.runtime.devices import make_deterministic
     from dmkd.runtime.own_code import look_in

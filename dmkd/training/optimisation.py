@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from dmkd.classifiers.classifier import nearest_names
 from dmkd.loading import Batch
 from dmkd.recipes.randomness import key64
 from dmkd.runtime.accelerators import has_float64
 from dmkd.runtime.precision import AUTOCAST
+from dmkd.runtime.spelling import nearest_names
 from dmkd.stores.errors import DmkdError, UsageError
 from dmkd.training.objective import Objective
 from dmkd.training.presets import SGD_LIKE

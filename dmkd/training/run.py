@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmkd.classifiers.classifier import Classifier, load_classifier
+from dmkd.classifiers.classifier import Classifier
 from dmkd.classifiers.evaluate import Evaluation, evaluate
 from dmkd.classifiers.evaluation_data import decoding_threads, list_evaluation
 from dmkd.classifiers.kept_images import KeptImages
+from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of, save_student
 from dmkd.loading import Loader
 from dmkd.loading.loader import MEMORY_BYTES

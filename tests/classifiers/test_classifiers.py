@@ -6,7 +6,8 @@ import torch
 from conftest import make_teacher
 from safetensors.torch import load_file
 
-from dmkd.classifiers.classifier import load_classifier, state_dict_sha256
+from dmkd.classifiers.classifier import state_dict_sha256
+from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.teachers import of_classes
 from dmkd.recipes.class_list import ClassList, imagenet_classes
 from dmkd.stores import DmkdError, UsageError

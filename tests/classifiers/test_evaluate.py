@@ -10,10 +10,10 @@ from conftest import filled_store
 from PIL import Image
 
 from dmkd.classifiers.class_folders import list_image_folder
-from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import Evaluation, Predictions, evaluate, predict
 from dmkd.classifiers.evaluation_data import decoding_threads, evaluation_batches, list_evaluation
 from dmkd.classifiers.kept_images import KeptImages
+from dmkd.classifiers.load import load_classifier
 from dmkd.stores import UsageError
 
 

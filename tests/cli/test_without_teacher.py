@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from conftest import make_teacher
 from PIL import Image
 
-from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.cli.main import main
 from dmkd.stores import layout, open_store
 

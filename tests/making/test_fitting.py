@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
 from dmkd.making import fitting
 from dmkd.making.fitting import blocks_to_fit_on, sample_logits, views_to_fit_on

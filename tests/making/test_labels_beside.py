@@ -7,7 +7,7 @@ import pytest
 import torch
 from absent_gpu import absent_gpu, to_absent_gpu
 
-from dmkd.classifiers.classifier import load_classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
 from dmkd.making.blocks import BlockWorker, MadeBlock, WorkOrder
 from dmkd.making.label_sets import new_view_set

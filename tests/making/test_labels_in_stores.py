@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import tree_bytes
 
-from dmkd.classifiers.classifier import Classifier, load_classifier
+from dmkd.classifiers.classifier import Classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.loading import Loader
 from dmkd.making.label_sets import LabelRequest, add_label_sets, view_set_for

@@ -9,10 +9,10 @@ import pytest
 
 from dmkd import digits
 from dmkd.cards.dataset_card import write_card
-from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.default_weights import default_weights_notice
 from dmkd.classifiers.evaluate import evaluate
 from dmkd.classifiers.evaluation_data import evaluation_batches
+from dmkd.classifiers.load import load_classifier
 from dmkd.export import ExportOptions, export_store
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.making import label_sets

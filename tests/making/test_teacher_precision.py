@@ -6,7 +6,8 @@ import torch
 from conftest import filled_store, make_teacher, tree_bytes
 
 import dmkd.classifiers.classifier
-from dmkd.classifiers.classifier import Classifier, load_classifier
+from dmkd.classifiers.classifier import Classifier
+from dmkd.classifiers.load import load_classifier
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
 from dmkd.making.asked import check_labels
 from dmkd.making.resolve import TeacherPrecision

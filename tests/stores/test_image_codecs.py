@@ -185,7 +185,7 @@ def jpegs(tmp_path_factory, tiny_generator, tiny_teacher):
 def test_the_teacher_labels_the_pixels_that_a_reader_gets(jpegs, tmp_path, tiny_generator, tiny_teacher):
     import torch
 
-    from dmkd.classifiers.classifier import load_classifier
+    from dmkd.classifiers.load import load_classifier
     from dmkd.making.labelling import label_views
     from dmkd.views.description import ViewDescription
 

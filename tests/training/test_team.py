@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from conftest import block_arrays, filled_store, new_store
 from safetensors.torch import load_file
 
-from dmkd.classifiers.classifier import load_classifier
 from dmkd.classifiers.evaluate import evaluate
 from dmkd.classifiers.evaluation_data import evaluation_batches
+from dmkd.classifiers.load import load_classifier
 from dmkd.cli.main import main
 from dmkd.stores import DmkdError, MismatchError, UsageError, open_store
 from dmkd.train import train

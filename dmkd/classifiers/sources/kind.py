@@ -1,0 +1,51 @@
+"""What a kind of classifier source is: the base class, and what it reads of a user's words."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dmkd.classifiers.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class ClassPrompts:
+    """What a classifier that is made of words needs besides its source."""
+
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]  # sentences with the place of a class name
+
+
+@dataclass(frozen=True)
+class ClassifierSource:
+    """A classifier that a user means. What is beside ``text``, ``name`` and ``kind`` is as its kind reads it."""
+
+    text: str  # what a user wrote
+    name: str  # short, and the default name of its label set
+    kind: "Kind"
+    architecture: str | None = None  # or whatever its kind calls a model by
+    path: Path | None = None  # a file or folder that is there
+
+
+class Kind(ABC):
+    """One place where classifiers come from: how they are written, and how they are loaded. Importing one imports neither
+    torch nor the library that it loads with."""
+
+    example: str  # as users write one of them
+    help: str  # what that is, in one line
+
+    @abstractmethod
+    def parse(self, text: str) -> ClassifierSource | None:
+        """What is meant, from the text alone; None: nothing of this kind. Raises ``UsageError`` for what is of this kind, and
+        not there."""
+
+    def known_classes(self, meant: ClassifierSource) -> int | None:
+        """How many classes it has, where that is known before anything is loaded or downloaded. Raises ``UsageError`` for a name
+        that there is not."""
+        return None
+
+    @abstractmethod
+    def load(self, meant: ClassifierSource, *, weights: bool, prompts: ClassPrompts | None) -> "Classifier":
+        """It, on the CPU, with an empty sha256. ``weights`` False: the shapes alone are right, and torch's default device is
+        ``meta``. Raises ``UsageError`` for a name that there is not, ``DmkdError`` if its weights can't be had."""
