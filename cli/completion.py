@@ -47,6 +47,17 @@ def files(context: Context, parameter: Parameter, incomplete: str) -> list[Compl
     return [CompletionItem(incomplete, type="file")]
 
 
+def classifiers(context: Context, parameter: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the classifiers that are known by name, the beginnings of names, and files."""
+
+    def known() -> list[str]:
+        from dmkd.classifiers.sources import KINDS
+
+        return [word for kind in KINDS for word in kind.words()]
+
+    return [*words(later=known)(context, parameter, incomplete), *files(context, parameter, incomplete)]
+
+
 def folders(context: Context, parameter: Parameter, incomplete: str) -> list[CompletionItem]:
     """Let the shell offer folders."""
     return [CompletionItem(incomplete, type="dir")]

@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "dmkd.cli.commands.compare",
     "evaluate": "dmkd.cli.commands.evaluate",
     "export-student": "dmkd.cli.commands.export_student",
+    "teachers": "dmkd.cli.commands.teachers",
     "codec-report": "dmkd.cli.commands.codec_report",
     "columns": "dmkd.cli.commands.columns",
     "select": "dmkd.cli.commands.select",

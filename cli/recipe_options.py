@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .completion import ListingOption, files, folders, words
+from .completion import ListingOption, classifiers, files, folders, words
 from .help import MAIN, STORED_IMAGES, heading
 from .options import image_codec_option, label_options, run_options, store_option
 
@@ -220,11 +220,11 @@ _IMAGE_OPTIONS = (
     heading(MAIN),
     click.option(
         "--teacher",
-        shell_complete=files,
+        shell_complete=classifiers,
         multiple=True,
         metavar="NAME",
-        help="Label in the same pass; may be repeated. none: images only. Default: resnet18.tv_in1k, as DM-KD; none "
-        "for classes of --class-names FILE.",
+        help="Label in the same pass, with any that dmkd teachers lists; may be repeated. none: images only. Default: "
+        "resnet18.tv_in1k, as DM-KD; none for classes of --class-names FILE.",
     ),
 )
 

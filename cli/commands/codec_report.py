@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..completion import VIEWS, files, words
+from ..completion import VIEWS, classifiers, words
 from ..display import print_table
 from ..options import check_plot_file, codec_examples, device_option, existing_store, json_option, store_option
 
@@ -19,7 +19,7 @@ COLUMNS = (
 @store_option
 @click.option(
     "--teacher",
-    shell_complete=files,
+    shell_complete=classifiers,
     required=True,
     metavar="NAME",
     help="Whose logits; any name that dmkd label takes.",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..completion import files
+from ..completion import classifiers, files
 from ..display import make_display, percent, print_facts, print_table
 from ..options import device_option, endpoint_option, json_option
 
@@ -16,7 +16,7 @@ MOST_CLASSES = 20  # rows of the table
 
 
 @click.command("evaluate", short_help="Measure a classifier on labelled images.")
-@click.argument("model", shell_complete=files)
+@click.argument("model", shell_complete=classifiers)
 @click.option(
     "--data",
     shell_complete=files,
@@ -46,7 +46,7 @@ def command(
 ) -> None:
     """Measure a student, or any classifier, on labelled images: top-1, top-5, calibration, each class, confusions.
 
-    MODEL is a folder that train-student or export-student wrote, a timm model, hf-hub:ID, or ARCHITECTURE=FILE. Class folders are
+    MODEL is a folder that train-student or export-student wrote, a timm model, or any that dmkd teachers lists. Class folders are
     called by WordNet id, class name or class id; those of classes that it does not know are left out.
 
     \b

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ..completion import files
+from ..completion import classifiers, files
 from ..help import MAIN, RUN, STORED_IMAGES, HeadedCommand, heading
 from ..options import device_option, find_store, image_codec_option, json_option, label_options, store_option
 
@@ -28,7 +28,7 @@ from ..options import device_option, find_store, image_codec_option, json_option
 @click.option(
     "--teacher",
     "teachers",
-    shell_complete=files,
+    shell_complete=classifiers,
     multiple=True,
     metavar="NAME",
     help="Label when the images are in, as dmkd label does; may be repeated. Default: images only.",

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from ..completion import files
+from ..completion import classifiers
 from ..help import MAIN, HeadedCommand, heading
 from ..options import existing_store, json_option, label_options, run_options, store_option
 
@@ -15,10 +15,11 @@ from ..options import existing_store, json_option, label_options, run_options, s
 @click.option(
     "--teacher",
     "teachers",
-    shell_complete=files,
+    shell_complete=classifiers,
     multiple=True,
     metavar="NAME",
-    help="timm model, hf-hub:ID, folder, or ARCHITECTURE=FILE of weights; may be repeated. Default: finish what was begun.",
+    help="timm model, folder, ARCHITECTURE=FILE of weights, or what else dmkd teachers lists; may be repeated. Default: finish what "
+    "was begun.",
 )
 @click.option("--name", metavar="NAME", help="Name of the label set. Default: the teacher's, or that of its file.")
 @label_options

@@ -36,6 +36,7 @@ class Classifier:
     sha256: str  # of the weights, see :func:`state_dict_sha256`
     precision: str = "float32"  # of the forward pass: one of CLASSIFIER_PRECISIONS, or float16
     wnids: list[str] | None = None  # WordNet ids of the classes, where its configuration has them
+    channels_last: bool = True  # whether it may be fed channels last on a GPU
     outputs: tuple[int, ...] | None = None  # of the model's outputs, those that are its classes here; None: all
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +73,7 @@ class Classifier:
 
     def to(self, device: str) -> "Classifier":
         """It, with its model moved to a device."""
-        self.model.to(device).to(memory_format=_layout(torch.device(device)))
+        self.model.to(device).to(memory_format=self._layout(torch.device(device)))
         return self
 
     def canonical_box(self, image_size: tuple[int, int]) -> Box:
@@ -123,12 +124,11 @@ class Classifier:
         return outputs.index_select(-1, upload(torch.tensor(self.outputs), outputs.device))
 
     def _inputs(self, pixels: torch.Tensor) -> torch.Tensor:
-        return normalise(pixels, self.mean, self.std).contiguous(memory_format=_layout(pixels.device))
+        return normalise(pixels, self.mean, self.std).contiguous(memory_format=self._layout(pixels.device))
 
-
-def _layout(device: torch.device) -> torch.memory_format:
-    """cuDNN's fast kernels want channels last; otherwise they transpose before and after each convolution."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    def _layout(self, device: torch.device) -> torch.memory_format:
+        """cuDNN's fast kernels want channels last; otherwise they transpose before and after each convolution."""
+        return torch.channels_last if self.channels_last and device.type == "cuda" else torch.contiguous_format
 
 
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 from conftest import filled_store, make_teacher, tree_bytes
 
-import dmkd.classifiers.classifier
 from dmkd.classifiers.classifier import Classifier
 from dmkd.classifiers.load import load_classifier
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate, label
@@ -98,7 +97,7 @@ def test_the_last_layer_is_found_whatever_the_teacher_computes_in(tmp_path):
 
 
 def test_on_a_gpu_a_teacher_is_fed_channels_last(tmp_path, monkeypatch):
-    monkeypatch.setattr(dmkd.classifiers.classifier, "_layout", lambda device: torch.channels_last)
+    monkeypatch.setattr(Classifier, "_layout", lambda self, device: torch.channels_last)
     teacher = load_classifier(str(make_teacher(tmp_path / "t")))
     fed = []
     teacher.model.register_forward_pre_hook(lambda _, inputs: fed.append(inputs[0]))

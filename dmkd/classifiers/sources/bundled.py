@@ -9,6 +9,9 @@ class BundledDigits(TimmFolder):
     example = "digits-resnet"
     help = f"the bundled digit classifiers: {', '.join(digits.TEACHERS)}"
 
+    def words(self) -> list[str]:
+        return list(digits.TEACHERS)
+
     def parse(self, text: str) -> ClassifierSource | None:
         if text not in digits.TEACHERS:
             return None

@@ -34,6 +34,16 @@ class Kind(ABC):
 
     example: str  # as users write one of them
     help: str  # what that is, in one line
+    prefix: str | None = None  # what all of them begin with
+    library: str | None = None  # what they need beside what dmkd brings
+
+    def listed(self) -> list[tuple[str, str]]:
+        """What there is of this kind: how it is written, and what that is, in one line."""
+        return [(self.example, self.help)]
+
+    def words(self) -> list[str]:
+        """What a shell offers: the beginnings of names, and whole ones that are known."""
+        return [self.prefix] if self.prefix else []
 
     @abstractmethod
     def parse(self, text: str) -> ClassifierSource | None:

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 class TimmHub(Kind):
     example = "hf-hub:timm/resnet18.a1_in1k"
     help = "a timm model on the Hugging Face hub"
+    prefix = "hf-hub:"
 
     def parse(self, text: str) -> ClassifierSource | None:
-        if not text.startswith("hf-hub:"):
+        if not text.startswith(self.prefix):
             return None
         return ClassifierSource(text, text.rsplit("/", 1)[-1], self, text)
 

@@ -39,10 +39,15 @@ def read_state_dict(file: Path, weights: bool) -> dict[str, Any]:
         try:
             state = torch.load(file, map_location="cpu" if weights else "meta", weights_only=True)
         except pickle.UnpicklingError as error:  # torch's own message recommends to run it
-            raise DmkdError(
-                f"{file} contains code or objects other than weights, and dmkd does not run it: save only the state_dict, or "
-                "convert it to safetensors."
-            ) from error
+            raise holds_code(file) from error
     for key in ("state_dict", "model"):
         state = state.get(key, state) if isinstance(state.get(key), dict) else state
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def holds_code(file: Path) -> DmkdError:
+    """What to raise of a file that holds more than weights."""
+    return DmkdError(
+        f"{file} contains code or objects other than weights, and dmkd does not run it: save only the state_dict, or "
+        "convert it to safetensors."
+    )
