@@ -18,8 +18,8 @@ from ..options import existing_store, json_option, label_options, run_options, s
     shell_complete=classifiers,
     multiple=True,
     metavar="NAME",
-    help="timm model, folder, ARCHITECTURE=FILE of weights, or what else dmkd teachers lists; may be repeated. Default: finish what "
-    "was begun.",
+    help="timm model, folder, ARCHITECTURE=FILE of weights, or what else dmkd teachers lists; may be repeated. Default: finish "
+    "what was begun.",
 )
 @click.option("--name", metavar="NAME", help="Name of the label set. Default: the teacher's, or that of its file.")
 @label_options
