@@ -23,13 +23,9 @@ def command(as_json: bool) -> None:
 
     from ..display import print_facts
 
-    listed = [
-        {"teacher": teacher, "what": what, "not_installed": absent_library(kind)}
-        for kind in KINDS
-        for teacher, what in kind.listed()
-    ]
+    found = [(*line, absent_library(kind)) for kind in KINDS for line in kind.listed()]
     if as_json:
-        click.echo(json.dumps(listed))
+        click.echo(json.dumps([dict(zip(("teacher", "what", "not_installed"), line, strict=True)) for line in found]))
         return
-    missing = {one["teacher"]: f" ({one['not_installed']} is not installed)" for one in listed if one["not_installed"]}
-    print_facts("Teachers", [(one["teacher"], f"{one['what']}{missing.get(one['teacher'], '')}") for one in listed])
+    facts = [(name, f"{what} ({absent} is not installed)" if absent else what) for name, what, absent in found]
+    print_facts("Teachers", facts)

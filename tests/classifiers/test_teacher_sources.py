@@ -253,6 +253,15 @@ def test_a_function_of_ones_own_is_a_teacher(own):
     assert next(configured_classifier("own_teachers:teacher").model.parameters()).is_meta
 
 
+def test_the_manuals_example_is_a_teacher(own):
+    manual = (Path(__file__).parents[2] / "cli" / "README.md").read_text()
+    (own / "pets.py").write_text(manual.split("```python\n# pets.py\n")[1].split("```")[0])
+    (own / "pets.txt").write_text("".join(f"pet {number}\n" for number in range(37)))
+    torch.save(torchvision.models.resnet18(num_classes=37).state_dict(), own / "pets.pth")
+    teacher = load_classifier("pets:teacher")
+    assert (teacher.name, teacher.class_names[36], teacher.head()[0].shape) == ("pets.teacher", "pet 36", (37, 512))
+
+
 def test_preprocessing_may_be_left_out_or_be_timms_or_torchvisions(own):
     fed = [load_classifier(f"own_teachers:{name}") for name in ("plain", "like_timm", "like_torchvision")]
     assert [(one.input_size, one.interpolation, round(one.crop_pct, 3)) for one in fed] == [

@@ -49,7 +49,7 @@ def foreign_classifier(
     *,
     architecture: str,
     class_names: list[str] | None,
-    channels_last: bool = True,
+    channels_last: bool = False,  # where every view of its tensors takes that
 ) -> Classifier:
     """A model as the classifier of a source. Raises ``UsageError`` if it does not turn images, float32 (n, 3, S, S), into finite
     logits, float (n, C), the same each time."""

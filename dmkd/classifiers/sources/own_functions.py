@@ -62,7 +62,6 @@ class OwnFunction(Kind):
                 preprocessing_from(given, meant.text) if given else Preprocessing(),
                 architecture=meant.text,
                 class_names=None if names is None else [str(name) for name in names],
-                channels_last=False,
             )
         return classifier if weights else classifier.to("meta")
 

@@ -60,6 +60,7 @@ class TorchvisionModel(Kind):
             of_torchvision(theirs.transforms()),
             architecture=f"{PREFIX}{architecture}" + (f"@{theirs.name}" if meant.path is None else ""),
             class_names=names if meant.path is None else None,
+            channels_last=True,
         )
 
 
