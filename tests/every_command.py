@@ -15,6 +15,7 @@ COMMANDS = [
     "plan --store s.zarr --generator digits --images 64",
     "generate --store s.zarr --generator digits --images 64 --steps 4 --views rrc:2+cutmix --block-size 32",
     *(f"label --store s.zarr --teacher digits-resnet --codec {codec} --name {codec.split(':')[0]}" for codec in CODECS),
+    "teachers",
     "select entropy<99 --store s.zarr --labels digits-resnet --save all",
     "columns --store s.zarr",
     "inspect s.zarr",
