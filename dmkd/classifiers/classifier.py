@@ -33,7 +33,7 @@ class Classifier:
     crop_mode: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    sha256: str  # of the weights, see :func:`state_dict_sha256`
+    sha256: str  # of the weights, see :func:`dmkd.runtime.weights_hash.state_dict_sha256`
     precision: str = "float32"  # of the forward pass: one of CLASSIFIER_PRECISIONS, or float16
     wnids: list[str] | None = None  # WordNet ids of the classes, where its configuration has them
     channels_last: bool = True  # whether it may be fed channels last on a GPU
@@ -129,8 +129,6 @@ class Classifier:
     def _layout(self, device: torch.device) -> torch.memory_format:
         """cuDNN's fast kernels want channels last; otherwise they transpose before and after each convolution."""
         return torch.channels_last if self.channels_last and device.type == "cuda" else torch.contiguous_format
-
-
 
 
 def linear_head(teacher: Classifier, codec: str) -> tuple[np.ndarray, np.ndarray]:

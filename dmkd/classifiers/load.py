@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 import dmkd.cifar_models  # noqa: F401  # with it timm knows these models, wherever one is created
-from dmkd.classifiers.classifier import Classifier, state_dict_sha256
+from dmkd.classifiers.classifier import Classifier
 from dmkd.classifiers.sources import ClassPrompts, parse_classifier
 
 

@@ -6,10 +6,10 @@ import torch
 from conftest import make_teacher
 from safetensors.torch import load_file
 
-from dmkd.classifiers.classifier import state_dict_sha256
 from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.teachers import of_classes
 from dmkd.recipes.class_list import ClassList, imagenet_classes
+from dmkd.runtime.weights_hash import state_dict_sha256
 from dmkd.stores import DmkdError, UsageError
 
 
