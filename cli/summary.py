@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from dmkd.recipes.generator_args import written_arguments
 from dmkd.runtime.space import byte_size
 from dmkd.stores import Store
 from dmkd.stores.codecs import codec_from_json
@@ -209,7 +210,8 @@ def classes_line(count: int, recipe: dict[str, Any]) -> str:
 def numerics_line(recipe: dict[str, Any]) -> str:
     """What decides how pixels are rounded."""
     compiled = ", compiled" if recipe.get("compile") else ""
-    return f"sub-batches of {recipe['sub_batch']}, {recipe['dtype']}{compiled}"
+    dtype = f", {recipe['dtype']}" if recipe["dtype"] else ""
+    return f"sub-batches of {recipe['sub_batch']}{dtype}{compiled}"
 
 
 def recipe_line(recipe: dict[str, Any]) -> str:
@@ -218,13 +220,17 @@ def recipe_line(recipe: dict[str, Any]) -> str:
         return f"import ({recipe['layout']}, {recipe['resize']})"
     if "sampler" not in recipe:
         return str(recipe.get("generator"))
-    scale = recipe["guidance"]
-    guidance = f"guidance {f'{scale[0]:g} to {scale[1]:g}' if isinstance(scale, list) else f'{scale:g}'}"
-    if recipe["guided_channels"] is not None:
-        guidance += f" on {recipe['guided_channels']} channels"
+    parts = [recipe["generator"], *written_arguments(recipe.get("generator_args") or {})]
+    if recipe["steps"] is not None:
+        parts.append(f"{recipe['sampler'] or ''} {recipe['steps']} steps".strip())
+    if (scale := recipe["guidance"]) is not None:
+        guidance = f"guidance {f'{scale[0]:g} to {scale[1]:g}' if isinstance(scale, list) else f'{scale:g}'}"
+        if recipe["guided_channels"] is not None:
+            guidance += f" on {recipe['guided_channels']} channels"
+        parts.append(guidance)
     if recipe.get("guidance_interval"):
-        guidance += ", noise {:g} to {:g}".format(*recipe["guidance_interval"])
-    return f"{recipe['generator']}, {recipe['sampler']} {recipe['steps']} steps, {guidance}"
+        parts.append("noise {:g} to {:g}".format(*recipe["guidance_interval"]))
+    return ", ".join(parts)
 
 
 def prompts_line(recipe: dict[str, Any]) -> str:

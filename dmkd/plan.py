@@ -6,7 +6,7 @@ Weights are not read: the generator's and the teachers' configurations are enoug
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dmkd.classifiers.load import configured_classifier
@@ -26,6 +26,10 @@ from dmkd.stores import LabelSet, UsageError
 # torch leaves TF32 off for matrix products.
 H100_TFLOPS = {"float8": 1979.0, "bfloat16": 989.0, "float16": 989.0, "float32": 67.0}
 UTILISATION = 0.4
+_UNCOUNTED = (
+    "The arithmetic of {} is not known, since it is code of your own: measure its images per second on a small store and give "
+    "--images-per-second."
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ def plan(
     ``recipe``: the options resolved; ``images``, ``blocks``, ``block_size``; ``arrays``: name -> bytes and whether these
     are exact; ``bytes`` and ``files`` of all, the bytes without metadata; ``flops_per_image`` by part; ``presets``: name ->
     what an image would take by it; ``left``: what is not there yet; ``flops``, ``gpu_hours``, ``hours``, ``dollars`` of that,
-    and ``assumption``, the rate behind them in words; ``limits``: why this machine could not do it, in sentences.
+    and ``assumption``, the rate behind them in words; ``uncounted``: why some of these are None, in a sentence; ``limits``: why
+    this machine could not do it, in sentences.
     ``device`` None: a GPU, whatever there is here.
 
     Raises what ``generate`` would for options that can't be, and ``UsageError`` for a cost that can't be.
@@ -55,8 +60,10 @@ def plan(
     _check(cost)
     configs: list[dict[str, Any]] = []
 
-    def describe(source: str, **text_to_image: Any) -> Any:
-        described, found = configured_generator(source)
+    def describe(source: str, *, class_names: Any, image_size: Any, arguments: Any) -> Any:
+        described, found = configured_generator(
+            source, class_names=class_names, image_size=image_size, arguments=arguments
+        )
         configs.extend(found)
         return described
 
@@ -65,25 +72,14 @@ def plan(
     if wanted.store is None:
         check_request(request, wanted.image_shape[:2], wanted.defaults["views"], weights=False)
     label_sets = label_sets_of(wanted, request, labels)
-    _, transformer, vae, scheduler = configs
-    info = wanted.info
-    assert isinstance(info, GeneratorInfo)
-
-    calls = model_calls(wanted.recipe, info, scheduler)
-    one_call = transformer_flops(transformer, info)
-    per_image: dict[str, Any] = {
-        "sampling": calls * one_call,
-        "decoding": decoder_flops(vae, info),
-        "labels": {one.name: _label_flops(one) for one in label_sets},
-    }
-    made = per_image["sampling"] + per_image["decoding"]
-    per_image["total"] = made + sum(per_image["labels"].values())
+    by_labels = {one.name: _label_flops(one) for one in label_sets}
+    counted = _counted(wanted, configs, sum(by_labels.values()))
     recipe = resolved_options(wanted, request, labels)
     if wanted.store is None and images.sub_batch is None and (device or "cuda").startswith("cuda"):
         del recipe["sub-batch"]  # found by trial on the GPU
     left = _left(wanted.size, wanted.recipe.sub_batch, label_sets)
-    label_flops = {name: count * per_image["labels"][name] for name, count in left["labels"].items()}
-    sampled = left["sampled"]
+    label_flops = {name: count * by_labels[name] for name, count in left["labels"].items()}
+    made = counted.made and left["sampled"] * counted.made
     result: dict[str, Any] = {
         "path": path,
         "exists": wanted.store is not None,
@@ -94,18 +90,44 @@ def plan(
         "blocks": wanted.size.num_blocks,
         "block_size": wanted.block_size,
         **disk_sizes(wanted.size, label_sets),
-        "model_calls_per_image": calls,
-        "flops_per_image": per_image,
-        "presets": {},
+        "model_calls_per_image": counted.calls,
+        "flops_per_image": {**counted.per_image, "labels": by_labels},
+        "presets": counted.presets,
         "left": left,
         "limits": obstacles(path, wanted.size, label_sets, workers=1),
-        "flops": sampled * made + sum(label_flops.values()),
+        "flops": None if made is None else made + sum(label_flops.values()),
+        "uncounted": None if configs else _UNCOUNTED.format(wanted.info.name),
     }
+    return result | _time(result, wanted, cost, made, label_flops)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """The arithmetic of one image; None where it can't be counted."""
+
+    calls: int | None = None  # of the model
+    made: int | None = None  # operations of sampling and decoding
+    per_image: Mapping[str, int | None] = field(
+        default_factory=lambda: dict.fromkeys(("sampling", "decoding", "total"))
+    )
+    presets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def _counted(wanted: WantedImages, configs: Sequence[dict[str, Any]], labels: int) -> _Counted:
+    """From the configurations of a DiT, if it is one; ``labels``: operations of an image's labels."""
+    if not configs:
+        return _Counted()
+    _, transformer, vae, scheduler = configs
+    info = wanted.info
+    assert isinstance(info, GeneratorInfo)
+    calls, one_call = model_calls(wanted.recipe, info, scheduler), transformer_flops(transformer, info)
+    sampling, decoding = calls * one_call, decoder_flops(vae, info)
+    presets = {}
     for name in PRESETS:
         there = _preset_calls(name, wanted, info, scheduler)
-        flops = per_image["total"] - per_image["sampling"] + there * one_call
-        result["presets"][name] = {"model_calls": there, "flops_per_image": flops}
-    return result | _time(result, wanted, cost, sampled * made, label_flops)
+        presets[name] = {"model_calls": there, "flops_per_image": there * one_call + decoding + labels}
+    per_image = {"sampling": sampling, "decoding": decoding, "total": sampling + decoding + labels}
+    return _Counted(calls, sampling + decoding, per_image, presets)
 
 
 def _label_flops(one: PlannedLabels) -> int:
@@ -153,18 +175,25 @@ def _staying(size: StoreSize, label_set: LabelSet | None) -> set[int]:
 
 
 def _time(
-    result: Mapping[str, Any], wanted: WantedImages, cost: CostOptions, made: float, label_flops: Mapping[str, float]
+    result: Mapping[str, Any],
+    wanted: WantedImages,
+    cost: CostOptions,
+    made: float | None,
+    label_flops: Mapping[str, float],
 ) -> dict[str, Any]:
     """GPU-hours, hours and dollars of what is left, and the rate behind them in words."""
     gpus = cost.gpus or 1
-    tflops = cost.tflops or H100_TFLOPS[wanted.recipe.dtype]
+    if made is None and result["left"]["images"] and not cost.images_per_second:
+        return dict.fromkeys(("assumption", "images_per_second", "gpu_hours", "hours", "dollars")) | {"gpus": gpus}
+    dtype = wanted.recipe.dtype or "bfloat16"
+    tflops = cost.tflops or H100_TFLOPS[dtype]
     utilisation = UTILISATION if cost.utilisation is None else cost.utilisation
     per_second = tflops * 1e12 * utilisation
-    whose = "as given" if cost.tflops else f"an H100's in {wanted.recipe.dtype}"
+    whose = "as given" if cost.tflops else f"an H100's in {dtype}"
     assumption = f"{tflops:g} TFLOP/s a GPU ({whose}), {utilisation:.0%} of it reached"
     if cost.utilisation is None:
         assumption += " (assumed: measure yours and give --images-per-second)"
-    seconds = (made + sum(label_flops.values())) / per_second
+    seconds = ((made or 0) + sum(label_flops.values())) / per_second
     if cost.images_per_second:
         # The rate is that of images made and labelled in one pass; labels of images that are there are counted.
         images, labelled = result["left"]["images"], result["left"]["labels"]

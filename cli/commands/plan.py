@@ -105,19 +105,25 @@ def print_plan(plan: dict[str, Any]) -> None:
     click.echo(to_toml(plan["recipe"]) + "\n")
     rough = "" if plan["bytes_are"] == "exact" else f"{plan['bytes_are']} "
     size = plan["image_size"]
-    per_image, left = plan["flops_per_image"], plan["left"]
+    left = plan["left"]
     facts = [
         ("images", f"{plan['images']:,}, {size}x{size}, of {plan['classes']:,} classes"),
         ("blocks", f"{plan['blocks']:,} of {plan['block_size']:,} images"),
         ("on disk", f"{rough}{byte_size(plan['bytes'])} in {plan['files']:,} files"),
-        ("an image", f"{_flops(per_image['total'])}: {_parts(plan)}"),
-        ("presets", _presets(plan)),
+        ("an image", _image(plan)),
+        *([("presets", _presets(plan))] if plan["presets"] else []),
         ("to do", _to_do(plan)),
-        ("arithmetic", _flops(plan["flops"])),
-        ("assumed", plan["assumption"]),
-        ("GPU-hours", f"{plan['gpu_hours']:,.4g}"),
-        ("time", f"{_hours(plan['hours'])} on {plan['gpus']} GPU{'s' if plan['gpus'] > 1 else ''}"),
     ]
+    if plan["flops"] is not None:
+        facts.append(("arithmetic", _flops(plan["flops"])))
+    if plan["hours"] is not None:
+        facts += [
+            ("assumed", plan["assumption"]),
+            ("GPU-hours", f"{plan['gpu_hours']:,.4g}"),
+            ("time", f"{_hours(plan['hours'])} on {plan['gpus']} GPU{'s' if plan['gpus'] > 1 else ''}"),
+        ]
+    if plan["uncounted"] is not None:
+        facts.append(("not counted", plan["uncounted"]))
     if plan["dollars"] is not None:
         facts.append(("cost", f"{plan['dollars']:,.2f} dollars"))
     sub_batch = plan["recipe"].get("sub-batch")  # None: found by trial on the GPU
@@ -132,11 +138,14 @@ def print_plan(plan: dict[str, Any]) -> None:
     print_table("Arrays", ["array", "on disk", "bytes an image"], rows)
 
 
-def _parts(plan: dict[str, Any]) -> str:
+def _image(plan: dict[str, Any]) -> str:
+    """Its arithmetic in all, and by part."""
     per_image, calls = plan["flops_per_image"], plan["model_calls_per_image"]
+    labels = [f"{name} {_flops(flops)}" for name, flops in per_image["labels"].items()]
+    if per_image["total"] is None:
+        return ", ".join(["sampling is not counted", *labels])
     parts = [f"sampling {_flops(per_image['sampling'])} ({calls} calls)", f"decoding {_flops(per_image['decoding'])}"]
-    parts += [f"{name} {_flops(flops)}" for name, flops in per_image["labels"].items()]
-    return ", ".join(parts)
+    return f"{_flops(per_image['total'])}: {', '.join([*parts, *labels])}"
 
 
 def _presets(plan: dict[str, Any]) -> str:

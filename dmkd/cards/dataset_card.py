@@ -73,7 +73,8 @@ def _front(store: Store, licence: str, more: Mapping[str, Any], images: int | No
     from huggingface_hub import DatasetCardData
 
     count = images if images is not None else _made(store)
-    made_up = ["synthetic", "diffusion"] if store.recipe.get("generator") else []
+    made_up = ["synthetic"] if store.recipe.get("generator") else []
+    made_up += ["diffusion"] if store.recipe.get("sampler") else []
     fields: dict[str, Any] = {
         **front_matter(licence),
         "pretty_name": _name(store),

@@ -31,12 +31,16 @@ def describe_generator(
 
 
 def configured_generator(
-    source: str, *, class_names: Sequence[str] | None = None, arguments: Mapping[str, Any] | None = None
+    source: str,
+    *,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> tuple[GeneratorFacts, list[dict[str, Any]]]:
     """As :func:`describe_generator`, as far as planning needs it: the weights of a pipeline are neither read nor downloaded, and
     the sha256 is empty; a plug-in is made on the CPU and not tried. Also returns the configurations of a DiT pipeline, from
     which its arithmetic is counted: index, transformer, VAE, scheduler."""
-    return parse_source(source).kind.configured(source, Told(class_names, None, arguments or {}))
+    return parse_source(source).kind.configured(source, Told(class_names, image_size, arguments or {}))
 
 
 def load_generator(

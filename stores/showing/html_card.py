@@ -59,10 +59,10 @@ def _facts(store: Reader, missing: list[int] | None) -> str:
     height, width, _ = store.image_shape
     recipe = store.recipe
     made = recipe.get("generator") or recipe.get("source") or "unknown"
-    if recipe.get("sampler"):
-        guidance = recipe.get("guidance")
-        written = f"{guidance:g}" if isinstance(guidance, float) else guidance
-        made += f", {recipe['sampler']} {recipe.get('steps')} steps, guidance {written}"
+    if recipe.get("steps") is not None:
+        made += f", {recipe.get('sampler') or ''} {recipe['steps']} steps".replace("  ", " ")
+    if (guidance := recipe.get("guidance")) is not None:
+        made += f", guidance {f'{guidance:g}' if isinstance(guidance, float) else guidance}"
     state = ""
     if missing is not None:
         state = ", complete" if not missing else f", {len(missing):,} of {store.num_blocks:,} blocks missing"
