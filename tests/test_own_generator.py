@@ -1,5 +1,6 @@
 """A generator of the user's own, from its file to labels: as the manual shows it, interrupted, on Ray, made again."""
 
+import os
 import re
 import shlex
 import signal
@@ -22,7 +23,7 @@ SECTION = MANUAL.partition("\n## A generator of your own\n")[2].partition("\n## 
 
 # Digits that are told apart by their brightness, some milliseconds an image so that a process can be killed in time.
 BARS = """
-import hashlib, time
+import hashlib, os, time
 import numpy as np
 
 class Bars:
@@ -35,7 +36,7 @@ class Bars:
         self.sha256 = hashlib.sha256(b"bars").hexdigest()
 
     def sample(self, class_ids, seeds):
-        time.sleep(0.02)
+        time.sleep(float(os.environ.get("BARS_SECONDS", 0.02)))
         images = np.stack([np.random.default_rng(int(seed)).integers(0, 128, (32, 32, 3), np.uint8) for seed in seeds])
         for image, class_id in zip(images, class_ids):
             image[:, : self.width] += np.uint8(12 * class_id)
@@ -59,11 +60,15 @@ def run(folder, *arguments):
     return out
 
 
-def generate(folder, store, *more):
+def options(store, workers=0):
     # fmt: off
-    return dmkd(folder, "generate", "--store", store, "--generator", "bars:make", "--generator-arg", "width=9", "--images",
-                96, "--block-size", 8, "--teacher", "digits-resnet", "--views", "rrc:2", "--device", "cpu", *more)
+    return ["generate", "--store", str(store), "--generator", "bars:make", "--generator-arg", "width=9", "--images", "96",
+            "--block-size", "8", "--teacher", "digits-resnet", "--views", "rrc:2", "--device", "cpu", "--workers", str(workers)]
     # fmt: on
+
+
+def generate(folder, store, workers=0):
+    return dmkd(folder, *options(store, workers))
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +117,20 @@ def test_it_is_killed_and_goes_on_with_what_the_store_has_recorded(folder, unint
     assert "made by   bars:make, width=9" in run(folder, "inspect", "killed.zarr")
 
 
-def test_two_ray_workers_make_the_bytes_that_one_process_makes(folder, uninterrupted):
-    process = generate(folder, "ray.zarr", "--workers", 2)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+RAY_ELSEWHERE = """
+import os, sys, ray
+from dmkd.cli.main import main
+ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)  # its workers' folder is this one
+os.chdir(sys.argv[1])
+main(sys.argv[2:])
+"""
+
+
+def test_two_ray_workers_make_the_bytes_that_one_process_makes(folder, uninterrupted, tmp_path):
+    command = [sys.executable, "-P", "-c", RAY_ELSEWHERE, str(folder), *options(folder / "ray.zarr", workers=2)]
+    slow = {**os.environ, "BARS_SECONDS": "1"}  # no worker has made everything before the other one is there
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=slow)
+    assert done.returncode == 0, done.stderr
     assert tree_bytes(folder / "ray.zarr") == uninterrupted
     (made,) = open_store(folder / "ray.zarr").runs()
     assert len(made["workers"]) == 2
@@ -125,10 +140,10 @@ def test_two_ray_workers_make_the_bytes_that_one_process_makes(folder, uninterru
 def test_killed_ten_times_on_two_ray_workers_the_store_is_the_same(folder, uninterrupted):
     kills = 0
     for chunks in np.linspace(2, len(uninterrupted) - 16, 10).astype(int):
-        kill_after(folder, generate(folder, "often.zarr", "--workers", 2), "often.zarr", chunks)
+        kill_after(folder, generate(folder, "often.zarr", workers=2), "often.zarr", chunks)
         kills += bool(open_store(folder / "often.zarr").missing_blocks())
     assert kills == 10
-    process = generate(folder, "often.zarr", "--workers", 2)
+    process = generate(folder, "often.zarr", workers=2)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert tree_bytes(folder / "often.zarr") == uninterrupted
@@ -136,7 +151,8 @@ def test_killed_ten_times_on_two_ray_workers_the_store_is_the_same(folder, unint
 
 def test_what_is_made_again_is_what_was_stored_and_other_code_is_found_out(folder, uninterrupted, tmp_path):
     whole = folder / "whole.zarr"
-    assert "regenerate" in run(folder, "verify", whole, "--regenerate", 1, "--device", "cpu")
+    again = run(folder, "verify", whole, "--regenerate", 1, "--device", "cpu")
+    assert "96 images: 0.0000% of the values differ" in again
     (tmp_path / "bars.py").write_text(BARS.replace("12 * class_id", "9 * class_id"))
     process = dmkd(tmp_path, "verify", whole, "--regenerate", 1, "--device", "cpu")
     out, _ = process.communicate()
