@@ -7,6 +7,7 @@ import torch
 import dmkd.cifar_models  # noqa: F401  # with it timm knows these models, wherever one is created
 from dmkd.classifiers.classifier import Classifier
 from dmkd.classifiers.sources import ClassPrompts, parse_classifier
+from dmkd.runtime.weights_hash import state_dict_sha256
 
 
 def load_classifier(

@@ -63,6 +63,7 @@ def load_generator(
 
     Raises what ``describe_generator`` raises, and ``DmkdError`` for damaged weights.
     """
-    loading = Loading(dtype and str(dtype).removeprefix("torch."), vae_dtype, compile, wording)
+    named = None if dtype is None else str(dtype).removeprefix("torch.")
+    loading = Loading(named, vae_dtype, compile, wording)
     told = Told(None, image_size, arguments or {})
     return parse_source(source).kind.load(source, told, loading, str(device))

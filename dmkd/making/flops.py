@@ -45,6 +45,7 @@ def classifier_flops(classifier: Classifier, size: int) -> int:
 
 def model_calls(recipe: Recipe, info: GeneratorInfo, scheduler_config: dict[str, Any]) -> int:
     """Forward passes of the transformer for one image: one a step, and a second, unconditional one if it is guided."""
+    assert recipe.sampler is not None and recipe.steps is not None  # a DiT has both
     timesteps = sampler_named(recipe.sampler).solver(scheduler_config, info.learned_sigma).start(recipe.steps)
     if recipe.guidance == 1:
         return len(timesteps)

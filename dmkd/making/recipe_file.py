@@ -182,10 +182,12 @@ def _class_options(recipe: Mapping[str, Any], class_names: Sequence[str]) -> dic
     """The options that say what a generator is told of its classes, those of ``class_names``; and the arguments of a plug-in."""
     chosen = recipe["classes"] if recipe.get("compact_classes") else None
     if recipe.get("prompts"):
-        options = {"classes": None} if chosen else {}  # their names are all that there are
-        return options | {"class-names": list(class_names), "prompt": list(recipe["prompts"])}
+        dropped = {"classes": None} if chosen else {}  # their names are all that there are
+        return dropped | {"class-names": list(class_names), "prompt": list(recipe["prompts"])}
     arguments = recipe.get("generator_args")
-    options = {"image-size": None, "generator-arg": written_arguments(arguments) if arguments else None}
+    options: dict[str, Any] = {"image-size": None}
+    if arguments:
+        options["generator-arg"] = written_arguments(arguments)
     if recipe.get("class_names_sha256"):
         names = [f"class {number}" for number in range(recipe["num_classes"])]  # those of the others are not kept
         for number, name in zip(chosen or range(len(names)), class_names, strict=True):

@@ -320,7 +320,7 @@ def _recipe_to_go_on(
     ):  # fmt: skip
         value = getattr(images, option)
         asked[option] = stored[option] if value is None else value
-    if images.vae_dtype not in (None, vae_dtype(recipe.dtype, recipe.vae_dtype)):
+    if images.vae_dtype not in (None, recipe.dtype and vae_dtype(recipe.dtype, recipe.vae_dtype)):
         asked["vae_dtype"] = images.vae_dtype
     if images.size not in (None, recipe.size or recipe.image_size):
         asked["size"] = images.size

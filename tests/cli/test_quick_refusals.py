@@ -33,6 +33,8 @@ DIGITS = ["generate", "--store", "n.zarr", "--generator", "digits"]
         ([*DIGITS, "--image-codec", "gif"], "gif"),
         ([*DIGITS, "--teacher", "resnet18=nowhere.pth"], "There is no checkpoint nowhere.pth."),
         ([*DIGITS[:3], "--generator", "./nowhere"], "There is no folder './nowhere'"),
+        ([*DIGITS[:3], "--generator", "nowhere_at_all:make"], "there is no module 'nowhere_at_all'"),
+        ([*DIGITS, "--generator-arg", "a=1"], "--generator-arg is for generators of your own"),
         ([*DIGITS[:3], "--recipe", "nowhere.toml"], "nowhere.toml can't be read"),
         (["plan", "--generator", "digits", "--codec", "zip"], "no label codec 'zip'"),
         (["label", "--store", "s.zarr", "--codec", "zip", "--teacher", "digits-vit"], "no label codec 'zip'"),

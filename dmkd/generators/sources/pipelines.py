@@ -17,7 +17,6 @@ class Pipelines(Kind):
 
     example = "facebook/DiT-XL-2-256, ./my-pipeline"
     help = "hub id or folder of a diffusers pipeline: a class-conditional DiT, or text-to-image with --class-names"
-
     has_vae = True
 
     def parse(self, text: str) -> GeneratorSource | None:
