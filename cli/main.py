@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 COMMANDS = {
     "demo": "dmkd.cli.commands.demo",
     "plan": "dmkd.cli.commands.plan",
-    "generators": "dmkd.cli.commands.generators",
     "generate": "dmkd.cli.commands.generate",
+    "generators": "dmkd.cli.commands.generators",
     "import": "dmkd.cli.commands.import_images",
     "label": "dmkd.cli.commands.label",
     "train-student": "dmkd.cli.commands.train_student",

@@ -42,7 +42,12 @@ def test_what_everyone_needs_is_among_the_main_options():
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("generat", "'generate'"), ("train", "'train-student'"), ("expor", "'export-student' or 'export'"), ("xyz", None)],
+    [
+        ("generat", "'generate' or 'generators'"),
+        ("train", "'train-student'"),
+        ("expor", "'export-student' or 'export'"),
+        ("xyz", None),
+    ],
 )
 def test_a_mistyped_command_is_asked_back(typed, meant):
     done = CliRunner().invoke(main, [typed, "--store", "s.zarr"])
