@@ -36,26 +36,26 @@ class Wording:
         ]
 
 
-def parse_templates(prompts: Sequence[str]) -> tuple[str, ...]:
-    """``--prompt`` as given, templates or ``@FILE`` with one a line, to templates. Raises ``UsageError``."""
+def parse_templates(prompts: Sequence[str], option: str = "--prompt") -> tuple[str, ...]:
+    """The values of an ``option`` as given, templates or ``@FILE`` with one a line, to templates. Raises ``UsageError``."""
     templates: list[str] = []
     for prompt in prompts:
-        templates += _read_templates(prompt[1:]) if prompt.startswith("@") else [prompt]
+        templates += _read_templates(prompt[1:], option) if prompt.startswith("@") else [prompt]
     for template in templates:
         if "{}" not in template:
             raise UsageError(
-                f"--prompt {template!r} lacks {{}}, which stands for the class name: {DEFAULT_TEMPLATE!r}."
+                f"{option} {template!r} lacks {{}}, which stands for the class name: {DEFAULT_TEMPLATE!r}."
             )
     return tuple(templates)
 
 
-def _read_templates(path: str) -> list[str]:
+def _read_templates(path: str, option: str) -> list[str]:
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--prompt: {path} can't be read: {reason}.") from error
+        raise UsageError(f"{option}: {path} can't be read: {reason}.") from error
     templates = [line.strip() for line in lines if line.strip()]
     if not templates:
-        raise UsageError(f"--prompt: {path} holds no template; it needs one a line, such as {DEFAULT_TEMPLATE!r}.")
+        raise UsageError(f"{option}: {path} holds no template; it needs one a line, such as {DEFAULT_TEMPLATE!r}.")
     return templates
