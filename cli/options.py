@@ -120,6 +120,13 @@ def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="What teachers compute in: {}; part of a label set. Default: that of the labels there are; of new ones tf32 on "
             "a GPU, else float32.",
         ),
+        click.option(
+            "--teacher-prompt",
+            multiple=True,
+            metavar="TEXT",
+            help="For teachers made of class names, such as clip:ID: {} is the class name; may be repeated, the class is their mean; "
+            '@FILE: one a line; imagenet: the 80 of CLIP\'s authors. Default: that of the labels there are, else "a photo of a {}.".',
+        ),
         click.option("--view-seed", type=int, metavar="N", help="Seed of the views. Default: the store's seed."),
         click.option(
             "--views",

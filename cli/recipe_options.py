@@ -250,12 +250,14 @@ def read_recipe_options(given: dict[str, Any]) -> tuple["ImageOptions", "LabelOp
         name = key.replace("-", "_")
         given[name] = value if given[name] is None else given[name]
     teachers, prompts, arguments = given.pop("teacher"), given.pop("prompt"), given.pop("generator_arg")
+    teacher_prompts = given.pop("teacher_prompt")
     labels = LabelOptions(
         tuple(teachers) if teachers else None,
         given.pop("views"),
         given.pop("view_seed"),
         given.pop("codec"),
         teacher_precision=given.pop("teacher_precision"),
+        teacher_prompts=tuple(teacher_prompts) if teacher_prompts else None,
     )
     images = ImageOptions(
         **given, prompts=tuple(prompts) if prompts else None, generator_args=parse_arguments(arguments or ()) or None

@@ -251,7 +251,7 @@ def teacher_predictions(
             if np.array_equal(found.class_ids, class_ids):
                 return found
         try:
-            teacher = teacher_of_labels(label_set, device)
+            teacher = teacher_of_labels(store, label_set, device)
         except DmkdError:
             return None
         # Whatever it calls them, its outputs are the store's classes.

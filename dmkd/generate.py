@@ -81,7 +81,7 @@ def generate(
         for sentence in wanted.info.notices(images):
             display.notice(sentence)
         if images.sub_batch is None and device.startswith("cuda"):
-            sources = tuple(teacher.source for teacher in request.teachers)
+            sources = tuple((teacher.source, teacher.prompts) for teacher in request.teachers)
             trial = Trial(recipe, wanted.source.weights, wanted.info.class_names, sources, wanted.block_size)
             recipe = dataclasses.replace(recipe, sub_batch=_find_sub_batch(trial, device, workers, run, display))
             wanted = dataclasses.replace(wanted, recipe=recipe)
@@ -146,7 +146,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
         if not sources:
             raise UsageError("There is nothing to label with --teacher none.")
         precision = TeacherPrecision(labels.teacher_precision, device)
-        teachers = load_teachers(sources, store, classes_of(store), f"{store.path} has", precision)
+        teachers = load_teachers(sources, store, classes_of(store), f"{store.path} has", precision, labels.templates)
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
         asked = asked_labels(size, request, defaults["views"], store.recipe.get("seed", 0))
         check_limits(path, size, asked, workers, run.ray_address)

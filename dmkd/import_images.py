@@ -276,7 +276,7 @@ def _check_labels_and_limits(
         from dmkd.stores import parse_codec
 
         precision = TeacherPrecision(labels.teacher_precision, choose_device(run.device if run else None))
-        teachers = load_teachers(labels.teachers or (), size.store, classes, f"{path} has", precision)
+        teachers = load_teachers(labels.teachers or (), size.store, classes, f"{path} has", precision, labels.templates)
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
         check_request(request, size.image_shape[:2], DM_KD_DEFAULTS["views"])
         label_sets = asked_labels(size, request, DM_KD_DEFAULTS["views"], seed)

@@ -41,7 +41,7 @@ def _stable_diffusion(tokenizer_folder: Path) -> dict[str, Any]:
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1
         ),
         "text_encoder": _text_encoder(16),
-        "tokenizer": _tokenizer(tokenizer_folder),
+        "tokenizer": tiny_tokenizer(tokenizer_folder),
         "safety_checker": None,
         "feature_extractor": None,
         "requires_safety_checker": False,
@@ -65,8 +65,8 @@ def _stable_diffusion_xl(tokenizer_folder: Path) -> dict[str, Any]:
         ),
         "text_encoder": _text_encoder(16),
         "text_encoder_2": _text_encoder(16, projection=True),
-        "tokenizer": _tokenizer(tokenizer_folder),
-        "tokenizer_2": _tokenizer(tokenizer_folder),
+        "tokenizer": tiny_tokenizer(tokenizer_folder),
+        "tokenizer_2": tiny_tokenizer(tokenizer_folder),
     }
 
 
@@ -93,8 +93,8 @@ def _stable_diffusion_3(tokenizer_folder: Path) -> dict[str, Any]:
         "text_encoder": _text_encoder(16, projection=True),
         "text_encoder_2": _text_encoder(16, projection=True),
         "text_encoder_3": None,
-        "tokenizer": _tokenizer(tokenizer_folder),
-        "tokenizer_2": _tokenizer(tokenizer_folder),
+        "tokenizer": tiny_tokenizer(tokenizer_folder),
+        "tokenizer_2": tiny_tokenizer(tokenizer_folder),
         "tokenizer_3": None,
     }
 
@@ -144,7 +144,7 @@ def _flux(tokenizer_folder: Path) -> dict[str, Any]:
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         "text_encoder": _text_encoder(16),
         "text_encoder_2": _t5_encoder(16),
-        "tokenizer": _tokenizer(tokenizer_folder),
+        "tokenizer": tiny_tokenizer(tokenizer_folder),
         "tokenizer_2": _t5_tokenizer(),
     }
 
@@ -214,7 +214,7 @@ def _t5_tokenizer() -> Any:
     return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0, model_max_length=77)
 
 
-def _tokenizer(folder: Path) -> Any:
+def tiny_tokenizer(folder: Path) -> Any:
     """CLIP's tokenizer with letters for words: no merges."""
     from transformers import CLIPTokenizer
 

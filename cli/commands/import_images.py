@@ -54,6 +54,7 @@ def command(
     view_seed: int | None,
     codec: str | None,
     teacher_precision: str | None,
+    teacher_prompt: tuple[str, ...],
     device: str | None,
     as_json: bool,
     **import_options: Any,
@@ -86,7 +87,7 @@ def command(
         raise UsageError(
             "--views, --view-seed and --teacher-precision are for labels: give a --teacher too, or say them to dmkd label."
         )
-    asked = LabelOptions(teachers, views, view_seed, codec, teacher_precision=teacher_precision)
+    asked = LabelOptions(teachers, views, view_seed, codec, teacher_precision=teacher_precision, teacher_prompts=teacher_prompt or None)
     check_labels(asked)
     labels, run = None, None
     if teachers:

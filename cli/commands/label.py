@@ -33,6 +33,7 @@ def command(
     view_seed: int | None,
     codec: str | None,
     teacher_precision: str | None,
+    teacher_prompt: tuple[str, ...],
     workers: int | None,
     device: str | None,
     ray_address: str | None,
@@ -48,12 +49,13 @@ def command(
       dmkd label --teacher resnet34.tv_in1k
       dmkd label --store imnet.zarr --teacher resnet18.tv_in1k --teacher convnext_tiny
       dmkd label --teacher resnet18=./my_weights.safetensors --name mine
+      dmkd label --store pets.zarr --teacher clip:openai/clip-vit-base-patch32
       dmkd label                                              finish what was begun
     """
     from dmkd.making.asked import LabelOptions, check_labels
 
     path = existing_store(store)
-    options = LabelOptions(teachers or None, views, view_seed, codec, name, teacher_precision)
+    options = LabelOptions(teachers or None, views, view_seed, codec, name, teacher_precision, teacher_prompt or None)
     check_labels(options)
 
     from dmkd.generate import RunOptions, label

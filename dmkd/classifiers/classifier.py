@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dmkd.recipes.zero_shot import ClassPrompts
 from dmkd.runtime.accelerators import upload
 from dmkd.runtime.precision import computing_in
 from dmkd.stores.errors import UsageError
@@ -38,11 +39,13 @@ class Classifier:
     wnids: list[str] | None = None  # WordNet ids of the classes, where its configuration has them
     channels_last: bool = True  # whether it may be fed channels last on a GPU
     outputs: tuple[int, ...] | None = None  # of the model's outputs, those that are its classes here; None: all
+    prompts: ClassPrompts | None = None  # that its last layer was made of, if it was
 
     def to_json(self) -> dict[str, Any]:
         """What a teacher is, wherever it was found: what a label set records and a later run is compared with. Where it names no
         precision that is float32, and where no outputs all of them: label sets were written so before there was a choice."""
         return {
+            **({"prompts": self.prompts.to_json()} if self.prompts is not None else {}),
             **({"precision": self.precision} if self.precision != "float32" else {}),
             **({"outputs": list(self.outputs)} if self.outputs is not None else {}),
             "name": self.name,

@@ -6,7 +6,8 @@ import torch
 
 import dmkd.cifar_models  # noqa: F401  # with it timm knows these models, wherever one is created
 from dmkd.classifiers.classifier import Classifier
-from dmkd.classifiers.sources import ClassPrompts, parse_classifier
+from dmkd.classifiers.sources import parse_classifier
+from dmkd.recipes.zero_shot import ClassPrompts
 from dmkd.runtime.weights_hash import state_dict_sha256
 
 

@@ -1,28 +1,36 @@
 """Teachers for images of given classes: which of a classifier's outputs are these classes, found by name where it has names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dmkd.classifiers.classifier import Classifier
 from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.sources import parse_classifier
-from dmkd.recipes.class_list import NUM_IMAGENET, ClassList, imagenet_classes
+from dmkd.recipes.class_list import NUM_IMAGENET, ClassList, classes_of, imagenet_classes
 from dmkd.recipes.class_names import first_synonym
-from dmkd.stores import LabelSet
-from dmkd.stores.errors import UsageError
+from dmkd.recipes.class_names import names_sha256
+from dmkd.recipes.zero_shot import ClassPrompts, class_prompts
+from dmkd.stores import LabelSet, Store
+from dmkd.stores.errors import MismatchError, UsageError
 
 NAMES_TOLD = 3  # of classes that a teacher does not know
 
 
 def load_teacher(
-    source: str, classes: ClassList, images: str, load: Callable[[str], Classifier] = load_classifier
+    source: str,
+    classes: ClassList,
+    images: str,
+    load: Callable[..., Classifier] = load_classifier,
+    templates: Sequence[str] | None = None,
 ) -> Classifier:
-    """A classifier, by ``load``, that labels images of these classes. ``images``: "generator tiny makes" or "s.zarr has", for
-    the message.
+    """A classifier, by ``load``, that labels images of these classes; ``templates``: for one that is made of words. ``images``:
+    "generator tiny makes" or "s.zarr has", for the message.
 
     Raises what ``load`` and :func:`of_classes` do: before anything is downloaded where timm knows how many classes it has."""
     meant = parse_classifier(source)
     if (known := meant.kind.known_classes(meant)) is not None:
         _outputs(source, known, None, classes, images)
+    if meant.kind.of_words:
+        return load(source, prompts=class_prompts(classes, templates, images))
     return of_classes(load(source), classes, images)
 
 
@@ -37,11 +45,27 @@ def of_classes(teacher: Classifier, classes: ClassList, images: str) -> Classifi
     return teacher.only(_outputs(teacher.source, teacher.num_classes, known, classes, images))
 
 
-def teacher_of_labels(
-    label_set: LabelSet, device: str = "cpu", load: Callable[..., Classifier] = load_classifier
-) -> Classifier:
-    """The teacher of a label set, with the outputs and in the precision that it has there. Raises what ``load`` does."""
-    return load(label_set.source, device=device, precision=label_set.precision).only(label_set.outputs)
+def teacher_of_labels(store: Store, label_set: LabelSet, device: str = "cpu") -> Classifier:
+    """The teacher of a label set, with the prompts, the outputs and in the precision that it has there. Raises what
+    :func:`load_classifier` and :func:`prompts_of_labels` do."""
+    prompts = prompts_of_labels(store, label_set)
+    return load_classifier(label_set.source, device=device, precision=label_set.precision, prompts=prompts).only(
+        label_set.outputs
+    )
+
+
+def prompts_of_labels(store: Store, label_set: LabelSet) -> ClassPrompts | None:
+    """What the teacher of a label set was made of, if it was of words: the store's class names, in templates. Raises
+    ``MismatchError`` if they were others."""
+    recorded = label_set.teacher.get("prompts")
+    if recorded is None:
+        return None
+    if names_sha256(store.class_names) != recorded["class_names_sha256"]:
+        raise MismatchError(
+            f"The class names of {store.path} have changed since label set {label_set.name!r} was begun, whose teacher is made of "
+            "them: bring the old names back, or label under another --name."
+        )
+    return ClassPrompts(classes_of(store), tuple(recorded["templates"]))
 
 
 def classes_of_classifier(classifier: Classifier) -> ClassList | None:

@@ -58,7 +58,7 @@ class ZeroShotModel(nn.Module):
         """Always in float32: bfloat16 would round logits of a scale of 100 to eighths."""
         if pre_logits:
             return features
-        with torch.autocast(features.device.type, enabled=False):
+        with computing_in("float32", features.device):
             return self.get_classifier()(features)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -76,6 +76,11 @@ class ZeroShotModel(nn.Module):
             self.towers.forget_texts()
             self.head = layer
         return self.head
+
+    def skip_texts(self, size: int) -> None:
+        """Make a last layer that is right in its shape alone, for a model on the meta device that sees size x size pixels."""
+        self.towers.forget_texts()
+        self.head = nn.Linear(self.towers.images(torch.empty(1, 3, size, size)).shape[-1], self.num_classes)
 
 
 def embed_classes(prompts: ClassPrompts, towers: Towers) -> torch.Tensor:

@@ -83,9 +83,9 @@ def load_towers(folder: Path, config: Any, source: str, weights: bool) -> Transf
     return TransformersTowers(model, tokenizer, family, length)
 
 
-def preprocessing(processor: Mapping[str, Any], source: str) -> dict[str, Any]:
+def preprocessing(processor: Mapping[str, Any], config: Any, source: str) -> dict[str, Any]:
     """How images are brought to the model, as :class:`dmkd.classifiers.classifier.Classifier` says it, from the configuration of an
-    image processor. Raises ``UsageError`` for what no square view shows."""
+    image processor and of the model. Raises ``UsageError`` for what no square view shows."""
     crop = processor.get("crop_size") if processor.get("do_center_crop") else None
     size = processor["size"]
     sides = _sides(crop) or _sides(size)
@@ -94,6 +94,11 @@ def preprocessing(processor: Mapping[str, Any], source: str) -> dict[str, Any]:
         raise UsageError(
             f"{source} takes images of size {dict(size)}, crop {crop and dict(crop)}: dmkd makes square views by resizing the shorter "
             "side and cutting out the centre, or by resizing both sides."
+        )
+    if sides[0] != config.vision_config.image_size:
+        raise UsageError(
+            f"{source} says that it takes images of {sides[0]} and of {config.vision_config.image_size} pixels: make "
+            "preprocessor_config.json and config.json agree."
         )
     normalised = processor.get("do_normalize", True)
     return {

@@ -4,6 +4,7 @@ once. What depends on the generator, the teachers or the store is checked by :mo
 from dataclasses import dataclass
 
 from dmkd.classifiers.sources import parse_classifier
+from dmkd.classifiers.sources.clip import Clip
 from dmkd.generators.samplers import OWN_SCHEDULER, sampler_named
 from dmkd.generators.sources import check_arguments, parse_source
 from dmkd.recipes.class_choice import class_parts
@@ -13,6 +14,7 @@ from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import PRESETS, ImageOptions
 from dmkd.recipes.prompts import parse_templates
 from dmkd.recipes.randomness import check_number_of_images
+from dmkd.recipes.zero_shot import TEACHER_PROMPT, parse_teacher_prompts
 from dmkd.stores import UsageError, parse_codec
 from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.views.policy import parse_views
@@ -28,6 +30,12 @@ class LabelOptions:
     codec: str | None = None  # None: float16
     name: str | None = None
     teacher_precision: str | None = None  # None: as the labels that are there, or what suits the device
+    teacher_prompts: tuple[str, ...] | None = None  # None: as the labels that are there, or the default one
+
+    @property
+    def templates(self) -> tuple[str, ...] | None:
+        """What ``teacher_prompts`` come to. Raises ``UsageError``."""
+        return None if self.teacher_prompts is None else parse_teacher_prompts(self.teacher_prompts)
 
 
 def check_images(images: ImageOptions) -> None:
@@ -71,9 +79,12 @@ def check_labels(labels: LabelOptions) -> None:
         raise UsageError(
             f"--teacher-precision must be one of {', '.join(CLASSIFIER_PRECISIONS)}, not {labels.teacher_precision!r}."
         )
-    for teacher in labels.teachers or ():
-        if teacher != "none":
-            parse_classifier(teacher)
+    kinds = [parse_classifier(teacher).kind for teacher in labels.teachers or () if teacher != "none"]
+    if labels.templates is not None and not any(kind.of_words for kind in kinds):
+        raise UsageError(
+            f"{TEACHER_PROMPT} is for teachers that know classes by their names alone, such as --teacher {Clip.example}, and none of "
+            "these is named: leave it out."
+        )
 
 
 def check_least(option: str, value: int | None, least: int) -> None:

@@ -229,7 +229,7 @@ class BlockWorker:
         return generator
 
     def _load_teacher(self, label_set: LabelSet) -> Classifier:
-        teacher = teacher_of_labels(label_set, self.order.device)
+        teacher = teacher_of_labels(self.store, label_set, self.order.device)
         if teacher.sha256 != label_set.teacher["sha256"]:
             raise MismatchError(
                 f"The weights of teacher {teacher.source} have changed since label set {label_set.name!r} of "

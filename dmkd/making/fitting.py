@@ -47,7 +47,7 @@ def fit_label_sets(store: Store, names: Sequence[str], device: str, cpu_threads:
         if label_set.fitted:
             continue
         make_deterministic(device, cpu_threads)
-        teacher = teacher_of_labels(label_set, device)
+        teacher = teacher_of_labels(store, label_set, device)
         head = linear_head(teacher, label_set.codec.name) if "weight" in label_set.codec.needs else teacher.head()
         weight, bias = head if head is not None else (None, None)
         sample = sample_logits(store, label_set, teacher, device) if _needs_sample(label_set) else None

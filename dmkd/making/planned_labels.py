@@ -6,6 +6,7 @@ from functools import partial
 from dmkd.classifiers.classifier import Classifier
 from dmkd.classifiers.default_weights import default_weights_notice
 from dmkd.classifiers.load import configured_classifier
+from dmkd.classifiers.teachers import prompts_of_labels
 from dmkd.making.label_sets import LabelRequest, label_set_name, new_view_set, quality_view, view_set_for
 from dmkd.making.sizes import PlannedLabels, StoreSize
 from dmkd.stores import LabelSet, Store
@@ -21,7 +22,7 @@ def stored_labels(store: Store) -> list[PlannedLabels]:
             one.name,
             views[one.view_set],
             one.codec,
-            partial(_configured, one),
+            partial(_configured, store, one),
             one,
             views[one.view_set].quality_view(one.quality_view),
         )
@@ -68,8 +69,8 @@ def teacher_notices(planned: Sequence[PlannedLabels], request: LabelRequest) -> 
     return sentences
 
 
-def _configured(labels: LabelSet) -> Classifier:
-    return configured_classifier(labels.source).only(labels.outputs)
+def _configured(store: Store, labels: LabelSet) -> Classifier:
+    return configured_classifier(labels.source, prompts=prompts_of_labels(store, labels)).only(labels.outputs)
 
 
 def _same(teacher: Classifier) -> Classifier:

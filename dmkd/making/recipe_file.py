@@ -50,6 +50,7 @@ KEYS = {
     "image-codec": TEXT,
     "teacher": TEXTS,
     "teacher-precision": TEXT,
+    "teacher-prompt": TEXTS,
     "views": TEXT,
     "view-seed": WHOLE,
     "codec": TEXT,
@@ -81,7 +82,7 @@ def read_recipe(path: str) -> dict[str, Any]:
             raise UsageError(f"The recipe {path} has the unknown key {key!r}; known are {', '.join(KEYS)}.")
         if not _fits(value, KEYS[key]):
             raise UsageError(f"The recipe {path}: {key} must be {KEYS[key]}, not {json.dumps(value, default=str)}.")
-    for key in ("generator-arg", "teacher", "prompt"):
+    for key in ("generator-arg", "teacher", "prompt", "teacher-prompt"):
         if isinstance(values.get(key), str):
             values[key] = [values[key]]
     return values
@@ -113,6 +114,8 @@ def recipe_of(store: Store) -> dict[str, Any]:
     if label_sets:
         views, codec = store.views[label_sets[0].view_set], label_sets[0].codec
         alike = [one for one in label_sets if _alike(one, label_sets[0])]
+        templates = next(filter(None, map(_templates, alike)), None)
+        alike = [one for one in alike if _templates(one) in (None, templates)]
         alike.sort(key=lambda label_set: not _made_views(label_set, views))
         options["teacher"] = [label_set.source for label_set in alike]
         policy = ViewPolicy.from_json(views.attributes["policy"])
@@ -121,12 +124,18 @@ def recipe_of(store: Store) -> dict[str, Any]:
             options["view-seed"] = views.attributes["seed"]
         options["codec"] = str(codec)
         options["teacher-precision"] = label_sets[0].precision
+        options["teacher-prompt"] = templates
     return in_order(options)
 
 
 def _alike(one: LabelSet, other: LabelSet) -> bool:
     """Whether one run makes both label sets, but for the teachers."""
     return (one.view_set, one.codec, one.precision) == (other.view_set, other.codec, other.precision)
+
+
+def _templates(labels: LabelSet) -> list[str] | None:
+    """The templates of a teacher that is made of words; None: of another."""
+    return labels.teacher.get("prompts", {}).get("templates")
 
 
 def _made_views(label_set: LabelSet, views: ViewSet) -> bool:
@@ -144,7 +153,7 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
         if new:
             options["teacher"] = [name for name in options["teacher"] if name != "none"] + new
             first = {"views": _views_of(wanted.defaults["views"], request), "codec": str(request.codec)}
-            first |= {"teacher-precision": request.teachers[0].precision}
+            first |= {"teacher-precision": request.teachers[0].precision, "teacher-prompt": _templates_of(request)}
             asked = {"views": labels.views, "view-seed": labels.view_seed, "codec": labels.codec}
             asked |= {"teacher-precision": labels.teacher_precision}
             options = first | options | {key: value for key, value in asked.items() if value is not None}
@@ -162,7 +171,7 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
     if request.teachers:
         options["views"] = _views_of(labels.views or wanted.defaults["views"], request)
         options |= {"view-seed": labels.view_seed, "codec": str(request.codec)}
-        options |= {"teacher-precision": request.teachers[0].precision}
+        options |= {"teacher-precision": request.teachers[0].precision, "teacher-prompt": _templates_of(request)}
     return in_order(options | written_ranges(recipe) | _class_options(recipe, wanted.classes.names))
 
 
@@ -170,6 +179,11 @@ def _views_of(text: str, request: "LabelRequest") -> str:
     """What ``--views`` says with the size that it comes to on a store without views."""
     views = parse_views(text)
     return str(replace(views, size=views.size or request.teachers[0].input_size))
+
+
+def _templates_of(request: "LabelRequest") -> list[str] | None:
+    """Those of the teachers that are made of words, if there are any."""
+    return next((list(teacher.prompts.templates) for teacher in request.teachers if teacher.prompts), None)
 
 
 def _generator_options(source: str) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def resolve_images(path: str, images: ImageOptions, device: str, describe: Calla
 
 
 def resolve_labels(
-    labels: LabelOptions, wanted: WantedImages, device: str, load: Callable[[str], Classifier] = load_classifier
+    labels: LabelOptions, wanted: WantedImages, device: str, load: Callable[..., Classifier] = load_classifier
 ) -> LabelRequest:
     """The labels asked for, to be made on ``device``, with their teachers, by ``load``. Raises ``UsageError`` if a teacher knows
     other classes, or can't have the precision asked for on the device."""
@@ -140,7 +140,7 @@ def resolve_labels(
     sources = teachers_wanted(labels, wanted.store, wanted.defaults)
     makes = f"generator {wanted.recipe.generator} makes"
     precision = TeacherPrecision(labels.teacher_precision, device)
-    teachers = load_teachers(sources, wanted.store, wanted.classes, makes, precision, load)
+    teachers = load_teachers(sources, wanted.store, wanted.classes, makes, precision, labels.templates, load)
     if labels.teachers is None and not teachers and wanted.store is not None:
         _refuse_labels_without_teacher(labels, wanted.store)
     return LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
@@ -185,16 +185,20 @@ def load_teachers(
     classes: ClassList,
     images: str,
     precision: TeacherPrecision,
-    load: Callable[[str], Classifier] = load_classifier,
+    templates: Sequence[str] | None,
+    load: Callable[..., Classifier] = load_classifier,
 ) -> list[Classifier]:
-    """The teachers, each by the name under which the store has its labels if it has any, whatever it would be called today, and
-    in the precision of these.
+    """The teachers, each by the name under which the store has its labels if it has any, whatever it would be called today, in
+    the precision of these, and with their prompts if no ``templates`` are asked for.
 
     Raises what :func:`load_teacher` does, and ``UsageError`` if two of them are called alike."""
-    stored = {} if store is None else {one.source: one for one in store.labels.values()}
+    label_sets = [] if store is None else sorted(store.labels.values(), key=_has_own_name)
+    stored = {one.source: one for one in label_sets}
     found: dict[str, Classifier] = {}
     for source in sources:
-        teacher, labels = load_teacher(source, classes, images, load), stored.get(source)
+        labels = stored.get(source)
+        recorded = labels.teacher.get("prompts", {}).get("templates") if labels else None
+        teacher = load_teacher(source, classes, images, load, recorded if templates is None else templates)
         name = labels.teacher.get("name") if labels else None
         teacher = dataclasses.replace(teacher, name=name or teacher.name, precision=precision.of(labels))
         if teacher.name in found:
@@ -204,6 +208,11 @@ def load_teachers(
             )
         found[teacher.name] = teacher
     return list(found.values())
+
+
+def _has_own_name(labels: LabelSet) -> bool:
+    """Whether they are called after their teacher: of several by one teacher these are its first."""
+    return labels.name == labels.teacher.get("name")
 
 
 def teachers_wanted(labels: LabelOptions, store: Store | None, defaults: Mapping[str, Any]) -> Sequence[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dmkd.recipes.recipe import Recipe
+from dmkd.recipes.zero_shot import ClassPrompts
 from dmkd.runtime.devices import release_gpu_memory
 from dmkd.runtime.failures import is_out_of_memory, named_line
 from dmkd.runtime.ray_session import ray_session
@@ -25,7 +26,7 @@ class Trial:
     recipe: Recipe
     generator: str  # ``GeneratorSource.weights``
     class_names: Sequence[str]
-    teachers: tuple[str, ...]
+    teachers: tuple[tuple[str, ClassPrompts | None], ...]  # sources, and the prompts of those that are made of words
     block_size: int
     folder: str = field(default_factory=os.getcwd)  # where the user's own functions are looked for, as here
 
@@ -127,7 +128,7 @@ def _load(trial: Trial, device: str) -> tuple[Any, list[Any]]:
         image_size=trial.recipe.image_size,
         arguments=trial.recipe.generator_args,
     )
-    return generator, [load_classifier(teacher, device=device) for teacher in trial.teachers]
+    return generator, [load_classifier(source, device=device, prompts=prompts) for source, prompts in trial.teachers]
 
 
 def _sample_and_label(trial: Trial, generator: Any, teachers: Sequence[Any], count: int) -> None:

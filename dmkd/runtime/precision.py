@@ -38,9 +38,12 @@ def tf32(on: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def computing_in(precision: str, device: "torch.device") -> Iterator[None]:
-    """Products of float32 weights in float32, tf32, bfloat16 or float16 (the latter two under autocast), for a while."""
+    """Products of float32 weights in float32, tf32, bfloat16 or float16 (the latter two under autocast, which the device meta of
+    shapes alone does not have), for a while."""
     import torch
 
     dtype = torch.float16 if precision == "float16" else torch.bfloat16
-    with tf32(precision == "tf32"), torch.autocast(device.type, dtype, enabled=precision in AUTOCAST):
+    on_meta = device.type == "meta"
+    cast = contextlib.nullcontext() if on_meta else torch.autocast(device.type, dtype, enabled=precision in AUTOCAST)
+    with tf32(precision == "tf32"), cast:
         yield

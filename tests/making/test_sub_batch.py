@@ -63,7 +63,7 @@ def trial(tiny_generator, tiny_teacher):
     recipe = Recipe(
         "tiny", "", 32, None, 10, "ddpm", 100, 2.0, (0.4, 0.5), 3, "float32", 0, 1, compile=True, cpu_threads=1
     )
-    return Trial(recipe, str(tiny_generator), CLASS_NAMES, (str(tiny_teacher),), block_size=24)
+    return Trial(recipe, str(tiny_generator), CLASS_NAMES, ((str(tiny_teacher), None),), block_size=24)
 
 
 def test_a_trial_samples_guided_decodes_and_labels(trial, monkeypatch):
@@ -136,7 +136,7 @@ def test_a_driver_without_a_gpu_has_it_tried_on_the_cluster(tiny_generator, tiny
     assert (recipe["sub_batch"], recipe["dtype"], recipe["cpu_threads"]) == (4, "bfloat16", None)
     (trial, address) = trials[0]
     assert address == "ray-head:6379"
-    assert (trial.generator, trial.teachers, trial.block_size) == (str(tiny_generator), (str(tiny_teacher),), 16)
+    assert (trial.generator, trial.teachers, trial.block_size) == (str(tiny_generator), ((str(tiny_teacher), None),), 16)
 
 
 def test_a_sub_batch_that_is_given_is_not_looked_for(tiny_generator, tiny_teacher, tmp_path, monkeypatch):

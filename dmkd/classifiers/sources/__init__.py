@@ -6,7 +6,8 @@ Importing this imports neither torch nor timm, so a slip in a name is told at on
 import importlib.util
 
 from dmkd.classifiers.sources.bundled import BundledDigits
-from dmkd.classifiers.sources.kind import ClassifierSource, ClassPrompts, Kind
+from dmkd.classifiers.sources.clip import Clip
+from dmkd.classifiers.sources.kind import ClassifierSource, Kind
 from dmkd.classifiers.sources.own_functions import OwnFunction
 from dmkd.classifiers.sources.timm_checkpoints import TimmCheckpoint
 from dmkd.classifiers.sources.timm_folders import TimmFolder
@@ -15,13 +16,14 @@ from dmkd.classifiers.sources.timm_models import TimmModel
 from dmkd.classifiers.sources.torchvision_models import TorchvisionModel
 from dmkd.classifiers.sources.transformers_models import TransformersModel
 
-__all__ = ["KINDS", "ClassPrompts", "ClassifierSource", "Kind", "absent_library", "parse_classifier"]
+__all__ = ["KINDS", "ClassifierSource", "Kind", "absent_library", "parse_classifier"]
 
 # In the order in which they are asked whether a text is of their kind; timm's names are whatever no other takes.
 KINDS: tuple[Kind, ...] = (
     BundledDigits(),
     TorchvisionModel(),
     TransformersModel(),
+    Clip(),
     TimmCheckpoint(),
     TimmHub(),
     TimmFolder(),

@@ -5,16 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dmkd.recipes.zero_shot import ClassPrompts
+
 if TYPE_CHECKING:
     from dmkd.classifiers.classifier import Classifier
-
-
-@dataclass(frozen=True)
-class ClassPrompts:
-    """What a classifier that is made of words needs besides its source."""
-
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...]  # sentences with the place of a class name
 
 
 @dataclass(frozen=True)
@@ -36,6 +30,7 @@ class Kind(ABC):
     help: str  # what that is, in one line
     prefix: str | None = None  # what all of them begin with
     library: str | None = None  # what they need beside what dmkd brings
+    of_words = False  # whether prompts make it what it is: it knows the classes that they name
 
     def listed(self) -> list[tuple[str, str]]:
         """What there is of this kind: how it is written, and what that is, in one line."""

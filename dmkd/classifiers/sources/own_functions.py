@@ -4,13 +4,14 @@ installed packages have registered under a name, as entry points."""
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
-from dmkd.classifiers.sources.kind import ClassifierSource, ClassPrompts, Kind
+from dmkd.classifiers.sources.kind import ClassifierSource, Kind
 from dmkd.runtime.failures import named_line
 from dmkd.runtime.own_code import check_module, is_own_code, own_function
 from dmkd.stores.errors import UsageError
 
 if TYPE_CHECKING:
     from dmkd.classifiers.classifier import Classifier
+    from dmkd.recipes.zero_shot import ClassPrompts
 
 GROUP = "dmkd.teachers"  # of entry points
 
@@ -36,7 +37,7 @@ class OwnFunction(Kind):
         entry = next(iter(entry_points(group=GROUP, name=text)), None)
         return ClassifierSource(text, text, self, f"{entry.module}:{entry.attr}") if entry else None
 
-    def load(self, meant: ClassifierSource, *, weights: bool, prompts: ClassPrompts | None) -> "Classifier":
+    def load(self, meant: ClassifierSource, *, weights: bool, prompts: "ClassPrompts | None") -> "Classifier":
         import torch
 
         from dmkd.classifiers.sources.foreign import foreign_classifier

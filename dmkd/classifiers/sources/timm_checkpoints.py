@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmkd.classifiers.sources.kind import ClassifierSource, ClassPrompts, Kind
+from dmkd.classifiers.sources.kind import ClassifierSource, Kind
 from dmkd.classifiers.sources.weight_files import name_of_weights, read_state_dict, weight_file
 from dmkd.runtime.failures import named_line
 from dmkd.runtime.spelling import nearest_names
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from dmkd.classifiers.classifier import Classifier
+    from dmkd.recipes.zero_shot import ClassPrompts
 
 
 class TimmCheckpoint(Kind):
@@ -26,7 +27,7 @@ class TimmCheckpoint(Kind):
         path = weight_file(file)
         return ClassifierSource(text, name_of_weights(architecture, path), self, architecture, path)
 
-    def load(self, meant: ClassifierSource, *, weights: bool, prompts: ClassPrompts | None) -> "Classifier":
+    def load(self, meant: ClassifierSource, *, weights: bool, prompts: "ClassPrompts | None") -> "Classifier":
         from dmkd.classifiers.sources.timm_classifier import timm_classifier
 
         assert meant.architecture is not None and meant.path is not None

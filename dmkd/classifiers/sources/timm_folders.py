@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmkd.classifiers.sources.kind import ClassifierSource, ClassPrompts, Kind
+from dmkd.classifiers.sources.kind import ClassifierSource, Kind
 from dmkd.runtime.failures import named_line
 from dmkd.stores.errors import DmkdError, UsageError
 
 if TYPE_CHECKING:
     from dmkd.classifiers.classifier import Classifier
+    from dmkd.recipes.zero_shot import ClassPrompts
 
 
 class TimmFolder(Kind):
@@ -27,7 +28,7 @@ class TimmFolder(Kind):
             run = run.parent
         return ClassifierSource(text, run.name, self, path=path)
 
-    def load(self, meant: ClassifierSource, *, weights: bool, prompts: ClassPrompts | None) -> "Classifier":
+    def load(self, meant: ClassifierSource, *, weights: bool, prompts: "ClassPrompts | None") -> "Classifier":
         import timm
 
         from dmkd.classifiers.sources.timm_classifier import timm_classifier

@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from dmkd.classifiers.sources.kind import ClassifierSource, ClassPrompts, Kind
+from dmkd.classifiers.sources.kind import ClassifierSource, Kind
 
 if TYPE_CHECKING:
     from dmkd.classifiers.classifier import Classifier
+    from dmkd.recipes.zero_shot import ClassPrompts
 
 
 class TimmHub(Kind):
@@ -18,7 +19,7 @@ class TimmHub(Kind):
             return None
         return ClassifierSource(text, text.rsplit("/", 1)[-1], self, text)
 
-    def load(self, meant: ClassifierSource, *, weights: bool, prompts: ClassPrompts | None) -> "Classifier":
+    def load(self, meant: ClassifierSource, *, weights: bool, prompts: "ClassPrompts | None") -> "Classifier":
         from dmkd.classifiers.sources.timm_classifier import timm_classifier
         from dmkd.classifiers.sources.timm_weights import pretrained_model
 

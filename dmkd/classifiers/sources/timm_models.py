@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmkd.classifiers.sources.kind import ClassifierSource, ClassPrompts, Kind
+from dmkd.classifiers.sources.kind import ClassifierSource, Kind
 from dmkd.classifiers.sources.weight_files import CHECKPOINTS
 from dmkd.stores.errors import UsageError
 
 if TYPE_CHECKING:
     from dmkd.classifiers.classifier import Classifier
+    from dmkd.recipes.zero_shot import ClassPrompts
 
 
 class TimmModel(Kind):
@@ -30,7 +31,7 @@ class TimmModel(Kind):
         check_pretrained(meant.text, meant.text)
         return timm.get_pretrained_cfg_value(meant.text, "num_classes")
 
-    def load(self, meant: ClassifierSource, *, weights: bool, prompts: ClassPrompts | None) -> "Classifier":
+    def load(self, meant: ClassifierSource, *, weights: bool, prompts: "ClassPrompts | None") -> "Classifier":
         from dmkd.classifiers.sources.timm_classifier import timm_classifier
         from dmkd.classifiers.sources.timm_weights import pretrained_model
 

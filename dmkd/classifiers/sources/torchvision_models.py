@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmkd.classifiers.sources.kind import ClassifierSource, ClassPrompts, Kind
+from dmkd.classifiers.sources.kind import ClassifierSource, Kind
 from dmkd.classifiers.sources.weight_files import holds_code, name_of_weights, read_state_dict, weight_file
 from dmkd.runtime.failures import named_line
 from dmkd.runtime.spelling import nearest_names
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from dmkd.classifiers.classifier import Classifier
+    from dmkd.recipes.zero_shot import ClassPrompts
 
 PREFIX = "torchvision:"
 
@@ -42,7 +43,7 @@ class TorchvisionModel(Kind):
         weights = _weights(meant)
         return len(weights.meta["categories"]) if meant.path is None else None
 
-    def load(self, meant: ClassifierSource, *, weights: bool, prompts: ClassPrompts | None) -> "Classifier":
+    def load(self, meant: ClassifierSource, *, weights: bool, prompts: "ClassPrompts | None") -> "Classifier":
         from dmkd.classifiers.sources.foreign import foreign_classifier
         from dmkd.classifiers.sources.preprocessing import of_torchvision
 

@@ -4,13 +4,14 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmkd.classifiers.sources.kind import ClassifierSource, ClassPrompts, Kind
+from dmkd.classifiers.sources.kind import ClassifierSource, Kind
 from dmkd.generators.hub import check_source, resolve_folder
 from dmkd.runtime.failures import named_line
 from dmkd.stores.errors import DmkdError, UsageError
 
 if TYPE_CHECKING:
     from dmkd.classifiers.classifier import Classifier
+    from dmkd.recipes.zero_shot import ClassPrompts
 
 PREFIX = "hf:"
 CONFIGURATION = "*.json"
@@ -34,7 +35,7 @@ class TransformersModel(Kind):
         name = path.resolve().name if path.is_dir() else model.rpartition("/")[2].partition("@")[0]
         return ClassifierSource(text, name, self, model)
 
-    def load(self, meant: ClassifierSource, *, weights: bool, prompts: ClassPrompts | None) -> "Classifier":
+    def load(self, meant: ClassifierSource, *, weights: bool, prompts: "ClassPrompts | None") -> "Classifier":
         if importlib.util.find_spec("transformers") is None:
             raise UsageError(
                 f"{meant.text} is a model of transformers, which is not installed: pip install 'dmkd[t2i]'."

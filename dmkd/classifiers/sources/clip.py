@@ -1,0 +1,97 @@
+"""CLIP and its kin of the package transformers: on the Hugging Face hub, or in folders as it saves them."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmkd.classifiers.sources.kind import ClassifierSource, Kind
+from dmkd.generators.hub import check_source, resolve_folder
+from dmkd.stores.errors import UsageError
+
+if TYPE_CHECKING:
+    from dmkd.classifiers.classifier import Classifier
+    from dmkd.recipes.zero_shot import ClassPrompts
+
+PREFIX = "clip:"
+CONFIGURATION = "*.json"
+WEIGHTS = "model.safetensors|model-*.safetensors|pytorch_model.bin"
+WORDS = "spiece.model|merges.txt|tokenizer.json"  # transformers makes of each what it needs
+
+
+class Clip(Kind):
+    example = "clip:openai/clip-vit-base-patch32"
+    help = "a zero-shot classifier, CLIP, MetaCLIP or SigLIP, made of class names and --teacher-prompt; needs dmkd[t2i]"
+    of_words = True
+
+    def parse(self, text: str) -> ClassifierSource | None:
+        if not text.startswith(PREFIX):
+            return None
+        model = text.removeprefix(PREFIX)
+        check_source(model)
+        path = Path(model).expanduser()
+        name = path.resolve().name if path.is_dir() else model.rpartition("/")[2].partition("@")[0]
+        return ClassifierSource(text, name, self, architecture=model)
+
+    def load(self, meant: ClassifierSource, *, weights: bool, prompts: "ClassPrompts | None") -> "Classifier":
+        assert meant.architecture is not None
+        if prompts is None:
+            raise UsageError(f"{meant.text} knows classes by their names alone, and was given none.")
+        wanted = (CONFIGURATION, WEIGHTS, WORDS)
+        folder = resolve_folder(meant.architecture, needs=(CONFIGURATION,), wanted=wanted)
+        config, processor = _configurations(folder, meant.text)
+        if weights:
+            folder = resolve_folder(meant.architecture, needs=wanted)
+
+        from dmkd.classifiers.classifier import Classifier
+        from dmkd.classifiers.zero_shot import ZeroShotModel
+        from dmkd.classifiers.zero_shot_transformers import load_towers, preprocessing
+
+        fed = preprocessing(processor, config, meant.text)
+        model = ZeroShotModel(load_towers(folder, config, meant.text, weights), prompts)
+        if not weights:
+            model.skip_texts(fed["input_size"])
+        wnids = prompts.classes.given_wnids
+        return Classifier(
+            name=meant.name,
+            source=meant.text,
+            architecture=config.model_type,
+            model=model,
+            num_classes=len(prompts.classes),
+            class_names=list(prompts.classes.names),
+            fixed_input_size=True,
+            sha256="",
+            wnids=None if wnids is None else list(wnids),
+            prompts=prompts,
+            **fed,
+        )
+
+
+def _configurations(folder: Path, source: str) -> tuple[Any, dict[str, Any]]:
+    """Of the model and of its image processor. Raises ``UsageError`` for what is no such model."""
+    try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"{source} is no model of transformers: one has a config.json with a model_type.") from error
+    try:
+        from transformers import AutoConfig, AutoImageProcessor
+    except ImportError as error:
+        raise UsageError(
+            f"{source} needs the package transformers: pip install 'dmkd[t2i]'."
+        ) from error
+
+    from dmkd.classifiers.zero_shot_transformers import FAMILIES
+
+    if kind not in FAMILIES:
+        raise UsageError(
+            f"{source} is a model of type {kind}, and a zero-shot teacher is one of {', '.join(FAMILIES)}: name one that has both an "
+            "image and a text tower."
+        )
+    try:
+        return (
+            AutoConfig.from_pretrained(folder, trust_remote_code=False),
+            AutoImageProcessor.from_pretrained(folder, trust_remote_code=False).to_dict(),
+        )
+    except Exception as error:
+        from dmkd.runtime.failures import named_line
+
+        raise UsageError(f"The configuration of {source} can't be read: {named_line(error)}.") from error
