@@ -64,6 +64,15 @@ image_codec_option = click.option(
 )
 
 
+teacher_prompt_option = click.option(
+    "--teacher-prompt",
+    multiple=True,
+    metavar="TEXT",
+    help="For teachers made of class names, such as clip:ID: {} is the class name; may be repeated, a class is their mean; "
+    '@FILE: one a line; imagenet: the 80 of CLIP\'s authors. Default: as the labels there are, else "a photo of a {}.".',
+)
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Where blocks are made."""
     for option in (
@@ -120,13 +129,7 @@ def label_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="What teachers compute in: {}; part of a label set. Default: that of the labels there are; of new ones tf32 on "
             "a GPU, else float32.",
         ),
-        click.option(
-            "--teacher-prompt",
-            multiple=True,
-            metavar="TEXT",
-            help="For teachers made of class names, such as clip:ID: {} is the class name; may be repeated, the class is their mean; "
-            '@FILE: one a line; imagenet: the 80 of CLIP\'s authors. Default: that of the labels there are, else "a photo of a {}.".',
-        ),
+        teacher_prompt_option,
         click.option("--view-seed", type=int, metavar="N", help="Seed of the views. Default: the store's seed."),
         click.option(
             "--views",

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_text_models import CHARACTERS, tiny_tokenizer
+from tiny_text_models import tiny_tokenizer
 
 SIZE = 32
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -16,7 +16,13 @@ def save_tiny_clip(folder: Path, kind: str = "clip", seed: int = 0, **processor:
     import transformers
 
     tokens = len(tiny_tokenizer(folder.parent / "tokenizer"))
-    text = {**TEXT, "vocab_size": tokens, "bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": tokens - 1}
+    text = {
+        **TEXT,
+        "vocab_size": tokens,
+        "bos_token_id": tokens - 2,
+        "eos_token_id": tokens - 1,
+        "pad_token_id": tokens - 1,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "clip":
@@ -29,7 +35,7 @@ def save_tiny_clip(folder: Path, kind: str = "clip", seed: int = 0, **processor:
             model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=IMAGE))
             transformers.SiglipImageProcessor(size={"height": SIZE, "width": SIZE}, **processor).save_pretrained(folder)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():  # so wide that images and texts count
+            for parameter in model.parameters():  # so wide that images and texts count
                 if parameter.ndim > 1:
                     parameter.normal_(0, parameter[0].numel() ** -0.5)
             model.logit_scale.fill_(3.0)

@@ -218,7 +218,7 @@ def tiny_tokenizer(folder: Path) -> Any:
     """CLIP's tokenizer with letters for words: no merges."""
     from transformers import CLIPTokenizer
 
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     words = [*CHARACTERS, *(f"{character}</w>" for character in CHARACTERS), "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")

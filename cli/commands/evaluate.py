@@ -7,7 +7,7 @@ import click
 
 from ..completion import classifiers, files
 from ..display import make_display, percent, print_facts, print_table
-from ..options import device_option, endpoint_option, json_option
+from ..options import device_option, endpoint_option, json_option, teacher_prompt_option
 
 if TYPE_CHECKING:
     from dmkd.classifiers.evaluate import Evaluation
@@ -38,11 +38,25 @@ MOST_CLASSES = 20  # rows of the table
     metavar="[FILE]",
     help="Also by the ReaL labels of ImageNet's validation images: those that come with timm, or a real.json.",
 )
+@click.option(
+    "--class-names",
+    shell_complete=files,
+    metavar="FILE",
+    help="For clip:ID: the classes, one name a line, or imagenet. Default: those of the data.",
+)
+@teacher_prompt_option
 @endpoint_option
 @device_option
 @json_option
 def command(
-    model: str, data: str, data_workers: int | None, real: str | None, device: str | None, as_json: bool
+    model: str,
+    data: str,
+    data_workers: int | None,
+    real: str | None,
+    class_names: str | None,
+    teacher_prompt: tuple[str, ...],
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Measure a student, or any classifier, on labelled images: top-1, top-5, calibration, each class, confusions.
 
@@ -55,21 +69,37 @@ def command(
       dmkd evaluate students/digits-test_efficientnet-digits-resnet/student --data digits
       dmkd evaluate resnet18.tv_in1k --data imnet.zarr
       dmkd evaluate my-resnet18 --data /data/imagenet/val --real
+      dmkd evaluate clip:openai/clip-vit-base-patch32 --data /data/imagenet/val --teacher-prompt imagenet
     """
     from dmkd.classifiers.sources import parse_classifier
     from dmkd.formats.find import check_data
+    from dmkd.recipes.zero_shot import parse_teacher_prompts
+    from dmkd.stores import UsageError
 
-    parse_classifier(model)
+    of_words = parse_classifier(model).kind.of_words
     check_data(data)
+    templates = parse_teacher_prompts(teacher_prompt) or None
+    if not of_words and (templates or class_names):
+        raise UsageError(
+            f"{model} has classes of its own: leave --class-names and --teacher-prompt out, they are for clip:ID."
+        )
 
+    from dmkd.classifiers.classes_of_data import classes_of_data
     from dmkd.classifiers.evaluate import Evaluation, predict
     from dmkd.classifiers.evaluation_data import list_evaluation
     from dmkd.classifiers.load import load_classifier
     from dmkd.classifiers.real_labels import read_real_labels, real_top1
+    from dmkd.recipes.class_list import ClassList
+    from dmkd.recipes.class_names import class_names_from
+    from dmkd.recipes.zero_shot import class_prompts
     from dmkd.runtime.devices import choose_device
 
     right = read_real_labels(real) if real is not None else None
-    classifier = load_classifier(model, device=choose_device(device))
+    prompts = None
+    if of_words:
+        classes = ClassList(class_names_from(class_names)) if class_names else classes_of_data(data)
+        prompts = class_prompts(classes, templates, f"{class_names or data} has")
+    classifier = load_classifier(model, device=choose_device(device), prompts=prompts)
     names = classifier.class_names or [str(i) for i in range(classifier.num_classes)]
     listed = list_evaluation(data, classifier, workers=data_workers)
     for sentence in listed.notices:

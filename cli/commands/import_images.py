@@ -87,7 +87,9 @@ def command(
         raise UsageError(
             "--views, --view-seed and --teacher-precision are for labels: give a --teacher too, or say them to dmkd label."
         )
-    asked = LabelOptions(teachers, views, view_seed, codec, teacher_precision=teacher_precision, teacher_prompts=teacher_prompt or None)
+    asked = LabelOptions(
+        teachers, views, view_seed, codec, teacher_precision=teacher_precision, teacher_prompts=teacher_prompt or None
+    )
     check_labels(asked)
     labels, run = None, None
     if teachers:

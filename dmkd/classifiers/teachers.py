@@ -6,8 +6,7 @@ from dmkd.classifiers.classifier import Classifier
 from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.sources import parse_classifier
 from dmkd.recipes.class_list import NUM_IMAGENET, ClassList, classes_of, imagenet_classes
-from dmkd.recipes.class_names import first_synonym
-from dmkd.recipes.class_names import names_sha256
+from dmkd.recipes.class_names import first_synonym, names_sha256
 from dmkd.recipes.zero_shot import ClassPrompts, class_prompts
 from dmkd.stores import LabelSet, Store
 from dmkd.stores.errors import MismatchError, UsageError
@@ -62,8 +61,8 @@ def prompts_of_labels(store: Store, label_set: LabelSet) -> ClassPrompts | None:
         return None
     if names_sha256(store.class_names) != recorded["class_names_sha256"]:
         raise MismatchError(
-            f"The class names of {store.path} have changed since label set {label_set.name!r} was begun, whose teacher is made of "
-            "them: bring the old names back, or label under another --name."
+            f"The class names of {store.path} have changed since label set {label_set.name!r} was begun, whose teacher is made "
+            "of them: bring the old names back, or label under another --name."
         )
     return ClassPrompts(classes_of(store), tuple(recorded["templates"]))
 

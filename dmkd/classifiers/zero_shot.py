@@ -36,8 +36,8 @@ class Towers(nn.Module):
 
 
 class ZeroShotModel(nn.Module):
-    """Pixels, normalised float (n, 3, S, S) -> logits float32 (n, C) of the classes that prompts name. What timm calls the parts of a
-    classifier they are called here.
+    """Pixels, normalised float (n, 3, S, S) -> logits float32 (n, C) of the classes that prompts name. Its parts are called as
+    timm calls those of a classifier.
 
     The texts are read when the last layer is first needed, where the model is by then, and their tower is dropped. Until then its
     weights are among the model's, and the layer's, which follow from them, are not.

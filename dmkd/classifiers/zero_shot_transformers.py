@@ -84,16 +84,16 @@ def load_towers(folder: Path, config: Any, source: str, weights: bool) -> Transf
 
 
 def preprocessing(processor: Mapping[str, Any], config: Any, source: str) -> dict[str, Any]:
-    """How images are brought to the model, as :class:`dmkd.classifiers.classifier.Classifier` says it, from the configuration of an
-    image processor and of the model. Raises ``UsageError`` for what no square view shows."""
+    """How images are brought to the model, as :class:`dmkd.classifiers.classifier.Classifier` says it, from the configurations
+    of an image processor and of the model. Raises ``UsageError`` for what no square view shows."""
     crop = processor.get("crop_size") if processor.get("do_center_crop") else None
     size = processor["size"]
     sides = _sides(crop) or _sides(size)
     shortest = size.get("shortest_edge")
     if not sides or sides[0] != sides[1] or not processor.get("do_resize", True) or (crop and not shortest):
         raise UsageError(
-            f"{source} takes images of size {dict(size)}, crop {crop and dict(crop)}: dmkd makes square views by resizing the shorter "
-            "side and cutting out the centre, or by resizing both sides."
+            f"{source} takes images of size {dict(size)}, crop {crop and dict(crop)}: dmkd makes square views by resizing the "
+            "shorter side and cutting out the centre, or by resizing both sides."
         )
     if sides[0] != config.vision_config.image_size:
         raise UsageError(

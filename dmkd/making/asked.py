@@ -82,8 +82,8 @@ def check_labels(labels: LabelOptions) -> None:
     kinds = [parse_classifier(teacher).kind for teacher in labels.teachers or () if teacher != "none"]
     if labels.templates is not None and not any(kind.of_words for kind in kinds):
         raise UsageError(
-            f"{TEACHER_PROMPT} is for teachers that know classes by their names alone, such as --teacher {Clip.example}, and none of "
-            "these is named: leave it out."
+            f"{TEACHER_PROMPT} is for teachers that know classes by their names alone, such as --teacher {Clip.example}, and "
+            "none of these is named: leave it out."
         )
 
 

@@ -12,7 +12,9 @@ from dmkd.recipes.prompts import parse_templates
 from dmkd.stores.errors import UsageError
 
 TEACHER_PROMPT = "--teacher-prompt"
-DEFAULT_TEMPLATE = "a photo of a {}."  # CLIP's authors end it with a full stop, DM-KD's prompts of Stable Diffusion do not
+DEFAULT_TEMPLATE = (
+    "a photo of a {}."  # CLIP's authors end it with a full stop, DM-KD's prompts of Stable Diffusion do not
+)
 NUMBERED = re.compile(r"(class )?\d+")  # classes of which nothing but their number is known
 
 
@@ -37,7 +39,7 @@ class ClassPrompts:
 
 
 def parse_teacher_prompts(prompts: Sequence[str]) -> tuple[str, ...]:
-    """``--teacher-prompt`` as given: templates, ``@FILE`` with one a line, or ``imagenet`` -> templates. Raises ``UsageError``."""
+    """``--teacher-prompt``: templates, ``@FILE`` with one a line, or ``imagenet`` -> templates. Raises ``UsageError``."""
     templates: list[str] = []
     for prompt in prompts:
         templates += IMAGENET_TEMPLATES if prompt == IMAGENET else parse_templates([prompt], TEACHER_PROMPT)
@@ -52,8 +54,8 @@ def class_prompts(classes: ClassList, templates: Sequence[str] | None, whose: st
     for number, name in enumerate(classes.names):
         if not first_synonym(name):
             raise UsageError(
-                f"A zero-shot teacher knows classes by their names alone, and class {number} of those that {whose} has none "
-                f"({name!r})."
+                f"A zero-shot teacher knows classes by their names alone, and class {number} of those that {whose} has "
+                f"none ({name!r})."
             )
     if templates is None and all(NUMBERED.fullmatch(name) for name in classes.names):
         raise UsageError(

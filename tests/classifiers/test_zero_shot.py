@@ -139,7 +139,9 @@ def test_code_beside_a_model_is_not_run(tmp_path):
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     file = folder / "config.json"
     config = json.loads(file.read_text())
-    file.write_text(json.dumps(config | {"model_type": "evil", "auto_map": {"AutoModel": "evil.E", "AutoConfig": "evil.C"}}))
+    file.write_text(
+        json.dumps(config | {"model_type": "evil", "auto_map": {"AutoModel": "evil.E", "AutoConfig": "evil.C"}})
+    )
     with pytest.raises(UsageError, match="model of type evil"):
         load(folder)
     file.write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.E", "AutoConfig": "evil.C"}}))
@@ -152,7 +154,11 @@ def test_code_beside_a_model_is_not_run(tmp_path):
     [
         (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "a model of type bert"),
         (lambda f: (f / "config.json").write_text("[]"), "no model of transformers"),
-        (lambda f: (f / "config.json").unlink(), "no model of transformers"),
+        (lambda f: (f / "config.json").unlink(), "lacks config.json"),
+        (
+            lambda f: (f / "preprocessor_config.json").unlink(),
+            "lacks preprocessor_config.json or processor_config.json",
+        ),
         (lambda f: (f / "model.safetensors").unlink(), "lacks model.safetensors"),
         (lambda f: [(f / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")], "lacks spiece.model"),
         (lambda f: (f / "model.safetensors").write_bytes(b"damaged"), "could not be loaded"),

@@ -136,7 +136,11 @@ def test_a_driver_without_a_gpu_has_it_tried_on_the_cluster(tiny_generator, tiny
     assert (recipe["sub_batch"], recipe["dtype"], recipe["cpu_threads"]) == (4, "bfloat16", None)
     (trial, address) = trials[0]
     assert address == "ray-head:6379"
-    assert (trial.generator, trial.teachers, trial.block_size) == (str(tiny_generator), ((str(tiny_teacher), None),), 16)
+    assert (trial.generator, trial.teachers, trial.block_size) == (
+        str(tiny_generator),
+        ((str(tiny_teacher), None),),
+        16,
+    )
 
 
 def test_a_sub_batch_that_is_given_is_not_looked_for(tiny_generator, tiny_teacher, tmp_path, monkeypatch):

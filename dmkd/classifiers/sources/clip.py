@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmkd.classifiers.sources.kind import ClassifierSource, Kind
 from dmkd.generators.hub import check_source, resolve_folder
+from dmkd.runtime.failures import named_line
 from dmkd.stores.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
     from dmkd.recipes.zero_shot import ClassPrompts
 
 PREFIX = "clip:"
-CONFIGURATION = "*.json"
+CONFIGURATION = "config.json"
+IMAGES = "preprocessor_config.json|processor_config.json"
 WEIGHTS = "model.safetensors|model-*.safetensors|pytorch_model.bin"
-WORDS = "spiece.model|merges.txt|tokenizer.json"  # transformers makes of each what it needs
+WORDS = ("spiece.model|merges.txt|tokenizer.json", "*.json")  # transformers finds what it needs among these
 
 
 class Clip(Kind):
@@ -27,6 +29,8 @@ class Clip(Kind):
         if not text.startswith(PREFIX):
             return None
         model = text.removeprefix(PREFIX)
+        if not model:
+            raise UsageError(f"{PREFIX} stands before a hub id or a folder, as in {self.example}.")
         check_source(model)
         path = Path(model).expanduser()
         name = path.resolve().name if path.is_dir() else model.rpartition("/")[2].partition("@")[0]
@@ -36,11 +40,10 @@ class Clip(Kind):
         assert meant.architecture is not None
         if prompts is None:
             raise UsageError(f"{meant.text} knows classes by their names alone, and was given none.")
-        wanted = (CONFIGURATION, WEIGHTS, WORDS)
-        folder = resolve_folder(meant.architecture, needs=(CONFIGURATION,), wanted=wanted)
+        wanted = (CONFIGURATION, IMAGES, WEIGHTS, *WORDS)
+        _check_type(resolve_folder(meant.architecture, needs=(CONFIGURATION,), wanted=wanted), meant.text)
+        folder = resolve_folder(meant.architecture, needs=wanted if weights else wanted[:2], wanted=wanted)
         config, processor = _configurations(folder, meant.text)
-        if weights:
-            folder = resolve_folder(meant.architecture, needs=wanted)
 
         from dmkd.classifiers.classifier import Classifier
         from dmkd.classifiers.zero_shot import ZeroShotModel
@@ -66,32 +69,34 @@ class Clip(Kind):
         )
 
 
-def _configurations(folder: Path, source: str) -> tuple[Any, dict[str, Any]]:
-    """Of the model and of its image processor. Raises ``UsageError`` for what is no such model."""
+def _check_type(folder: Path, source: str) -> None:
+    """Raise ``UsageError`` for what is no such model, or if the package that loads it is not there."""
     try:
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"{source} is no model of transformers: one has a config.json with a model_type.") from error
     try:
-        from transformers import AutoConfig, AutoImageProcessor
+        import transformers  # noqa: F401
     except ImportError as error:
-        raise UsageError(
-            f"{source} needs the package transformers: pip install 'dmkd[t2i]'."
-        ) from error
+        raise UsageError(f"{source} needs the package transformers: pip install 'dmkd[t2i]'.") from error
 
     from dmkd.classifiers.zero_shot_transformers import FAMILIES
 
     if kind not in FAMILIES:
         raise UsageError(
-            f"{source} is a model of type {kind}, and a zero-shot teacher is one of {', '.join(FAMILIES)}: name one that has both an "
-            "image and a text tower."
+            f"{source} is a model of type {kind}, and a zero-shot teacher is one of {', '.join(FAMILIES)}: name one with an "
+            "image tower and a text tower."
         )
+
+
+def _configurations(folder: Path, source: str) -> tuple[Any, dict[str, Any]]:
+    """Of the model and of its image processor. Raises ``UsageError`` if they can't be read."""
+    from transformers import AutoConfig, AutoImageProcessor
+
     try:
         return (
             AutoConfig.from_pretrained(folder, trust_remote_code=False),
             AutoImageProcessor.from_pretrained(folder, trust_remote_code=False).to_dict(),
         )
     except Exception as error:
-        from dmkd.runtime.failures import named_line
-
         raise UsageError(f"The configuration of {source} can't be read: {named_line(error)}.") from error
