@@ -159,10 +159,10 @@ def test_what_can_not_be_is_said_in_one_sentence(pets, arguments, said):
     assert said in told and told.count("Error:") == 1
 
 
-def test_a_store_of_numbers_needs_words(tmp_path, models, tiny_generator, monkeypatch):
+def test_a_store_of_numbers_needs_words(tmp_path, models, monkeypatch):
     monkeypatch.chdir(models)
     new = tmp_path / "s.zarr"
-    images = ("--generator", tiny_generator, "--images", 10, "--sampler", "ddim", "--steps", 1, "--teacher", "none")
+    images = ("--generator", "digits", "--images", 10, "--steps", 1, "--teacher", "none")
     dmkd("generate", "--store", new, *images, "--device", "cpu")
     asked = ("label", "--store", new, "--teacher", CLIP, "--device", "cpu", "--views", "center")
     assert "if they are numbers, say of what" in " ".join(dmkd(*asked, code=2).split())

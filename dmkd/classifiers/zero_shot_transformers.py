@@ -1,7 +1,6 @@
 """CLIP and its kin of the package transformers, as the towers of a zero-shot classifier."""
 
 import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,7 @@ from torch import nn
 
 from dmkd.classifiers.zero_shot import Towers
 from dmkd.runtime.failures import named_line
-from dmkd.stores.errors import DmkdError, UsageError
-
-RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
+from dmkd.stores.errors import DmkdError
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,10 @@ def load_towers(folder: Path, config: Any, source: str, weights: bool) -> Transf
 
     Raises ``DmkdError`` for weights that can't be had, or that are more than weights.
     """
+    import transformers
     from transformers import AutoModel, AutoTokenizer
 
+    transformers.utils.logging.disable_progress_bar()
     family, length = FAMILIES[config.model_type], config.text_config.max_position_embeddings
     if not weights:
         return TransformersTowers(AutoModel.from_config(config, trust_remote_code=False), None, family, length)
@@ -81,38 +80,6 @@ def load_towers(folder: Path, config: Any, source: str, weights: bool) -> Transf
     if absent := sorted(loaded["missing_keys"]):
         raise DmkdError(f"The weights of {source} lack {len(absent):,} of the model's, {absent[0]} among them.")
     return TransformersTowers(model, tokenizer, family, length)
-
-
-def preprocessing(processor: Mapping[str, Any], config: Any, source: str) -> dict[str, Any]:
-    """How images are brought to the model, as :class:`dmkd.classifiers.classifier.Classifier` says it, from the configurations
-    of an image processor and of the model. Raises ``UsageError`` for what no square view shows."""
-    crop = processor.get("crop_size") if processor.get("do_center_crop") else None
-    size = processor["size"]
-    sides = _sides(crop) or _sides(size)
-    shortest = size.get("shortest_edge")
-    if not sides or sides[0] != sides[1] or not processor.get("do_resize", True) or (crop and not shortest):
-        raise UsageError(
-            f"{source} takes images of size {dict(size)}, crop {crop and dict(crop)}: dmkd makes square views by resizing the "
-            "shorter side and cutting out the centre, or by resizing both sides."
-        )
-    if sides[0] != config.vision_config.image_size:
-        raise UsageError(
-            f"{source} says that it takes images of {sides[0]} and of {config.vision_config.image_size} pixels: make "
-            "preprocessor_config.json and config.json agree."
-        )
-    normalised = processor.get("do_normalize", True)
-    return {
-        "input_size": sides[0],
-        "interpolation": RESAMPLING[int(processor["resample"])],
-        "crop_pct": sides[0] / shortest if crop else 1.0,
-        "crop_mode": "center" if crop else "squash",
-        "mean": tuple(processor["image_mean"]) if normalised else (0.0, 0.0, 0.0),
-        "std": tuple(processor["image_std"]) if normalised else (1.0, 1.0, 1.0),
-    }
-
-
-def _sides(size: Any) -> tuple[int, int] | None:
-    return (size["height"], size["width"]) if size and size.get("height") and size.get("width") else None
 
 
 def _vectors(given: Any) -> torch.Tensor:

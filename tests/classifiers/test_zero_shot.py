@@ -184,7 +184,7 @@ def test_weights_that_lack_a_tower_are_refused(tmp_path):
 
 def test_images_that_are_no_square_views_are_refused(tmp_path):
     folder = save_tiny_clip(tmp_path / "wide", crop_size={"height": 32, "width": 64})
-    with pytest.raises(UsageError, match="square views"):
+    with pytest.raises(UsageError, match="dmkd's views show nothing else"):
         load(folder)
     folder = save_tiny_clip(tmp_path / "odd", crop_size={"height": 24, "width": 24})
     with pytest.raises(UsageError, match="24 and of 32 pixels"):
