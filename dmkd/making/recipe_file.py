@@ -152,7 +152,7 @@ def resolved_options(wanted: "WantedImages", request: "LabelRequest", labels: "L
         new = [teacher.source for teacher in request.teachers if teacher.source not in options["teacher"]]
         if new:
             options["teacher"] = [name for name in options["teacher"] if name != "none"] + new
-            first = {"views": _views_of(wanted.defaults["views"], request), "codec": str(request.codec)}
+            first: dict[str, Any] = {"views": _views_of(wanted.defaults["views"], request), "codec": str(request.codec)}
             first |= {"teacher-precision": request.teachers[0].precision, "teacher-prompt": _templates_of(request)}
             asked = {"views": labels.views, "view-seed": labels.view_seed, "codec": labels.codec}
             asked |= {"teacher-precision": labels.teacher_precision}
