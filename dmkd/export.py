@@ -307,7 +307,7 @@ def _chosen_ids(
     store: Store, reader: SampleReader, judge: LabelSet | None, options: ExportOptions
 ) -> tuple[np.ndarray, np.ndarray, str | None]:
     """Ids that can be written and were chosen, ascending; the requested ids that are missing; what to say of a selection."""
-    needed = [*reader.label_sets, *([judge] if judge else []), *reader.columns]
+    needed: list[LabelSet | Column] = [*reader.label_sets, *([judge] if judge else []), *reader.columns]
     absent = set(store.missing_blocks()).union(*(rows.missing_blocks() for rows in needed))
     asked = np.arange(options.images or store.num_images)
     is_missing = np.isin(asked // store.block_size, sorted(absent))

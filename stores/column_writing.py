@@ -34,7 +34,7 @@ def add_column(store: Reader, name: str, values: np.ndarray, description: str, r
                 tree.resize(node, store.num_images)
             if there is None or replace:
                 # Other numbers under the same name are another column to whoever has noted which one was used.
-                numbers = hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
+                numbers: str | None = hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
             else:  # resumed, or the store has grown
                 numbers = there.attributes.get("numbers")
             identity = column_identity(store.identity, name, numbers)
