@@ -145,6 +145,7 @@ def command(
     varied, chosen_seeds, against = parse_vary(vary), parse_seeds(seeds), parse_baseline(baseline)
 
     from dmkd.compare import make_runs
+    from dmkd.digits import GENERATORS
     from dmkd.engine.engine import RunOptions, planned_workers
     from dmkd.runtime.devices import choose_device
     from dmkd.stores import open_store
@@ -158,7 +159,7 @@ def command(
     runs = plan_runs(axes, options, preset, display.notice)
     check_baseline(runs, against)
     if not vals:
-        if any(open_store(store).recipe.get("generator") != "digits" for store in stores):
+        if any(open_store(store).recipe.get("generator") not in GENERATORS for store in stores):
             raise UsageError("Which images should the students be measured on? Give them with --val.")
         vals = ("digits",)
     measured_on = list(dict.fromkeys([*vals, *([choose_on] if choose_on not in (None, HALF) else [])]))

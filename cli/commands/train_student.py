@@ -89,6 +89,7 @@ def command(
       dmkd train-student --loss hard                                  the same images, without a teacher
       dmkd train-student --loss hard --views rrc,scale=0.5:1 --size 64
     """
+    from dmkd.digits import GENERATORS
     from dmkd.formats.find import check_data
     from dmkd.recipes.label_choice import parse_labels
     from dmkd.runtime.devices import choose_device
@@ -123,7 +124,7 @@ def command(
     for sentence in (preset_notice(preset, opened, recipe), temperature_notice(opened, recipe, options, preset)):
         if leads() and sentence:
             display.notice(sentence)
-    if val is None and opened.recipe.get("generator") == "digits":
+    if val is None and opened.recipe.get("generator") in GENERATORS:
         val = "digits"
     summary = train_with_progress(recipe, opened, folder, chosen, val, display, execution=execution, workers=workers)
     if not leads():

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from dmkd.digits import GENERATORS
+from dmkd.recipes.other_vae import without_vae
 from dmkd.stores import Store
 
 UNKNOWN = "unknown"
@@ -10,9 +12,9 @@ UNKNOWN = "unknown"
 GENERATOR_LICENCES = {
     "facebook/DiT-XL-2-256": "cc-by-nc-4.0",
     "facebook/DiT-XL-2-512": "cc-by-nc-4.0",
-    "digits": "apache-2.0",  # a part of dmkd
+    **dict.fromkeys(GENERATORS, "apache-2.0"),  # parts of dmkd
 }
-TRAINED_ON = {"digits": "the digits that it was trained on are CC BY 4.0"}
+TRAINED_ON = dict.fromkeys(GENERATORS, "the digits that it was trained on are CC BY 4.0")
 
 # The hub's names of licences that data sets and weights often have. It takes any other as "other", with its name beside it.
 HUB_LICENCES = {
@@ -37,7 +39,7 @@ HUB_LICENCES = {
 def generator_licence(store: Store) -> str:
     """The licence of what made the images: of a generator known here, or from the model card next to its weights or in the
     hub's cache. ``unknown`` for imported images. Nothing is fetched."""
-    source = store.source or ""
+    source, _ = without_vae(store.source or "")  # of another VAE the licence is not known, nor asked for
     repository, _, revision = source.partition("@")
     if repository in GENERATOR_LICENCES:
         return GENERATOR_LICENCES[repository]

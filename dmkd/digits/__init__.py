@@ -1,6 +1,7 @@
 """The bundled digits: a small but fully trained pipeline, its teachers, and held-out real digits to test students on.
 
-``PIPELINE`` is a diffusers ``DiTPipeline`` folder (learned variance, null class 10), ``TEACHERS`` maps names to timm
+``PIPELINE`` is a diffusers ``DiTPipeline`` folder (learned variance, null class 10), ``ONE_STEP`` a transformer that takes its
+20 steps at once, ``TEACHERS`` maps names to timm
 ``local-dir`` folders, ``heldout()`` gives 360 digits that nothing here was trained on. ``python -m dmkd.digits.build``
 made all of them; what each reached is in ``build_log.json``. Importing this package imports neither torch nor
 scikit-learn.
@@ -17,6 +18,8 @@ import numpy as np
 _FOLDER = Path(__file__).resolve().parent
 
 PIPELINE = _FOLDER / "pipeline"
+ONE_STEP = _FOLDER / "one_step"
+GENERATORS = ("digits", "digits-one-step")  # what stores of the pipeline's and the one-step generator's images record
 TEACHERS = {name: _FOLDER / "teachers" / name for name in ("digits-resnet", "digits-vit", "digits-weak")}
 BUILD_LOG = _FOLDER / "build_log.json"
 

@@ -17,11 +17,12 @@ import torch
 
 from dmkd.digits import data, measure
 from dmkd.digits.train_dit import make_scheduler, train_dit
+from dmkd.digits.train_one_step import one_step, train_one_step
 from dmkd.digits.train_teachers import PLANS, save_teacher, train_teacher
 from dmkd.digits.train_vae import train_vae
 
 THREADS = 1  # on shared cores a second thread waits more than it works
-STAGES = ("heldout", "teachers", "vae", "dit", "judged")
+STAGES = ("heldout", "teachers", "vae", "dit", "judged", "one_step")
 JUDGED_IMAGES = 1000
 JUDGED_SEED = 404
 GUIDANCES = (1.0, 2.0, 4.0)
@@ -90,6 +91,27 @@ def build_dit(out: Path, images: np.ndarray, class_ids: np.ndarray) -> dict:
     vae_config.write_text(json.dumps(config, indent=2) + "\n")
     (out / "pipeline" / "defaults.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
     return log
+
+
+def build_one_step(out: Path, sheet: Path | None) -> dict:
+    """Train the one-step model on the saved pipeline, write ``one_step/`` in float16 and judge its images; returns the log."""
+    from diffusers import DiTPipeline, DiTTransformer2DModel
+
+    pipeline = DiTPipeline.from_pretrained(out / "pipeline").to(torch.float32)
+    model, log = timed(train_one_step, pipeline.transformer, make_scheduler())
+    shutil.rmtree(out / "one_step", ignore_errors=True)
+    model.half().save_pretrained(out / "one_step", safe_serialization=True)
+    model = DiTTransformer2DModel.from_pretrained(out / "one_step").to(torch.float32).eval()
+    teacher = measure.load_teacher(out / "teachers" / "digits-resnet")
+    class_ids = np.arange(JUDGED_IMAGES) % 10
+    noise = torch.randn(JUDGED_IMAGES, 4, 8, 8, generator=torch.Generator().manual_seed(JUDGED_SEED))
+    with torch.no_grad():
+        latents = one_step(model, noise, torch.from_numpy(class_ids))
+        pixels = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    images = measure.to_uint8(pixels)
+    if sheet is not None:
+        measure.contact_sheet(images, class_ids).save(sheet / "one-step.png")
+    return log | {key: round(value, 4) for key, value in measure.judge(teacher, images, class_ids).items()}
 
 
 def build_teachers(out: Path, images: np.ndarray, class_ids: np.ndarray) -> dict:
@@ -173,6 +195,7 @@ def main() -> None:
         "vae": lambda: build_vae(arguments.out, images),
         "dit": lambda: build_dit(arguments.out, images, labels),
         "judged": lambda: judge_pipeline(arguments.out, arguments.sheet),
+        "one_step": lambda: build_one_step(arguments.out, arguments.sheet),
     }
     for stage in [arguments.only] if arguments.only else STAGES:
         reached = build[stage]()

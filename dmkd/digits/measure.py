@@ -12,6 +12,11 @@ def to_unit(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def to_uint8(pixels: torch.Tensor) -> np.ndarray:
+    """float32 (n, 3, h, w), about [-1, 1] -> uint8 (n, h, w, 3)."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
 def load_teacher(folder):
     """A teacher as timm loads it, float32 in eval mode."""
     import timm
@@ -55,7 +60,7 @@ def sample(pipeline, scheduler, class_ids: np.ndarray, steps: int, guidance: flo
             predicted = torch.cat([noise, variance], 1) if learned else noise
             x = scheduler.step(predicted, t, x, **({"generator": generator} if learned else {})).prev_sample
         pixels = pipeline.vae.decode(x / pipeline.vae.config.scaling_factor).sample
-        images.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+        images.append(to_uint8(pixels))
     return np.concatenate(images)
 
 

@@ -20,6 +20,7 @@ from dmkd.runtime.own_code import own_function
 from dmkd.stores.errors import DmkdError, UsageError
 
 DECLARABLE = ("steps", "guidance")  # options that a generator may understand
+DEFAULTS = {"images": int, "teacher": str, "views": str}  # of stores, that a generator may know better
 OTHERS = ("preset", *SAMPLING, "dtype", "vae_dtype", "compile", "prompts", "negative_prompt")
 NEEDED = "class_names or num_classes, image_size, sha256 and sample(class_ids, seeds)"
 TRIED = 2  # images of a trial
@@ -38,6 +39,7 @@ class PluginInfo:
     options: Mapping[str, Any] = field(
         default_factory=dict
     )  # those of DECLARABLE that it understands, with its defaults
+    suited: Mapping[str, Any] = field(default_factory=dict)  # its own defaults, of DEFAULTS
 
     @property
     def takes_dtype(self) -> bool:
@@ -52,7 +54,7 @@ class PluginInfo:
         return 0
 
     def defaults(self, of_source: Mapping[str, Any], images: ImageOptions) -> Mapping[str, Any]:
-        return {**of_source, **defaults_for_classes(self.class_names), **self.options}
+        return {**of_source, **defaults_for_classes(self.class_names), **self.options, **self.suited}
 
     def notices(self, images: ImageOptions) -> list[str]:
         return []
@@ -184,7 +186,8 @@ def _facts(name: str, made: Any, told: Told) -> PluginInfo:
     names = _class_names(name, made, told)
     sub_batch = _whole(name, "cpu_sub_batch", getattr(made, "cpu_sub_batch", cpu_sub_batch(image_size)))
     options = _options(name, getattr(made, "options", {}))
-    return PluginInfo(name, image_size, len(names), names, made.sha256.lower(), sub_batch, options)
+    suited = _defaults(name, getattr(made, "defaults", {}))
+    return PluginInfo(name, image_size, len(names), names, made.sha256.lower(), sub_batch, options, suited)
 
 
 def _class_names(name: str, made: Any, told: Told) -> tuple[str, ...]:
@@ -218,6 +221,18 @@ def _options(name: str, declared: Any) -> dict[str, Any]:
     if "guidance" in options:
         options["guidance"] = parse_guidance(options["guidance"], least=0)
     return options
+
+
+def _defaults(name: str, declared: Any) -> dict[str, Any]:
+    """What a plug-in says suits stores of its images."""
+    if not isinstance(declared, Mapping) or not all(
+        isinstance(value, DEFAULTS.get(key, type(None))) for key, value in declared.items()
+    ):
+        raise UsageError(
+            f"{name}: defaults may hold images (a number), teacher and views (texts, as the options take them), such as "
+            f'{{"images": 3000, "views": "center"}}, not {declared!r}.'
+        )
+    return dict(declared)
 
 
 def _whole(name: str, what: str, value: Any) -> int:

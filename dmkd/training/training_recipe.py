@@ -86,7 +86,7 @@ class TrainingRecipe:
 
 def defaults_for(store: Store) -> tuple[str, dict[str, Any]]:
     """The name and the values of the schedule that suits a store's images."""
-    if store.recipe.get("generator") == "digits":
+    if store.recipe.get("generator") in digits.GENERATORS:
         return "digits", {**DM_KD, **digits.defaults()["training"]}
     if max(store.image_shape[:2]) < 96:
         return "dm-kd, small images", DM_KD_SMALL

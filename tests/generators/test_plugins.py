@@ -74,6 +74,8 @@ no_classes = changed(num_classes=0)
 names_of_numbers = changed(class_names=(1, 2))
 two_counts = changed(class_names=("a", "b"), num_classes=3)
 other_options = changed(options={"eta": 1})
+suited = changed(defaults={"images": 30, "teacher": "none"})
+other_defaults = changed(defaults={"images": "many"})
 wrong_shape = changed(sample=lambda self, class_ids, seeds: np.zeros((len(seeds), 3, 8, 8), np.uint8))
 wrong_type = changed(sample=lambda self, class_ids, seeds: np.zeros((len(seeds), 8, 8, 3), np.float32))
 no_array = changed(sample=lambda self, class_ids, seeds: [1, 2])
@@ -146,6 +148,7 @@ def made(*more, **options):
         ("toy_generators:no_classes", "num_classes must be a whole number, 1 or more, not 0."),
         ("toy_generators:names_of_numbers", "class_names must be texts, one a class."),
         ("toy_generators:two_counts", "num_classes is 3, and there are 2 class_names."),
+        ("toy_generators:other_defaults", "defaults may hold images (a number), teacher and views (texts"),
         ("toy_generators:other_options", "options must say which of steps and guidance it understands"),
         ("toy_generators:wrong_shape", "sample gave uint8 (2, 3, 8, 8) where uint8 (2, 8, 8, 3) is wanted"),
         ("toy_generators:wrong_type", "sample gave float32 (2, 8, 8, 3) where uint8 (2, 8, 8, 3) is wanted"),
@@ -217,6 +220,14 @@ def test_arguments_are_recorded_repeated_and_compared(here):
     (here / "r.toml").write_text("\n".join(line for line in like.stderr.splitlines() if " = " in line))
     assert dmkd("generate", "--store", "file.zarr", "--recipe", "r.toml", "--device", "cpu").exit_code == 0
     assert open_store("file.zarr").identity == store.identity
+
+
+def test_defaults_that_it_declares_are_those_of_its_stores(here):
+    # fmt: off
+    done = dmkd("generate", "--store", "s.zarr", "--generator", f"{MODULE}:suited", "--device", "cpu", "--workers", 0)
+    # fmt: on
+    assert done.exit_code == 0, done.output
+    assert open_store("s.zarr").num_images == 30 and not open_store("s.zarr").labels
 
 
 def test_options_that_it_declares_are_passed_and_recorded(here):

@@ -1,0 +1,36 @@
+"""The one-step digits: a generator as users write their own, and registered as theirs would be (``setup.cfg``)."""
+
+import numpy as np
+import torch
+
+from dmkd import digits
+from dmkd.digits.train_one_step import one_step
+from dmkd.runtime.weights_hash import state_dict_sha256
+
+
+class OneStepDigits:
+    """Noise and a class to latents in one call of a DiT, then the VAE of the bundled pipeline."""
+
+    class_names = tuple(str(digit) for digit in range(10))
+    image_size = 32
+    cpu_sub_batch = 64
+
+    def __init__(self, device: str) -> None:
+        from diffusers import AutoencoderKL, DiTTransformer2DModel
+
+        self.device = device
+        self.model = DiTTransformer2DModel.from_pretrained(digits.ONE_STEP).float().eval().to(device)
+        self.vae = AutoencoderKL.from_pretrained(digits.PIPELINE / "vae").float().eval().to(device)
+        self.sha256 = state_dict_sha256(torch.nn.ModuleList([self.model, self.vae]))
+        self.defaults = {key: digits.defaults()[key] for key in ("images", "teacher", "views")}
+
+    def sample(self, class_ids: np.ndarray, seeds: np.ndarray) -> torch.Tensor:
+        noise = [torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+        classes = torch.from_numpy(class_ids).long().to(self.device)
+        latents = one_step(self.model, torch.cat(noise).to(self.device), classes)
+        pixels = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def make(device: str) -> OneStepDigits:
+    return OneStepDigits(device)
