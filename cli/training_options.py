@@ -63,8 +63,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 ),
                 type=float,
                 metavar="T",
-                help="Temperature of both softmaxes in the loss. Default: 10; cutmix-t20: 20; dm-kd-cifar: 4; zero-shot "
-                "labels: 1; {}.",
+                help="Temperature of both softmaxes in the loss. Default: 10; cutmix-t20: 20; dm-kd-cifar: 4; {}.",
             ),
             click.option(
                 "--temperature-end",

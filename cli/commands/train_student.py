@@ -94,13 +94,7 @@ def command(
     from dmkd.recipes.label_choice import parse_labels
     from dmkd.runtime.devices import choose_device
     from dmkd.stores import open_store
-    from dmkd.training.training_recipe import (
-        parse_student_args,
-        preset_notice,
-        refuse_unused,
-        resolve_training,
-        temperature_notice,
-    )
+    from dmkd.training.training_recipe import parse_student_args, preset_notice, refuse_unused, resolve_training
 
     from ..display import make_display
     from ..training_progress import check_workers, leads, print_recipe, print_result, train_with_progress
@@ -121,9 +115,8 @@ def command(
     display = make_display()
     if not as_json and leads():
         print_recipe(name, recipe, opened, folder)
-    for sentence in (preset_notice(preset, opened, recipe), temperature_notice(opened, recipe, options, preset)):
-        if leads() and sentence:
-            display.notice(sentence)
+    if leads() and (sentence := preset_notice(preset, opened, recipe)):
+        display.notice(sentence)
     if val is None and opened.recipe.get("generator") in GENERATORS:
         val = "digits"
     summary = train_with_progress(recipe, opened, folder, chosen, val, display, execution=execution, workers=workers)

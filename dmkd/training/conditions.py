@@ -23,13 +23,7 @@ from dmkd.stores.identity import fingerprint
 from dmkd.stores.opinions import average_opinion
 from dmkd.training.loss_table import HARD, LOSSES, loss_options
 from dmkd.training.run_length import run_length
-from dmkd.training.training_recipe import (
-    TrainingRecipe,
-    preset_notice,
-    refuse_unused,
-    resolve_training,
-    temperature_notice,
-)
+from dmkd.training.training_recipe import TrainingRecipe, preset_notice, refuse_unused, resolve_training
 
 OWN_AXES = ("labels", "student", "images", "seed")  # what can't be varied as an option, having an axis of its own
 LONGEST_NAME = 120
@@ -158,9 +152,8 @@ class _Planner:
                 f"{path}: {count:,} of the {'next' if draw else 'first'} {images:,} images are made and labelled; finish the "
                 "store, or take fewer."
             )
-        for sentence in (preset_notice(preset, store, recipe), temperature_notice(store, recipe, options, preset)):
-            if sentence:
-                self.notices[f"{path}: {sentence}"] = None
+        if sentence := preset_notice(preset, store, recipe):
+            self.notices[f"{path}: {sentence}"] = None
         described = recipe.to_json()
         condition = {
             "store": self.names[path],

@@ -67,10 +67,6 @@ DM_KD_SMALL = {
 DM_KD_CIFAR = {**DM_KD_SMALL, "temperature": 4.0}
 
 
-# Of labels whose teachers are zero-shot: the logits of CLIP and its kin carry the scale that their own softmax was trained with.
-ZERO_SHOT_TEMPERATURE = 1.0
-
-
 @dataclass(frozen=True)
 class Preset:
     """``views``: such as its results were obtained with, as ``dmkd label --views`` makes them, where others won't do."""

@@ -12,15 +12,7 @@ from dmkd.recipes.label_choice import parse_labels
 from dmkd.recipes.selecting import in_full, selection_of
 from dmkd.stores import Store, UsageError
 from dmkd.training.loss_table import HARD_LABELS, LOSSES, LossOption, loss_options, options_of_some
-from dmkd.training.presets import (
-    DM_KD,
-    DM_KD_SMALL,
-    OPTIMIZER_DEFAULTS,
-    PRESETS,
-    SCHEDULES,
-    SGD_LIKE,
-    ZERO_SHOT_TEMPERATURE,
-)
+from dmkd.training.presets import DM_KD, DM_KD_SMALL, OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE
 from dmkd.views.policy import parse_policy
 from dmkd.views.shown import shown_views
 
@@ -124,8 +116,6 @@ def resolve_training(store: Store, given: dict[str, Any], preset: str | None = N
         decay = given.get("weight_decay")
         values |= {"lr": lr, "weight_decay": weight_decay if decay is None else decay}
     values["labels"], values["view_set"] = _choose_labels(store, values)
-    if preset is None and "temperature" not in chosen and _has_zero_shot_temperature(store, values):
-        values["temperature"] = ZERO_SHOT_TEMPERATURE
     views = shown_views(store, values["view_set"])
     values["size"] = _choose_size(store, views.attributes["size"], values["size"])
     if values["feature_weight"]:
@@ -221,27 +211,6 @@ def _length(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
                 "learning rate would never reach --lr."
             )
     return length
-
-
-def temperature_notice(
-    store: Store, recipe: TrainingRecipe, given: Mapping[str, Any], preset: str | None
-) -> str | None:
-    """What to say of a temperature that was chosen for the labels' zero-shot teachers; None if it was not."""
-    if preset is not None or given.get("temperature") is not None:
-        return None
-    if not _has_zero_shot_temperature(store, {"labels": recipe.labels, "loss": recipe.loss}):
-        return None
-    return (
-        f"The temperature is {recipe.temperature:g}, since the logits of a zero-shot teacher carry the scale of its own softmax; "
-        "--temperature says another."
-    )
-
-
-def _has_zero_shot_temperature(store: Store, values: Mapping[str, Any]) -> bool:
-    """Whether all labels are by zero-shot teachers, and the loss is tempered at no temperature of its own."""
-    names, loss = list(parse_labels(values["labels"])), LOSSES[values["loss"]]
-    by_zero_shot = [store.labels[name].teacher.get("prompts") is not None for name in names]
-    return loss.from_labels and loss.tempered and loss.temperature is None and bool(names) and all(by_zero_shot)
 
 
 def preset_notice(preset: str | None, store: Store, recipe: TrainingRecipe) -> str | None:

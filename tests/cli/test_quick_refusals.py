@@ -38,8 +38,14 @@ DIGITS = ["generate", "--store", "n.zarr", "--generator", "digits"]
         ([*DIGITS[:3], "--recipe", "nowhere.toml"], "nowhere.toml can't be read"),
         (["plan", "--generator", "digits", "--codec", "zip"], "no label codec 'zip'"),
         (["label", "--store", "s.zarr", "--codec", "zip", "--teacher", "digits-vit"], "no label codec 'zip'"),
-        (["label", "--store", "s.zarr", "--teacher", "clip:a/b", "--teacher-prompt", "x"], "--teacher-prompt 'x' lacks {}"),
-        (["label", "--store", "s.zarr", "--teacher", "resnet18", "--teacher-prompt", "a {}"], "--teacher-prompt is for"),
+        (
+            ["label", "--store", "s.zarr", "--teacher", "clip:a/b", "--teacher-prompt", "x"],
+            "--teacher-prompt 'x' lacks {}",
+        ),
+        (
+            ["label", "--store", "s.zarr", "--teacher", "resnet18", "--teacher-prompt", "a {}"],
+            "--teacher-prompt is for",
+        ),
         (["label", "--store", "s.zarr", "--teacher", "clip:./nowhere"], "There is no folder './nowhere'"),
         (["evaluate", "resnet18", "--data", "digits", "--class-names", "imagenet"], "has classes of its own"),
         (["label", "--store", "nowhere.zarr"], "There is no store at nowhere.zarr."),
