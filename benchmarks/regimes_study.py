@@ -11,8 +11,8 @@ nothing but the number of real digits that they learned from: the same model, se
 
 Every condition is trained on several draws of images (the first, the next, ... of a store) with several seeds; differences are of
 runs of the same images and seed, with 95 % intervals over draws. Stores are ``OUT/g<guidance>.zarr``, of 20 DDIM steps; writes
-``OUT/regimes.csv``, ``OUT/losses.csv``, ``OUT/schedule.csv`` and ``OUT/teachers.csv``, and what the teachers themselves reach in
-``OUT/matched.json``. If interrupted, rerun the same command to resume.
+``OUT/regimes.csv``, ``OUT/guidance.csv``, ``OUT/losses.csv``, ``OUT/schedule.csv`` and ``OUT/teachers.csv``, and what the teachers
+themselves reach in ``OUT/matched.json``. If interrupted, rerun the same command to resume.
 """
 
 import argparse
@@ -117,8 +117,10 @@ def main() -> None:
     losses = Axes(one, by, vary={"loss": LOSSES}, **few)
     falling = Axes(one, by, vary={"hard_weight": (0.0, 0.5)}, **few)
     of_teachers = Axes(one, tuple(Path(teacher).name for teacher in teachers), **many)
+    soft = Axes(paths, by, vary={"loss": ("kl",)}, **many)  # the first students again, compared by guidance
     results = {
         "regimes": study("regimes", regimes, {}, {"loss": "kl"}, options, display),
+        "guidance": study("guidance", soft, {}, {"store": Path(stores[at]).stem}, options, display),
         "losses": study("losses", losses, {}, {"loss": "kl"}, options, display),
         "schedule": study("schedule", falling, {"hard_weight_end": 0.0}, {"hard_weight": "0.0"}, options, display),
         "teachers": study("teachers", of_teachers, {}, {"labels": of_teachers.labels[-1]}, options, display),
