@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_clip_models import save_tiny_clip
 
+from dmkd.classifiers.classes_of_data import classes_of_data
 from dmkd.classifiers.load import configured_classifier, load_classifier
 from dmkd.recipes.class_list import ClassList, imagenet_classes
 from dmkd.recipes.zero_shot import ClassPrompts, class_prompts, parse_teacher_prompts
@@ -217,3 +218,11 @@ def test_classes_of_imagenet_keep_their_wordnet_ids(models):
     prompts = ClassPrompts(imagenet_classes().subset([3, 1]), TEMPLATES[:1])
     classifier = load_classifier(f"clip:{models['clip']}", prompts=prompts)
     assert classifier.wnids == [imagenet_classes().wnids[number] for number in (3, 1)]
+
+
+def test_folders_that_bear_wordnet_ids_are_called_by_name(tmp_path):
+    for name in ("n01443537", "n01440764", ".hidden"):
+        (tmp_path / name).mkdir()
+    found = classes_of_data(str(tmp_path))
+    assert found.names[0].startswith("tench") and found.names[1].startswith("goldfish")
+    assert found.wnids == ("n01440764", "n01443537")
