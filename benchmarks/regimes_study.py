@@ -11,8 +11,8 @@ nothing but the number of real digits that they learned from: the same model, se
 
 Every condition is trained on several draws of images (the first, the next, ... of a store) with several seeds; differences are of
 runs of the same images and seed, with 95 % intervals over draws. Stores are ``OUT/g<guidance>.zarr``, of 20 DDIM steps; writes
-``OUT/regimes.csv``, ``OUT/guidance.csv``, ``OUT/losses.csv``, ``OUT/schedule.csv`` and ``OUT/teachers.csv``, and what the teachers
-themselves reach in ``OUT/matched.json``. If interrupted, rerun the same command to resume.
+``OUT/regimes.csv``, ``OUT/guidance.csv``, ``OUT/losses.csv``, ``OUT/schedule.csv`` and ``OUT/teachers.csv``, and what the
+teachers themselves reach in ``OUT/matched.json``. If interrupted, rerun the same command to resume.
 """
 
 import argparse
