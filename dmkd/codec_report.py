@@ -8,6 +8,7 @@ import torch
 
 from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.teachers import load_teacher
+from dmkd.generators.sources import source_defaults
 from dmkd.making.fitting import blocks_to_fit_on, views_to_fit_on
 from dmkd.making.label_sets import LabelRequest, view_set_for
 from dmkd.making.labelling import label_views
@@ -34,7 +35,9 @@ def codec_report(
     usual = [text for codec in CODECS.values() for text in codec.usual or (codec.example,)]
     parsed = {name: parse_codec(name) for name in codecs or usual}
     classifier = load_teacher(teacher, classes_of(store), f"{store.path} has", partial(load_classifier, device=device))
-    description = view_set_for(store, LabelRequest([classifier], parse_codec("float16"), views), classifier)
+    usual_views = source_defaults(store.source)["views"]
+    request = LabelRequest([classifier], parse_codec("float16"), views, default_views=usual_views)
+    description = view_set_for(store, request, classifier)
     stored = store.views.get(description.name)
     missing = set(store.missing_blocks())
     blocks = [block for block in range(store.num_blocks) if block not in missing]

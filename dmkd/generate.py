@@ -71,7 +71,7 @@ def generate(
     workers = planned_workers(run, device)
 
     if store is None:
-        check_request(request, wanted.image_shape[:2], wanted.defaults["views"])
+        check_request(request, wanted.image_shape[:2])
     planned = label_sets_of(wanted, request, labels)
     check_limits(path, wanted.size, planned, workers, run.ray_address)
     for sentence in teacher_notices(planned, request):
@@ -147,8 +147,10 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
             raise UsageError("There is nothing to label with --teacher none.")
         precision = TeacherPrecision(labels.teacher_precision, device)
         teachers = load_teachers(sources, store, classes_of(store), f"{store.path} has", precision, labels.templates)
-        request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
-        asked = asked_labels(size, request, defaults["views"], store.recipe.get("seed", 0))
+        request = LabelRequest(
+            teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name, defaults["views"]
+        )
+        asked = asked_labels(size, request, store.recipe.get("seed", 0))
         check_limits(path, size, asked, workers, run.ray_address)
         for sentence in teacher_notices(asked, request):
             display.notice(sentence)

@@ -25,7 +25,6 @@ import numpy as np
 from dmkd.cards.dataset_card import write_card
 from dmkd.formats.decode import RESIZE, BrokenImage, decode, ends_whole, fit, header_size, open_decoders
 from dmkd.formats.find import Classes, ImageFile, ImageSource, files_sha256, find_images, read_bytes
-from dmkd.generators.defaults import DM_KD_DEFAULTS
 from dmkd.making.asked import LabelOptions, check_least
 from dmkd.making.limits import check_limits
 from dmkd.making.sizes import PlannedLabels, StoreSize
@@ -278,8 +277,8 @@ def _check_labels_and_limits(
         precision = TeacherPrecision(labels.teacher_precision, choose_device(run.device if run else None))
         teachers = load_teachers(labels.teachers or (), size.store, classes, f"{path} has", precision, labels.templates)
         request = LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
-        check_request(request, size.image_shape[:2], DM_KD_DEFAULTS["views"])
-        label_sets = asked_labels(size, request, DM_KD_DEFAULTS["views"], seed)
+        check_request(request, size.image_shape[:2])
+        label_sets = asked_labels(size, request, seed)
     check_limits(path, size, label_sets, workers=1)
 
 

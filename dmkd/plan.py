@@ -70,7 +70,7 @@ def plan(
     wanted = resolve_images(path, images, device or "cuda", describe)
     request = resolve_labels(labels, wanted, device or "cuda", configured_classifier)
     if wanted.store is None:
-        check_request(request, wanted.image_shape[:2], wanted.defaults["views"], weights=False)
+        check_request(request, wanted.image_shape[:2], weights=False)
     label_sets = label_sets_of(wanted, request, labels)
     by_labels = {one.name: _label_flops(one) for one in label_sets}
     counted = _counted(wanted, configs, sum(by_labels.values()))

@@ -20,8 +20,12 @@ class OneStepDigits:
         from diffusers import AutoencoderKL, DiTTransformer2DModel
 
         self.device = device
-        self.model = DiTTransformer2DModel.from_pretrained(digits.ONE_STEP).float().eval().to(device)
-        self.vae = AutoencoderKL.from_pretrained(digits.PIPELINE / "vae").float().eval().to(device)
+        self.model = (
+            DiTTransformer2DModel.from_pretrained(digits.ONE_STEP, low_cpu_mem_usage=False).float().eval().to(device)
+        )
+        self.vae = (
+            AutoencoderKL.from_pretrained(digits.PIPELINE / "vae", low_cpu_mem_usage=False).float().eval().to(device)
+        )
         weights = [
             folder / "diffusion_pytorch_model.safetensors" for folder in (digits.ONE_STEP, digits.PIPELINE / "vae")
         ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from dmkd.classifiers.classifier import Classifier, linear_head
 from dmkd.classifiers.teachers import of_classes
-from dmkd.generators.sources import source_defaults
+from dmkd.generators.defaults import DM_KD_DEFAULTS
 from dmkd.recipes.class_list import classes_of
 from dmkd.stores import Codec, Store, UsageError
 from dmkd.stores.identity import refuse_mismatch
@@ -23,6 +23,7 @@ class LabelRequest:
     views: str | None = None  # view policy, such as "rrc:8" or "rrc:8,size=32"
     view_seed: int | None = None
     name: str | None = None  # of the label set, if there is one teacher
+    default_views: str = DM_KD_DEFAULTS["views"]  # of a store without views
 
 
 def add_label_sets(store: Store, request: LabelRequest) -> list[str]:
@@ -63,11 +64,11 @@ def quality_view(teacher: Classifier, views: ViewDescription) -> dict[str, Any] 
     return {"box": list(box), "size": size, "interpolation": teacher.interpolation}
 
 
-def check_request(request: LabelRequest, image_size: tuple[int, int], default_views: str, weights: bool = True) -> None:
+def check_request(request: LabelRequest, image_size: tuple[int, int], weights: bool = True) -> None:
     """Refuse, before a store is made, what :func:`add_label_sets` would refuse on the new store.
 
     ``weights`` False: the teachers have none, so whether logits are linear in their features is not tried."""
-    size = parse_views(request.views or default_views).size
+    size = parse_views(request.views or request.default_views).size
     for teacher in request.teachers:
         teacher.canonical_box(image_size)
         _check_size(teacher, size or request.teachers[0].input_size)
@@ -114,7 +115,7 @@ def _view_set_wanted(store: Store, request: LabelRequest, teacher: Classifier) -
     first = next((view_set for view_set in stored.values() if view_set.attributes["first"]), None)
     if request.views is None and first is not None:
         return ViewDescription.of(first)
-    wanted = parse_views(request.views or source_defaults(store.source)["views"])
+    wanted = parse_views(request.views or request.default_views)
     seed = store.recipe.get("seed", 0) if request.view_seed is None else request.view_seed
     planned = new_view_set(wanted, seed, first is None, teacher, store.image_shape[:2], store.block_size)
     if planned.name in stored and wanted.size not in (None, stored[planned.name].attributes["size"]):

@@ -30,8 +30,8 @@ def stored_labels(store: Store) -> list[PlannedLabels]:
     ]
 
 
-def asked_labels(size: StoreSize, request: LabelRequest, default_views: str, default_seed: int) -> list[PlannedLabels]:
-    """The label sets that are asked for; defaults are for views of a new store.
+def asked_labels(size: StoreSize, request: LabelRequest, default_seed: int) -> list[PlannedLabels]:
+    """The label sets that are asked for; the seed is for views of a new store.
 
     Raises what :func:`dmkd.making.label_sets.add_label_sets` does for views that can't be."""
     planned = []
@@ -40,7 +40,7 @@ def asked_labels(size: StoreSize, request: LabelRequest, default_views: str, def
         if views is None and size.store is not None:
             views = view_set_for(size.store, request, teacher)
         elif views is None:
-            wanted = parse_views(request.views or default_views)
+            wanted = parse_views(request.views or request.default_views)
             seed = default_seed if request.view_seed is None else request.view_seed
             views = new_view_set(wanted, seed, True, teacher, size.image_shape[:2], size.block_size)
         name = label_set_name(request, teacher, views)

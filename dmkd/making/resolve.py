@@ -143,7 +143,8 @@ def resolve_labels(
     teachers = load_teachers(sources, wanted.store, wanted.classes, makes, precision, labels.templates, load)
     if labels.teachers is None and not teachers and wanted.store is not None:
         _refuse_labels_without_teacher(labels, wanted.store)
-    return LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name)
+    views = wanted.defaults["views"]
+    return LabelRequest(teachers, parse_codec(labels.codec), labels.views, labels.view_seed, labels.name, views)
 
 
 def label_sets_of(wanted: WantedImages, request: LabelRequest, labels: LabelOptions) -> list[PlannedLabels]:
@@ -152,7 +153,7 @@ def label_sets_of(wanted: WantedImages, request: LabelRequest, labels: LabelOpti
     found = (
         {one.name: one for one in stored_labels(store)} if store is not None and labels.teachers != ("none",) else {}
     )
-    for one in asked_labels(wanted.size, request, wanted.defaults["views"], wanted.recipe.seed):
+    for one in asked_labels(wanted.size, request, wanted.recipe.seed):
         found.setdefault(one.name, one)
     return list(found.values())
 
