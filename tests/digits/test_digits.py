@@ -135,7 +135,7 @@ def test_autoencoder_returns_heldout_digits(pipeline):
 
 def test_weights_are_float16_safetensors_and_all_assets_below_8_mb():
     weights = list(FOLDER.rglob("*.safetensors"))
-    assert len(weights) == 2 + len(digits.TEACHERS)
+    assert len(weights) == 3 + len(digits.TEACHERS)  # transformer, VAE, one-step model
     for file in weights:
         with safe_open(file, "np") as tensors:
             dtypes = {tensors.get_slice(name).get_dtype() for name in list(tensors.keys())}
