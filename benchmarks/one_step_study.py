@@ -77,7 +77,12 @@ def main() -> None:
     paths = {"DiT, 20 steps": prepare(options.out, AT, count, display), "one step": one_step}
     speed = rates(paths)
     axes = Axes(
-        tuple(paths.values()), (TEACHER,), images=images, seeds=tuple(range(options.seeds)), draws=options.draws
+        tuple(paths.values()),
+        (TEACHER,),
+        images=images,
+        vary={"loss": ("kl",)},  # named as in regimes_study.py, whose students of the DiT's images these are
+        seeds=tuple(range(options.seeds)),
+        draws=options.draws,
     )
     rows = study("one-step", axes, {}, {"store": Path(paths["DiT, 20 steps"]).stem}, options, display)
     ratio = speed["one step"]["median"] / speed["DiT, 20 steps"]["median"]
