@@ -25,7 +25,7 @@ from dmkd.cli.main import main
 from dmkd.compare import finished, make_runs
 from dmkd.runtime.progress import Silent
 from dmkd.stores import DmkdError, StoreWriteError, UsageError, create_store, parse_codec
-from dmkd.training.comparison import table
+from dmkd.training.comparison import result_line, table
 from dmkd.training.conditions import Axes, facts_of, plan_runs, varying_axes
 from dmkd.training.execution import Execution
 
@@ -186,6 +186,13 @@ def test_each_run_is_trained_into_its_own_folder_and_has_a_line(compared, stores
     for line in lines(out):
         assert line["top1"] == outcome.summaries[line["run"]]["top1"] and line["evaluated_on"] == stores[0]
         assert (line["updates"], line["images_used"]) == (2, 64)
+
+
+def test_a_line_says_which_loss_where_that_is_an_axis(compared):
+    runs, _, outcome = compared
+    run = replace(runs[0], condition={**runs[0].condition, "loss": "kl"})
+    line = result_line(run, outcome.summaries[run.name])
+    assert line["loss"] == "kl" and line["training_loss"] == outcome.summaries[run.name]["loss"]
 
 
 def test_what_is_done_is_not_done_again_and_more_seeds_add_to_it(compared, stores, monkeypatch):

@@ -14,9 +14,11 @@ Summaries = Mapping[str, Mapping[str, Any]]  # run's name -> its summary, with w
 
 
 def result_line(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of a finished run, flat but for ``measured``, and JSON-able."""
+    """What is kept of a finished run, flat but for ``measured``, and JSON-able. Where the loss is an axis, ``loss`` is its name;
+    ``training_loss`` is a number always."""
     kept = {key: summary[key] for key in ("top1", "top5", "loss", "agreement", "images_per_second", "evaluated_on")}
     kept["training_agreement"] = kept.pop("agreement")  # with its labels, on the training views
+    kept["training_loss"] = kept["loss"]
     size = {
         "images_used": run.images,
         "epochs": run.recipe.epochs,
@@ -24,10 +26,10 @@ def result_line(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
     }  # epochs: None if in updates
     return {
         "run": run.name,
+        **kept,
         **run.condition,
         "seed": run.seed,
         "draw": run.draw,
-        **kept,
         **size,
         "measured": summary["measured"],
     }
