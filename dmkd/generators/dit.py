@@ -9,13 +9,11 @@ import numpy as np
 import torch
 
 from dmkd.generators.compiling import compile_models, missing_for_compiling
-from dmkd.generators.defaults import DM_KD_DEFAULTS, defaults_for_classes
 from dmkd.generators.dit_files import DiTFiles, dit_files
 from dmkd.generators.float8 import to_float8
 from dmkd.generators.pixels import not_finite, to_uint8
 from dmkd.generators.samplers import check_steps, sampler_named
 from dmkd.generators.sampling import check_guided_channels, denoise, draw_noise, image_generators
-from dmkd.recipes.class_list import NUM_IMAGENET
 from dmkd.recipes.dtypes import FLOAT8
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
@@ -58,9 +56,7 @@ class GeneratorInfo:
         return 64 if self.image_size <= 64 else 8
 
     def defaults(self, of_source: Mapping[str, Any], images: ImageOptions) -> Mapping[str, Any]:
-        if self.num_classes == NUM_IMAGENET or of_source is not DM_KD_DEFAULTS:
-            return of_source
-        return defaults_for_classes(self.class_names)
+        return of_source
 
     def notices(self, images: ImageOptions) -> list[str]:
         return []

@@ -242,5 +242,5 @@ def test_slips_are_one_sentence(tmp_path, monkeypatch, words, sentence):
 
 def test_a_plan_needs_neither_the_vae_nor_a_network(tmp_path):
     save_as_training_does(tmp_path / "mine.pt", original_weights())
-    said = run("plan", "--generator", f"dit:{tmp_path / 'mine.pt'}", "--images", 1000).stdout
+    said = run("plan", "--generator", f"dit:{tmp_path / 'mine.pt'}", "--images", 1000, "--teacher", "none").stdout
     assert "GFLOP" in said and "10 classes" in said

@@ -26,7 +26,9 @@ def load(on_cpu, tiny_generator, monkeypatch):
     def to(self, *args, **kwargs):
         return to_absent_gpu(self) if args == ("cuda",) else torch.nn.Module.to(self, *args, **kwargs)
 
-    monkeypatch.setattr("dmkd.generators.dit.load_model", lambda _, __, part, ___: copy.deepcopy(getattr(on_cpu, part)))
+    monkeypatch.setattr(
+        "dmkd.generators.dit_files.load_model", lambda _, part, __: copy.deepcopy(getattr(on_cpu, part.name))
+    )
     for part in (on_cpu.transformer, on_cpu.vae):
         monkeypatch.setattr(type(part), "to", to)
     return lambda: load_generator(str(tiny_generator), device="cuda", dtype="bfloat16")
