@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 Unit = tuple[int, int]  # draw, seed
+ALIKE = 1e-9  # differences of accuracies that are the same but for rounding
 
 # The 97.5 % quantile of Student's t for 1, 2, ... 30 degrees of freedom; beyond these :func:`quantile`'s expansion is exact to 4
 # digits.
@@ -23,7 +24,8 @@ _T = (
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference and its 95 % interval; without one, the bounds are None: there are not two observations."""
+    """A mean difference and its 95 % interval; without one, the bounds are None: there are not two observations, or they are
+    alike to the last image, as few coarse ones may be by chance, and say nothing of how others would vary."""
 
     mean: float
     low: float | None
@@ -47,8 +49,8 @@ def paired_difference(these: Mapping[Unit, float], baseline: Mapping[Unit, float
     if len(observed) == 1:
         (observed,) = by_draw.values()
     mean = statistics.mean(observed)
-    if len(observed) == 1:
-        return Difference(mean, None, None, 1)
+    if len(observed) == 1 or max(observed) - min(observed) < ALIKE:
+        return Difference(mean, None, None, len(observed))
     reach = quantile(len(observed) - 1) * statistics.stdev(observed) / math.sqrt(len(observed))
     return Difference(mean, mean - reach, mean + reach, len(observed))
 
