@@ -18,7 +18,8 @@ def requirements() -> list[Requirement]:
     """All of setup.cfg, the extras' too."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    texts = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    extras = {name: text for name, text in config["options.extras_require"].items() if name != "float8"}
+    texts = [config["options"]["install_requires"], *extras.values()]
     found = [Requirement(line) for text in texts for line in text.split("\n") if line]
     return [requirement for requirement in found if requirement.name != "dmkd"]
 
