@@ -9,7 +9,6 @@ largest number of the one step's, of those there are, that takes no longer. Writ
 and students are those of ``regimes_study.py`` with the same ``--out``. If interrupted, rerun the same command to resume.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from regimes_study import AT, HERE, TEACHER, prepare, study
+from regimes_study import AT, HERE, TEACHER, prepare, study, study_options
 
 from dmkd.cli.display import make_display
 from dmkd.generate import ImageOptions, LabelOptions, generate
@@ -54,22 +53,8 @@ def rates(paths: dict[str, str]) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("regimes-study"), help="folder of stores and results")
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=5, help="students of each draw")
-    parser.add_argument("--images", default="300,1000,3000", help="numbers of images")
-    parser.add_argument("--updates", type=int, default=240, help="optimiser steps of each student")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=0, help="Ray tasks, one thread each; 0: this process")
-    parser.add_argument("--quick", action="store_true", help="64 images, two draws, one seed, 12 steps")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the tables")
-    options = parser.parse_args()
-    if options.quick:
-        options.out, options.draws, options.seeds = options.out / "quick", 2, 1
-        options.images, options.updates = "64", 12
-    images = tuple(int(count) for count in options.images.split(","))
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = study_options(__doc__)
+    images = options.images
     display = make_display()
     count = options.draws * max(images)
     one_step = str(options.out / "one-step.zarr")

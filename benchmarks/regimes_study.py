@@ -87,8 +87,9 @@ def study(
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def study_options(description: str | None) -> argparse.Namespace:
+    """The options of a study of students, with ``images`` as numbers; its folder is made."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("regimes-study"), help="folder of stores and results")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5, help="students of each draw")
@@ -96,17 +97,23 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=240, help="optimiser steps of each student")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=0, help="Ray tasks, one thread each; 0: this process")
-    parser.add_argument("--quick", action="store_true", help="two guidances, 64 images, two draws, one seed, 12 steps")
+    parser.add_argument("--quick", action="store_true", help="64 images, two draws, one seed, 12 steps, in OUT/quick")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the tables")
     options = parser.parse_args()
+    if options.quick:
+        options.out, options.draws, options.seeds = options.out / "quick", 2, 1
+        options.images, options.updates = "64", 12
+    options.images = tuple(int(count) for count in options.images.split(","))
+    options.out.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def main() -> None:
+    options = study_options(__doc__)
     guidances, at, learned_from, steps = GUIDANCE, AT, LEARNED_FROM, 500
     if options.quick:
         guidances, at, learned_from, steps = GUIDANCE[1:3], GUIDANCE[2], LEARNED_FROM[:2], 5
-        options.out, options.draws, options.seeds = options.out / "quick", 2, 1
-        options.images, options.updates = "64", 12
-    images = tuple(int(count) for count in options.images.split(","))
-    options.out.mkdir(parents=True, exist_ok=True)
-    display = make_display()
+    images, display = options.images, make_display()
     stores = {guidance: prepare(options.out, guidance, options.draws * max(images), display) for guidance in guidances}
     teachers = matched_teachers(options.out, learned_from, steps)
     label(stores[at], LabelOptions(tuple(teachers)), HERE, display)
