@@ -1,11 +1,10 @@
-"""Rows straight from chunk files: a local, uncompressed chunk is its block's rows in C order, then their crc32c.
+"""Rows straight from files: a local, uncompressed chunk, in a file of its own or in a shard, is its block's rows in C order, then
+their crc32c.
 
 Mapped into memory, rows are read at the speed of memory and without a copy in between, in any order; Zarr decodes whole
 chunks. What Zarr would have checked is checked here: a block's checksum at its first touch. Nothing here writes.
 """
 
-import mmap
-import os
 from collections.abc import Callable
 
 import google_crc32c
@@ -83,26 +82,27 @@ class MappedArray:
             source.take(rows[start:stop], 0, out[start:stop], "clip")
 
     def _map(self, block: int) -> np.ndarray:
-        path = self._chunks.tree.chunk_path(self.node, block)
         count = self.block_size * self._row_bytes
+        tree = self._chunks.tree
         try:
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != count + CHECKSUM_BYTES:
-                    raise damaged_chunk(path, f"it has {size:,} bytes, not {count + CHECKSUM_BYTES:,}")
-                content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            content = tree.mapped_chunk(self.node, block)
         except FileNotFoundError as error:
             raise MissingBlockError(
                 f"Block {block} of {self.node} in {self._chunks.path} has not been made yet: rerun the command that makes "
                 "it (dmkd generate, import or label)."
             ) from error
+        except ValueError as error:
+            raise damaged_chunk(tree.chunk_path(self.node, block), str(error)) from error
+        if len(content) != count + CHECKSUM_BYTES:
+            problem = f"it has {len(content):,} bytes, not {count + CHECKSUM_BYTES:,}"
+            raise damaged_chunk(tree.chunk_path(self.node, block), problem)
         rows = content[:count].view(self.dtype).reshape(self.block_size, *self.shape[1:])
         if not self._verified[block]:
             if self._prove:
                 ids = np.array(self._chunks.block_ids(block))
                 self._prove(ids, rows[: len(ids)])
             elif google_crc32c.value(content[:count]) != int.from_bytes(content[count:].tobytes(), "little"):
-                raise damaged_chunk(path, "stored and computed checksum do not match")
+                raise damaged_chunk(tree.chunk_path(self.node, block), "stored and computed checksum do not match")
             self._verified[block] = True
         return rows
 

@@ -6,12 +6,15 @@ by obstore, until ``PATIENCE`` runs out.
 
 import os
 import re
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from zarr.abc.store import RangeByteRequest
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import ObjectStore
 
@@ -42,8 +45,8 @@ def open_bucket(path: str) -> "Bucket":
 
 
 class Bucket(ObjectStore):
-    """zarr's ObjectStore, whose failures are ``StoreError``s that name the store at ``path``. For
-    :class:`dmkd.stores.trees.zarr_tree.ZarrTree` it is what :class:`dmkd.stores.trees.folder.Folder` is on a disk."""
+    """zarr's ObjectStore, whose failures are ``StoreError``s that name the store at ``path``, and a
+    :class:`dmkd.stores.trees.place.Place`."""
 
     reads_at_once = 16  # most of the time is spent waiting
 
@@ -111,6 +114,31 @@ class Bucket(ObjectStore):
     def partials(self) -> list[Path]:
         """None: an object appears whole or not at all."""
         return []
+
+    def read_bytes(self, key: str, start: int | None = None, stop: int | None = None) -> bytes | None:
+        """An object, or these bytes of it; None if it is not there."""
+        part = None if start is None or stop is None else RangeByteRequest(start, stop)
+        found = sync(self.get(key, default_buffer_prototype(), part))
+        return None if found is None else found.to_bytes()
+
+    def write_bytes(self, key: str, content: bytes) -> None:
+        """Write a small object."""
+        sync(self.set(key, default_buffer_prototype().buffer.from_bytes(content)))
+
+    @contextmanager
+    def new_file(self, key: str) -> Iterator[BinaryIO]:
+        """An object that is there once the context ends without an exception: written to a temporary file, then uploaded."""
+        import obstore
+
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            with self._with_store_errors(key, writing=True):
+                obstore.put(self.store, key, file, chunk_size=SINGLE_PUT_BYTES)
+
+    def remove(self, key: str) -> None:
+        """Delete an object, if it is there."""
+        sync(self.delete(key))
 
     @contextmanager
     def _with_store_errors(self, key: str, writing: bool = False) -> Iterator[None]:

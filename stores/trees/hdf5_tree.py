@@ -41,7 +41,6 @@ class Hdf5Tree:
     a_kind = "an HDF5 file"
     metadata_file = "the file"
     image_files = False
-    chunk_files = False
     one_writer = True  # file locks can't be relied on between machines
 
     def __init__(self, path: str) -> None:
@@ -239,9 +238,16 @@ class Hdf5Tree:
         size = self._reading(lambda file: _array(file, node).chunks[0])
         return f"{node}[{block * size}:{(block + 1) * size}] of {self.path}"
 
-    def has_plain_files(self, node: str) -> bool:
-        """Whether each chunk is a file of its own: never."""
+    def is_chunk_file(self, node: str, block: int) -> bool:
+        """Whether a chunk is a file of its own: never."""
         return False
+
+    def has_plain_files(self, node: str) -> bool:
+        """Whether each chunk is a file of its own, or part of one as it is in memory: never."""
+        return False
+
+    def mapped_chunk(self, node: str, block: int) -> np.ndarray:
+        raise FileNotFoundError(self.chunk_path(node, block))
 
     def count_partials(self) -> int:
         """None: the next writer overwrites whatever was left behind."""

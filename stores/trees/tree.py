@@ -50,7 +50,6 @@ class Tree(Protocol):
     a_kind: str  # a store of this kind, for messages: "an HDF5 file"
     metadata_file: str  # what to restore from a backup if attributes are damaged, for messages: "zarr.json"
     image_files: bool  # whether images can be written as JPEG and WebP files; if not, as pixels
-    chunk_files: bool  # whether a user can copy and delete a single chunk, at its ``chunk_path``
     one_writer: bool  # whether all writing must be left to one process where workers are on several machines
 
     # The whole
@@ -151,9 +150,16 @@ class Tree(Protocol):
     def chunk_path(self, node: str, block: int) -> str:
         """Where a block's chunk is, or would be, for messages."""
 
+    def is_chunk_file(self, node: str, block: int) -> bool:
+        """Whether a user can copy and delete this chunk alone, at its :meth:`chunk_path`."""
+
     def has_plain_files(self, node: str) -> bool:
-        """Whether each chunk is a local file at its :meth:`chunk_path`: the rows of a whole block as they are in memory here, in
+        """Whether each chunk is a local file, or part of one: the rows of a whole block as they are in memory here, in
         C order, past the array's end fill values, then the crc32c of all this, 4 bytes little-endian."""
+
+    def mapped_chunk(self, node: str, block: int) -> "np.ndarray":
+        """Such a chunk, uint8 (bytes,), mapped from its file. Raises ``FileNotFoundError`` if it is not there, ``ValueError`` if
+        the file is damaged."""
 
     # Reading many blocks
 

@@ -1,7 +1,7 @@
 """A :class:`dmkd.stores.trees.tree.Tree` in Zarr v3, in a folder or a bucket."""
 
 import json
-import re
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,20 +12,26 @@ import numpy as np
 import zarr
 import zarr.errors
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from .. import image_chunks, locations  # noqa: F401  # image_chunks registers its codecs with zarr
 from ..errors import DamagedMetadataError
 from ..image_codecs import parse_image_codec
 from ..layout import ArraySpec
+from . import shards
 from .folder import Folder
+from .packed import LOOSE_NAME, SHARD_NAME, PackedArray, ShapeOfArray
+from .packed_local import LocalPacked, map_file
 
 if TYPE_CHECKING:
-    from .bucket import Bucket
+    from .packed_remote import KeptSpans
+    from .place import Place
 
-CHUNK_NAME = re.compile(r"c\.(\d+)(?:\.0)*")
+# An array of more is packed from the start: file systems and hubs dislike folders of tens of thousands of files.
+MOST_LOOSE_BLOCKS = 8192
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,13 +44,14 @@ class ZarrTree:
     a_kind = "a Zarr store"
     metadata_file = "zarr.json"
     image_files = True
-    chunk_files = True
     one_writer = False
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._opened: Folder | Bucket | None = None
+        self._opened: Place | None = None
         self._arrays: dict[str, zarr.Array] = {}
+        self._packed_arrays: dict[str, PackedArray | None] = {}
+        self._spans: KeptSpans | None = None
         self._group: zarr.Group | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,7 +131,8 @@ class ZarrTree:
             attributes=dict(attributes or {}),
             overwrite=True,
         )
-        self._arrays.pop(node, None)
+        self._forget_array(node)
+        self._pack_if_many(node)
 
     def write_constant(self, node: str, values: np.ndarray) -> None:
         """Write an array that has nothing to do with images, in one chunk, replacing an existing one."""
@@ -151,23 +159,33 @@ class ZarrTree:
         return self._array(node).dtype
 
     def resize(self, node: str, num_rows: int) -> None:
-        self._arrays.pop(node, None)  # zarr writes the attributes again, as they were when the array was opened
-        array = self._array(node)
+        array = self._node(node)  # read again: zarr writes the attributes anew, as they were when the array was opened
+        assert isinstance(array, zarr.Array)
         array.resize((num_rows, *array.shape[1:]))
-        self._arrays.pop(node)
+        self._forget_array(node)
+        self._pack_if_many(node)
 
     # Blocks
 
     def present_blocks(self, node: str) -> set[int]:
         """Blocks whose chunk exists, by one listing (zarr's ``nchunks_initialized`` is quadratic)."""
-        return {int(match[1]) for name in self._place.names(node) if (match := CHUNK_NAME.fullmatch(name))}
+        if packed := self._packed(node):
+            return packed.present()
+        names = self._place.names(node)
+        if any(map(SHARD_NAME.fullmatch, names)) and (packed := self.packed(node)):  # since we looked
+            return packed.present()
+        return {int(match[1]) for name in names if (match := LOOSE_NAME.fullmatch(name))}
 
     def chunk_bytes(self, node: str) -> dict[int, int]:
         """Block -> bytes of its chunk as it is stored, of those that exist, by one listing."""
+        if packed := self._packed(node):
+            return packed.chunk_bytes()
         sizes = self._place.sizes(node)
-        return {int(match[1]): size for name, size in sizes.items() if (match := CHUNK_NAME.fullmatch(name))}
+        return {int(match[1]): size for name, size in sizes.items() if (match := LOOSE_NAME.fullmatch(name))}
 
     def has_block(self, node: str, block: int) -> bool:
+        if packed := self._packed(node):
+            return packed.has(block)
         return sync(self._root.store.exists(f"{node}/{self._chunk_name(node, block)}"))
 
     def write_block(self, node: str, block: int, rows: np.ndarray) -> None:
@@ -179,12 +197,31 @@ class ZarrTree:
         except FileNotFoundError:
             # Another process, starting or ending on this store, took our temporary file for a dead writer's.
             array[start : start + len(rows)] = rows
+        if packed := self._packed(node):
+            packed.forget()
 
     def read_block(self, node: str, block: int) -> np.ndarray:
         """The rows of one block. A wrong checksum is zarr's ``ValueError``; the caller says which chunk it was."""
+        if packed := self._packed(node):
+            try:
+                return self._decoded(node, block, packed.read(block))
+            except ValueError:  # perhaps another process packed the array since we looked
+                packed.forget()
+                return self._decoded(node, block, packed.read(block))
         array = self._array(node)
         start = block * array.chunks[0]
         return np.asarray(array[start : start + array.chunks[0]])
+
+    def _decoded(self, node: str, block: int, chunk: bytes | None) -> np.ndarray:
+        """The rows of a chunk of a packed array."""
+        if chunk is None:
+            raise ValueError("there is no such block")
+        array = self._array(node)
+        start = block * array.chunks[0]
+        key = f"{node}/{self._chunk_name(node, block)}"
+        alone = MemoryStore({key: default_buffer_prototype().buffer.from_bytes(chunk)})
+        opened = zarr.Array(zarr.AsyncArray(array.metadata, StorePath(alone, node)))
+        return np.asarray(opened[start : start + array.chunks[0]])
 
     def for_each(self, work: Callable[[int], None], blocks: Iterable[int]) -> None:
         """Run ``work``, which reads a block, on each block: several at once in a bucket, where most of the time is waiting."""
@@ -199,11 +236,21 @@ class ZarrTree:
             return list(pool.map(work, items))
 
     def delete_block(self, node: str, block: int) -> None:
+        if packed := self._packed(node):
+            packed.delete(block)
+            return
         sync(self._root.store.delete(f"{node}/{self._chunk_name(node, block)}"))
 
     def chunk_path(self, node: str, block: int) -> str:
         """Where a block's chunk is, for messages."""
+        if (packed := self._packed(node)) and block not in packed.loose():
+            return f"{locations.join(self.path, packed.shard_key(block // packed.shape.blocks_per_shard))} (block {block})"
         return locations.join(self.path, node, self._chunk_name(node, block))
+
+    def is_chunk_file(self, node: str, block: int) -> bool:
+        """Whether a user can copy and delete this chunk alone, at its :meth:`chunk_path`."""
+        packed = self._packed(node)
+        return packed is None or block in packed.loose()
 
     def has_plain_files(self, node: str) -> bool:
         """Whether each chunk is a local file of the rows as they are in memory here, in C order, then their crc32c."""
@@ -213,6 +260,50 @@ class ZarrTree:
         codecs = [codec.to_dict()["name"] for codec in array.metadata.codecs]
         native = sys.byteorder == "little" or array.dtype.itemsize == 1
         return isinstance(array.store, LocalStore) and codecs == ["bytes", "crc32c"] and native
+
+    def mapped_chunk(self, node: str, block: int) -> np.ndarray:
+        """A chunk of an array that :meth:`has_plain_files`, uint8, mapped from its file."""
+        for _ in range(2):
+            packed = self._packed(node)
+            if isinstance(packed, LocalPacked):
+                chunk = packed.mapped(block)
+            else:
+                chunk = map_file(self.chunk_path(node, block))
+            if chunk is not None:
+                return chunk
+            self._forget_array(node)  # another process may have packed it
+        raise FileNotFoundError(self.chunk_path(node, block))
+
+    # Packing
+
+    def packed(self, node: str) -> PackedArray | None:
+        """The blocks of an array that is packed, by its metadata as they are now."""
+        self._forget_array(node)
+        return self._packed(node)
+
+    def make_packed(self, node: str, blocks_per_shard: int) -> None:
+        """Write the metadata of a packed array in place of a loose one's: its blocks are loose until they are folded."""
+        key = f"{node}/zarr.json"
+        content = self._place.read_bytes(key)
+        if content is None:
+            raise KeyError(node)
+        metadata = json.loads(content)
+        if shards.blocks_per_shard(metadata) is None:
+            self._place.write_bytes(key, json.dumps(shards.as_packed(metadata, blocks_per_shard), indent=2).encode())
+        self._forget_array(node)
+
+    def _pack_if_many(self, node: str) -> None:
+        array = self._array(node)
+        if not self._packed(node) and array.shape[0] > array.chunks[0] * MOST_LOOSE_BLOCKS:
+            self.make_packed(node, shards.choose_blocks_per_shard(math.prod(array.chunks) * array.dtype.itemsize))
+
+    def _packed(self, node: str) -> PackedArray | None:
+        self._array(node)
+        return self._packed_arrays[node]
+
+    def _forget_array(self, node: str) -> None:
+        self._arrays.pop(node, None)
+        self._packed_arrays.pop(node, None)
 
     def count_partials(self) -> int:
         return len(self._place.partials())
@@ -227,7 +318,7 @@ class ZarrTree:
     # Below: nodes, opened once in each process
 
     @property
-    def _place(self) -> "Folder | Bucket":
+    def _place(self) -> "Place":
         if self._opened is None:
             if locations.scheme(self.path):
                 from .bucket import open_bucket
@@ -266,10 +357,29 @@ class ZarrTree:
             array = self._node(node)
             if not isinstance(array, zarr.Array):
                 raise KeyError(f"{node} is not an array")
+            metadata = array.metadata
+            packed = isinstance(metadata, ArrayV3Metadata) and shards.blocks_per_shard(metadata.to_dict())
+            if packed:
+                metadata = ArrayV3Metadata.from_dict(shards.as_loose(metadata.to_dict()))
+                array = zarr.Array(zarr.AsyncArray(metadata, array.store_path))
             # Chunks full of the fill value must be written too: an all-black block is done, not missing.
             # open_array(config=...) is silently ignored on an existing array in zarr 3.1.6; with_config works.
-            self._arrays[node] = array.with_config({"write_empty_chunks": True})
+            array = array.with_config({"write_empty_chunks": True})
+            self._packed_arrays[node] = self._open_packed(node, array, packed) if packed else None
+            self._arrays[node] = array
         return self._arrays[node]
+
+    def _open_packed(self, node: str, array: zarr.Array, blocks_per_shard: int) -> PackedArray:
+        blocks = -(-array.shape[0] // array.chunks[0])
+        of_one_size = [codec["name"] for codec in array.metadata.to_dict()["codecs"]] == ["bytes", "crc32c"]
+        chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize + 4 if of_one_size else None
+        shape = ShapeOfArray(blocks, blocks_per_shard, ".0" * (array.ndim - 1), chunk_bytes)
+        if isinstance(self._place, Folder):
+            return LocalPacked(self._place, node, shape)
+        from .packed_remote import KeptSpans, RemotePacked
+
+        self._spans = self._spans or KeptSpans()
+        return RemotePacked(self._place, node, shape, self._spans)
 
     def _chunk_name(self, node: str, block: int) -> str:
         return "c." + ".".join([str(block)] + ["0"] * (self._array(node).ndim - 1))

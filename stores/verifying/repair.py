@@ -80,7 +80,7 @@ def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
             if store.source is None:
                 done.refused.append(
                     f"{finding.where}: these images were not made by a generator, so dmkd can't make them again. "
-                    + _way_back(tree, tree.chunk_path(layout.IMAGES, finding.block))
+                    + _way_back(tree, finding.block)
                 )
                 continue
             delete(layout.IMAGES, finding.block)
@@ -113,10 +113,11 @@ def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
     return done
 
 
-def _way_back(tree: Tree, chunk: str) -> str:
-    if not tree.chunk_files:
+def _way_back(tree: Tree, block: int) -> str:
+    """Of images that no generator made."""
+    if not tree.is_chunk_file(layout.IMAGES, block):
         return f"Bring {tree.path} back from a copy, or `dmkd import` into a new store what they were imported from."
     return (
         "Bring the chunk back from a copy; or, if what they were imported from is still there, delete "
-        f"{chunk} and run the same `dmkd import` again."
+        f"{tree.chunk_path(layout.IMAGES, block)} and run the same `dmkd import` again."
     )

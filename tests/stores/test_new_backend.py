@@ -29,7 +29,6 @@ class ToyTree:
     a_kind = "a toy store"
     metadata_file = "node.json"
     image_files = False
-    chunk_files = True
     one_writer = False
 
     def __init__(self, path):
@@ -124,6 +123,9 @@ class ToyTree:
 
     def chunk_path(self, node, block):
         return str(self._folder(node) / f"c.{block}.npy")
+
+    def is_chunk_file(self, node, block):
+        return True
 
     def has_plain_files(self, node):
         return False

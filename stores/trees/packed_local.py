@@ -1,0 +1,111 @@
+"""A packed array in a folder, which may be mapped."""
+
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from . import shards
+from .folder import Folder
+from .packed import DELETED, PackedArray, ShapeOfArray
+
+
+class LocalPacked(PackedArray):
+    """A packed array in a folder. Every look is at the files themselves; an index is read again when its shard is another file."""
+
+    place: Folder
+
+    def __init__(self, place: Folder, node: str, shape: ShapeOfArray) -> None:
+        super().__init__(place, node, shape)
+        self._indices: dict[int, tuple[tuple[int, int, int], np.ndarray]] = {}
+
+    def read(self, block: int) -> bytes | None:
+        with self._found(block) as found:
+            return None if found is None else os.pread(found.file, found.length, found.start)
+
+    def mapped(self, block: int) -> np.ndarray | None:
+        """A block's chunk, uint8, mapped from its file; None if it is missing."""
+        with self._found(block) as found:
+            if found is None:
+                return None
+            return _map(*found)
+
+    class _Found(NamedTuple):
+        file: int
+        start: int
+        length: int
+
+    @contextmanager
+    def _found(self, block: int) -> Iterator[_Found | None]:
+        """Where a block's chunk is: the open file, start and length."""
+        loose = _open(self._path(self.loose_key(block)))
+        if loose is not None:
+            try:
+                length = os.fstat(loose).st_size
+                deleted = length == len(DELETED) and os.pread(loose, length, 0) == DELETED
+                yield None if deleted else self._Found(loose, 0, length)
+            finally:
+                os.close(loose)
+            return
+        shard, place = divmod(block, self.shape.blocks_per_shard)
+        file = _open(self._path(self.shard_key(shard)))
+        if file is None:
+            yield None
+            return
+        try:
+            start, length = self._index_of(shard, file)[place].tolist()
+            yield None if start == shards.ABSENT else self._Found(file, start, length)
+        finally:
+            os.close(file)
+
+    def _index(self, shard: int, size: int) -> np.ndarray:
+        file = _open(self._path(self.shard_key(shard)))
+        if file is None:
+            raise ValueError("the shard is gone")
+        try:
+            return self._index_of(shard, file)
+        finally:
+            os.close(file)
+
+    def _index_of(self, shard: int, file: int) -> np.ndarray:
+        facts = os.fstat(file)
+        version = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        kept = self._indices.get(shard)
+        if kept is None or kept[0] != version:
+            length = shards.index_bytes(self.shape.blocks_per_shard)
+            content = os.pread(file, length, max(0, facts.st_size - length))
+            kept = self._indices[shard] = version, shards.parse_index(content, self.shape.blocks_per_shard)
+        return kept[1]
+
+    def _path(self, key: str) -> str:
+        return f"{self.place.path}/{key}"
+
+
+def map_file(path: str) -> np.ndarray | None:
+    """A whole file, uint8; None if it is not there."""
+    file = _open(path)
+    if file is None:
+        return None
+    try:
+        return _map(file, 0, os.fstat(file).st_size)
+    finally:
+        os.close(file)
+
+
+def _map(file: int, start: int, length: int) -> np.ndarray:
+    # Beyond the end of the file, mapped memory is an error that no program survives.
+    if start + length > os.fstat(file).st_size or not length:
+        raise ValueError("the file is too short")
+    page = start - start % mmap.ALLOCATIONGRANULARITY
+    content = mmap.mmap(file, start + length - page, access=mmap.ACCESS_READ, offset=page)
+    return np.frombuffer(content, np.uint8)[start - page :]
+
+
+def _open(path: str) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
