@@ -35,6 +35,7 @@ COMMANDS = {
     "export": "dmkd.cli.commands.export",
     "verify": "dmkd.cli.commands.verify",
     "convert": "dmkd.cli.commands.convert",
+    "pack": "dmkd.cli.commands.pack",
 }
 
 

@@ -40,6 +40,7 @@ from dmkd.runtime.ray_session import cluster_gpus
 from dmkd.runtime.versions import library_versions
 from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec
 from dmkd.stores.at_work import RunsAtWork
+from dmkd.stores.packing import fold_packed
 
 __all__ = ["ImageOptions", "LabelOptions", "RunOptions", "generate", "label"]
 
@@ -117,6 +118,7 @@ def generate(
         engine.run(order, Todo(store.missing_blocks), "generate")
         _label_blocks(engine, label_sets, expected=lambda: False)
     store.sweep_partials()  # of workers that were killed while they wrote
+    fold_packed(store)
     store.touch(library_versions())
     write_card(store)
     return store, list(label_sets)
@@ -175,6 +177,7 @@ def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) ->
             "`dmkd label` again."
         )
     store.sweep_partials()  # of workers that were killed while they wrote
+    fold_packed(store)
     store.touch(library_versions())
     write_card(store)
     return store, names

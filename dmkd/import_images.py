@@ -39,6 +39,7 @@ from dmkd.stores.create import begin_anew
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.image_codecs import parse_image_codec
 from dmkd.stores.layout import choose_block_size
+from dmkd.stores.packing import Folding, fold_packed
 
 if TYPE_CHECKING:
     from dmkd.engine.engine import RunOptions
@@ -120,6 +121,7 @@ def import_images(
             if swept := store.sweep_partials():
                 display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
         _import_blocks(store, files, found, threads, display)
+    fold_packed(store)
     store.touch(library_versions())
     write_card(store)
     if labels is not None:
@@ -304,6 +306,7 @@ def _import_blocks(
     with (
         store.log_run(**facts) as log,
         display.task("import", store.num_images, store.num_images - todo) as advance,
+        Folding(store) as folding,
     ):
         worker = log.add_worker({"host": socket.gethostname(), "pid": os.getpid()})
         for block in blocks:
@@ -327,6 +330,7 @@ def _import_blocks(
             store.write_block(block, images=images, class_ids=class_ids[chosen])
             log.add_block(block, worker, decoded_at - start, time.perf_counter() - decoded_at)
             advance(len(chosen))
+            folding.block_done()
 
 
 def _of(files: Sequence[ImageFile], places: np.ndarray) -> Iterator[ImageFile]:

@@ -39,7 +39,7 @@ def convert(source: Reader, path: str, advance: Callable[[int], object] = lambda
             f"The images of {source.path} are JPEG files, which {target.a_kind} can't hold: as raw pixels they would take "
             "several times the space and could not be turned back into these files. Keep them in a Zarr store."
         )
-    _begin(source, target, path)
+    begin(source, target, path)
     try:
         arrays = _copy_structure(source, target)
         for blocks in _portions(source):
@@ -47,14 +47,14 @@ def convert(source: Reader, path: str, advance: Callable[[int], object] = lambda
                 for block in blocks:
                     _copy_block(source, target, arrays, block)
             advance(sum(len(source.block_ids(block)) for block in blocks))
-        _copy_runs(source.chunks.tree, target)
+        copy_runs(source.chunks.tree, target)
         target.set_attributes(source.chunks.tree.attributes())  # the state among them, so this comes last
     except OSError as error:
         raise write_error(path, error) from error
     return open_store(path)
 
 
-def _begin(source: Reader, target: "Tree", path: str) -> None:
+def begin(source: Reader, target: "Tree", path: str) -> None:
     """Make the root, or check that an existing one was started for this source."""
     if not locations.scheme(path) and os.path.realpath(path) == os.path.realpath(source.path):
         raise UsageError(f"{path} is the store itself: give the copy another name.")
@@ -147,11 +147,11 @@ def _differs(source: Reader, target: "Tree", node: str, block: int) -> bool:
     )
 
 
-def _copy_runs(source: "Tree", target: "Tree", node: str = RUNS) -> None:
+def copy_runs(source: "Tree", target: "Tree", node: str = RUNS) -> None:
     """The run log: groups within groups, and their attributes."""
     for name in source.children(node):
         below = f"{node}/{name}"
         target.create_group(node)
         target.create_group(below)
         target.set_attributes(source.attributes(below), below)
-        _copy_runs(source, target, below)
+        copy_runs(source, target, below)

@@ -204,7 +204,7 @@ class Store(Reader):
         if num_images == self.num_images:
             return
         self.refresh()  # what another process has added must grow too
-        nodes = self._array_nodes()
+        nodes = self.array_nodes()
         with self.chunks.tree.transaction():
             if self.num_images % self.block_size:
                 for node in nodes:
@@ -215,7 +215,7 @@ class Store(Reader):
                     self.chunks.tree.resize(node, num_images)
         self.touch()
 
-    def _array_nodes(self) -> list[str]:
+    def array_nodes(self) -> list[str]:
         """All arrays, images first, and in each label set the marker first."""
         nodes = [layout.IMAGES, layout.CHECKS, layout.CLASS_IDS]
         for label_set in filter(lambda label_set: label_set.fitted, self.labels.values()):

@@ -135,7 +135,80 @@ class Hdf5File(Folder):
         return array, tuple(int(p) * n for p, n in zip(places.split("."), array.chunks, strict=True))
 
 
-PLACES = {"folder": Folder, "s3": BucketPrefix, "hdf5": Hdf5File}
+class PackedFolder(Folder):
+    """A folder whose arrays are packed from the start, in shards of two blocks, and where every block that is written is folded
+    into its shard at once. Chunks have the names that they would have as files."""
+
+    @classmethod
+    def new(cls, folder: Path, request: pytest.FixtureRequest) -> "PackedFolder":
+        from dmkd.stores.trees import zarr_tree
+
+        patch = request.getfixturevalue("monkeypatch")
+        patch.setattr(zarr_tree, "MOST_LOOSE_BLOCKS", 0)
+        patch.setattr(zarr_tree.shards, "choose_blocks_per_shard", lambda chunk_bytes: 2)
+        write = zarr_tree.ZarrTree.write_block
+
+        def write_and_fold(tree, node: str, block: int, rows: object) -> None:
+            write(tree, node, block, rows)
+            tree.packed(node).fold(lambda chunk: True, False, lambda blocks: None)
+
+        patch.setattr(zarr_tree.ZarrTree, "write_block", write_and_fold)
+        return super().new(folder, request)
+
+    def sibling(self, name: str) -> "PackedFolder":
+        return PackedFolder(Path(self.path).parent / name)
+
+    def read(self, name: str) -> bytes:
+        found = self._found(name)
+        if found is None:
+            return super().read(name)
+        content, index, place = found
+        start, length = index[place].tolist()
+        return content[start : start + length]
+
+    def write(self, name: str, content: bytes) -> None:
+        found = self._found(name)
+        if found is None:
+            return super().write(name, content)
+        from dmkd.stores.trees import shards
+
+        shard, index, place = found
+        chunks = [None if start == shards.ABSENT else shard[start : start + length] for start, length in index.tolist()]
+        chunks[place] = content
+        with open(self._shard(name), "wb") as file:
+            shards.write_shard(file, chunks)
+
+    def names(self) -> list[str]:
+        from dmkd.stores.trees import shards
+
+        found = []
+        for name in super().names():
+            node, _, file = name.rpartition("/")
+            if node and file[0].isdecimal():
+                number, _, ending = file.partition(".")
+                index = shards.parse_index(super().read(name)[-36:], 2)
+                found += [f"{node}/c.{2 * int(number) + place}.{ending}".rstrip(".") for place in shards.blocks_in(index)]
+            else:
+                found.append(name)
+        return sorted(found)
+
+    def _found(self, name: str):
+        """The shard that holds a chunk, its index, and the chunk's place in it; None for any other file."""
+        from dmkd.stores.trees import shards
+
+        if not Path(name).name.startswith("c.") or not os.path.exists(self._shard(name)):
+            return None
+        content = Path(self._shard(name)).read_bytes()
+        index, place = shards.parse_index(content[-36:], 2), int(name.rpartition("/c.")[2].split(".")[0]) % 2
+        return None if index[place, 0] == shards.ABSENT else (content, index, place)
+
+    def _shard(self, name: str) -> str:
+        node, _, places = name.rpartition("/c.")
+        block, *others = places.split(".")
+        return f"{self.path}/{node}/" + ".".join([str(int(block) // 2), *others])
+
+
+PLACES = {"folder": Folder, "s3": BucketPrefix, "hdf5": Hdf5File, "packed": PackedFolder}
 
 
 def group_json(**attributes: object) -> bytes:

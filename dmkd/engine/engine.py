@@ -21,6 +21,7 @@ from dmkd.runtime.progress import Display
 from dmkd.runtime.ray_session import is_connected, ray_session
 from dmkd.runtime.versions import library_versions
 from dmkd.stores import Store, UsageError
+from dmkd.stores.packing import Folding
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class Engine:
         share = Share(self.store, todo, self._others)
         if share.empty:
             return
-        with self.display.task(what, share.total, share.done) as advance:
-            monitor = Monitor(self.display, advance, self._log)
+        with self.display.task(what, share.total, share.done) as advance, Folding(self.store) as folding:
+            monitor = Monitor(self.display, advance, self._log, folding)
             if self.workers == 0:
                 run_here(order, share, monitor)
             else:

@@ -7,15 +7,16 @@ from dmkd.engine.scheduler import MAX_ATTEMPTS, Failure
 from dmkd.engine.stages import BlockDone
 from dmkd.runtime.progress import Advance, Display, Rate
 from dmkd.stores import RunLog
+from dmkd.stores.packing import Folding
 
 WORKERS_SHOWN = 8  # one by one; of more only their number, the slowest and the fastest
 
 
 class Monitor:
-    """Progress of one work order. ``advance`` is that of a display's task."""
+    """Progress of one work order. ``advance`` is that of a display's task; ``folding`` hears of blocks too."""
 
-    def __init__(self, display: Display, advance: Advance, log: RunLog) -> None:
-        self._display, self._advance, self._log = display, advance, log
+    def __init__(self, display: Display, advance: Advance, log: RunLog, folding: Folding) -> None:
+        self._display, self._advance, self._log, self._folding = display, advance, log, folding
         self._rates: dict[int, Rate] = {}  # of the workers that are there
         self._names: dict[int, str] = {}
         self._failures = 0
@@ -42,6 +43,7 @@ class Monitor:
         self._rates[worker].add(done.count, time.monotonic())
         self._log.add_block(block, self._names[worker], done.seconds_made, done.seconds_written)
         self._advance(done.count, detail=self.detail())
+        self._folding.block_done()
 
     def made_elsewhere(self, count: int) -> None:
         """Another process has made blocks of ``count`` ids."""

@@ -64,6 +64,7 @@ class Folder:
     def new_file(self, key: str) -> Iterator[BinaryIO]:
         """A file that is there once the context ends without an exception."""
         path = Path(self.path) / key
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         try:
             with open(partial, "xb") as file:

@@ -7,7 +7,8 @@ what is in the old ones; all others may write at the same time, as they may writ
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -116,11 +117,10 @@ class PackedArray(ABC):
         present = self.present() if only_full else set()
         damaged: list[int] = []
         for shard, blocks in waiting.items():
-            of_shard = range(shard * self.shape.blocks_per_shard, (shard + 1) * self.shape.blocks_per_shard)
-            if only_full and not present.issuperset(range(of_shard.start, min(of_shard.stop, self.shape.blocks))):
+            if only_full and not present.issuperset(self._blocks(shard)):
                 continue
             try:
-                self._write_shard(shard, of_shard, chunk_is_sound)
+                self._write_shard(shard, self.read, chunk_is_sound)
             except _DamagedError as error:
                 damaged.append(error.block)
                 continue
@@ -130,19 +130,48 @@ class PackedArray(ABC):
             advance(len(blocks))
         return damaged
 
-    def _write_shard(self, shard: int, blocks: range, chunk_is_sound: Callable[[bytes], bool]) -> None:
-        def chunks() -> Iterator[bytes | None]:
-            for block in blocks:
+    def fill(
+        self, sizes: Mapping[int, int], read: Callable[[int], bytes | None], chunk_is_sound: Callable[[bytes], bool]
+    ) -> Iterator[int]:
+        """Write all shards of another array's chunks: ``sizes`` are those of its blocks that are there, ``read`` gives them. A shard
+        that has blocks of the same sizes already stays. Yields numbers of blocks; raises ``ValueError`` if one is damaged."""
+        there = self.chunk_bytes()
+        for shard in range(-(-self.shape.blocks // self.shape.blocks_per_shard)):
+            blocks = self._blocks(shard)
+            wanted = {block: sizes[block] for block in blocks if block in sizes}
+            if wanted != {block: there[block] for block in blocks if block in there}:
                 try:
-                    chunk = self.read(block) if block < self.shape.blocks else None
+                    self._write_shard(shard, read, chunk_is_sound)
+                except _DamagedError as error:
+                    raise ValueError(f"block {error.block} of {self.node} is damaged") from error
+                self.forget()
+            yield len(wanted)
+
+    def _write_shard(
+        self, shard: int, read: Callable[[int], bytes | None], chunk_is_sound: Callable[[bytes], bool]
+    ) -> None:
+        def chunks() -> Iterator[bytes | None]:
+            for block in self._blocks(shard):
+                try:
+                    chunk = read(block)
                 except ValueError as error:
                     raise _DamagedError(block) from error
                 if chunk is not None and not chunk_is_sound(chunk):
                     raise _DamagedError(block)
                 yield chunk
+            for _ in range(self.shape.blocks_per_shard - len(self._blocks(shard))):
+                yield None
 
-        with self.place.new_file(self.shard_key(shard)) as file:
-            shards.write_shard(file, chunks())
+        with suppress(_EmptyError), self.place.new_file(self.shard_key(shard)) as file:
+            if not shards.write_shard(file, chunks()):
+                raise _EmptyError
+            return
+        self.place.remove(self.shard_key(shard))
+
+    def _blocks(self, shard: int) -> range:
+        """The blocks of a shard; of the last one, as far as the array goes."""
+        first = shard * self.shape.blocks_per_shard
+        return range(first, min(first + self.shape.blocks_per_shard, self.shape.blocks))
 
     # Names
 
@@ -171,20 +200,22 @@ class PackedArray(ABC):
     def _blocks_of(self, shard: int, size: int) -> set[int]:
         """The blocks of a shard. Where all chunks are of one size, a full shard's own size says that it is full: no index is
         read."""
-        first = shard * self.shape.blocks_per_shard
-        count = min(self.shape.blocks_per_shard, self.shape.blocks - first)
-        whole = set(range(first, first + count))
+        whole = self._blocks(shard)
         per_shard, of_chunk = self.shape.blocks_per_shard, self.shape.chunk_bytes
-        if of_chunk is not None and count > 0 and size == shards.full_bytes(count, of_chunk, per_shard):
-            return whole
+        if of_chunk is not None and whole and size == shards.full_bytes(len(whole), of_chunk, per_shard):
+            return set(whole)
         try:
-            return {first + place for place in shards.blocks_in(self._index(shard, size)).tolist()}
+            return {whole.start + place for place in shards.blocks_in(self._index(shard, size)).tolist()}
         except ValueError:
-            return whole
+            return set(whole)
 
     @abstractmethod
     def _index(self, shard: int, size: int) -> np.ndarray:
         """The index of a shard of ``size`` bytes."""
+
+
+class _EmptyError(Exception):
+    """A shard has no block."""
 
 
 class _DamagedError(Exception):

@@ -42,8 +42,8 @@ def blocks_in(index: np.ndarray) -> np.ndarray:
     return np.flatnonzero(index[:, 0] != ABSENT)
 
 
-def write_shard(file: BinaryIO, chunks: Iterable[bytes | None]) -> None:
-    """Write a shard of these chunks, one for each of its blocks; None: the block is missing."""
+def write_shard(file: BinaryIO, chunks: Iterable[bytes | None]) -> int:
+    """Write a shard of these chunks, one for each of its blocks -> how many there are; None: the block is missing."""
     index, position = [], 0
     for chunk in chunks:
         if chunk is None:
@@ -56,6 +56,7 @@ def write_shard(file: BinaryIO, chunks: Iterable[bytes | None]) -> None:
         position = start + len(chunk)
     content = np.array(index, "<u8").tobytes()
     file.write(content + google_crc32c.value(content).to_bytes(4, "little"))
+    return sum(start != ABSENT for start, _ in index)
 
 
 def full_bytes(blocks: int, chunk_bytes: int, blocks_per_shard: int) -> int:

@@ -70,7 +70,7 @@ class ZarrTree:
         """Whether the path holds a Zarr v3 group. Raises ``DamagedMetadataError`` if it holds one that can't be read."""
         try:
             with self._naming_damage(""):
-                zarr.open_group(self._place.storage, mode="r", zarr_format=3)  # any other mode makes the folder
+                zarr.open_group(self.place.storage, mode="r", zarr_format=3)  # any other mode makes the folder
         except DamagedMetadataError:
             raise
         except (zarr.errors.GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError):
@@ -79,11 +79,11 @@ class ZarrTree:
 
     def taken(self) -> bool:
         """Whether anything is at the path, a store or not; an empty folder does not count."""
-        return self._place.taken()
+        return self.place.taken()
 
     def create_root(self) -> None:
         """Make the root group. An existing one is kept."""
-        self._group = zarr.open_group(self._place.storage, mode="a", zarr_format=3)
+        self._group = zarr.open_group(self.place.storage, mode="a", zarr_format=3)
 
     def create_group(self, node: str) -> None:
         self._root.require_group(node)
@@ -104,7 +104,7 @@ class ZarrTree:
 
     def names(self, node: str) -> list[str]:
         """Names of everything directly below a node except its metadata, sorted: groups, arrays, chunks."""
-        return sorted(name for name in self._place.names(node) if name != "zarr.json")
+        return sorted(name for name in self.place.names(node) if name != "zarr.json")
 
     # Arrays
 
@@ -171,7 +171,7 @@ class ZarrTree:
         """Blocks whose chunk exists, by one listing (zarr's ``nchunks_initialized`` is quadratic)."""
         if packed := self._packed(node):
             return packed.present()
-        names = self._place.names(node)
+        names = self.place.names(node)
         if any(map(SHARD_NAME.fullmatch, names)) and (packed := self.packed(node)):  # since we looked
             return packed.present()
         return {int(match[1]) for name in names if (match := LOOSE_NAME.fullmatch(name))}
@@ -180,7 +180,7 @@ class ZarrTree:
         """Block -> bytes of its chunk as it is stored, of those that exist, by one listing."""
         if packed := self._packed(node):
             return packed.chunk_bytes()
-        sizes = self._place.sizes(node)
+        sizes = self.place.sizes(node)
         return {int(match[1]): size for name, size in sizes.items() if (match := LOOSE_NAME.fullmatch(name))}
 
     def has_block(self, node: str, block: int) -> bool:
@@ -230,9 +230,9 @@ class ZarrTree:
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """The results of ``work``, which reads, in the order of ``items``: run as in :meth:`for_each`."""
-        if self._place.reads_at_once == 1:
+        if self.place.reads_at_once == 1:
             return [work(item) for item in items]
-        with ThreadPoolExecutor(self._place.reads_at_once) as pool:
+        with ThreadPoolExecutor(self.place.reads_at_once) as pool:
             return list(pool.map(work, items))
 
     def delete_block(self, node: str, block: int) -> None:
@@ -276,20 +276,30 @@ class ZarrTree:
 
     # Packing
 
+    def nodes(self) -> list[str]:
+        """All groups and arrays below the root, parents before children."""
+        return sorted(path for path, _ in self._root.members(max_depth=None))
+
     def packed(self, node: str) -> PackedArray | None:
         """The blocks of an array that is packed, by its metadata as they are now."""
         self._forget_array(node)
         return self._packed(node)
 
+    def chunk(self, node: str, block: int) -> bytes | None:
+        """A block's chunk as it is stored; None if it is missing."""
+        if packed := self._packed(node):
+            return packed.read(block)
+        return self.place.read_bytes(f"{node}/{self._chunk_name(node, block)}")
+
     def make_packed(self, node: str, blocks_per_shard: int) -> None:
         """Write the metadata of a packed array in place of a loose one's: its blocks are loose until they are folded."""
         key = f"{node}/zarr.json"
-        content = self._place.read_bytes(key)
+        content = self.place.read_bytes(key)
         if content is None:
             raise KeyError(node)
         metadata = json.loads(content)
         if shards.blocks_per_shard(metadata) is None:
-            self._place.write_bytes(key, json.dumps(shards.as_packed(metadata, blocks_per_shard), indent=2).encode())
+            self.place.write_bytes(key, json.dumps(shards.as_packed(metadata, blocks_per_shard), indent=2).encode())
         self._forget_array(node)
 
     def _pack_if_many(self, node: str) -> None:
@@ -306,11 +316,11 @@ class ZarrTree:
         self._packed_arrays.pop(node, None)
 
     def count_partials(self) -> int:
-        return len(self._place.partials())
+        return len(self.place.partials())
 
     def sweep_partials(self) -> int:
         """Delete the temporary files that killed writers left behind; returns how many. Object stores leave none."""
-        leftovers = self._place.partials()
+        leftovers = self.place.partials()
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
         return len(leftovers)
@@ -318,7 +328,7 @@ class ZarrTree:
     # Below: nodes, opened once in each process
 
     @property
-    def _place(self) -> "Place":
+    def place(self) -> "Place":
         if self._opened is None:
             if locations.scheme(self.path):
                 from .bucket import open_bucket
@@ -332,7 +342,7 @@ class ZarrTree:
     def _root(self) -> zarr.Group:
         if self._group is None:
             with self._naming_damage(""):
-                self._group = zarr.open_group(self._place.storage, mode="r+", zarr_format=3)
+                self._group = zarr.open_group(self.place.storage, mode="r+", zarr_format=3)
         return self._group
 
     def _node(self, node: str) -> zarr.Group | zarr.Array:
@@ -374,12 +384,12 @@ class ZarrTree:
         of_one_size = [codec["name"] for codec in array.metadata.to_dict()["codecs"]] == ["bytes", "crc32c"]
         chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize + 4 if of_one_size else None
         shape = ShapeOfArray(blocks, blocks_per_shard, ".0" * (array.ndim - 1), chunk_bytes)
-        if isinstance(self._place, Folder):
-            return LocalPacked(self._place, node, shape)
+        if isinstance(self.place, Folder):
+            return LocalPacked(self.place, node, shape)
         from .packed_remote import KeptSpans, RemotePacked
 
         self._spans = self._spans or KeptSpans()
-        return RemotePacked(self._place, node, shape, self._spans)
+        return RemotePacked(self.place, node, shape, self._spans)
 
     def _chunk_name(self, node: str, block: int) -> str:
         return "c." + ".".join([str(block)] + ["0"] * (self._array(node).ndim - 1))

@@ -274,7 +274,9 @@ class TestTree:
             whole = np.full((BLOCK_SIZE, 3, 2), np.nan, np.float32)
             whole[:2] = rows_of(2)
             checksum = google_crc32c.value(whole.tobytes()).to_bytes(4, "little")
-            assert Path(tree.chunk_path(NODE, 2)).read_bytes() == whole.tobytes() + checksum
+            assert tree.mapped_chunk(NODE, 2).tobytes() == whole.tobytes() + checksum
+            with pytest.raises(FileNotFoundError):
+                tree.mapped_chunk(NODE, 1)
 
     # Changes that belong together
 
