@@ -118,6 +118,11 @@ class Chunks:
             raise UsageError(f"Image ids must be a list of whole numbers, not {array.dtype} of shape {array.shape}.")
         return array.astype(np.int64)
 
+    def look_again(self, blocks: Sequence[int]) -> None:
+        """Rely on nothing that has been read of these blocks."""
+        self.kept.forget(blocks)
+        self.tree.look_again()
+
     # Which blocks are there
 
     def shape(self, node: str) -> tuple[int, ...]:

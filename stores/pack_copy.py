@@ -1,7 +1,6 @@
 """A packed copy of a store, in another folder or in a bucket: shards are written as such, and no chunk is decoded."""
 
 import json
-from typing import TYPE_CHECKING
 
 from .convert import begin
 from .create import open_store
@@ -11,9 +10,6 @@ from .store import Store
 from .trees import shards
 from .trees.tree import open_tree
 from .trees.zarr_tree import ZarrTree
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 
 def chunks_to_copy(store: Store) -> int:
@@ -32,12 +28,14 @@ def pack_copy(source: Store, path: str, advance: Advance = lambda chunks: None) 
         raise UsageError(f"{path}: {target.a_kind} has no shards; `dmkd convert` makes one.")
     begin(source, target, path)
     try:
-        _copy_metadata(tree, target, source.array_nodes())
+        _copy_metadata(source, tree, target)
         for node in source.array_nodes():
             packed = target.packed(node)
             assert packed is not None
             try:
-                for count in packed.fill(tree.chunk_bytes(node), lambda b, n=node: tree.chunk(n, b), soundness_of(packed)):
+                for count in packed.fill(
+                    tree.chunk_bytes(node), lambda b, n=node: tree.chunk(n, b), soundness_of(packed)
+                ):
                     advance(count)
             except ValueError as error:
                 raise DamagedChunkError(
@@ -49,15 +47,16 @@ def pack_copy(source: Store, path: str, advance: Advance = lambda chunks: None) 
     return open_store(path)
 
 
-def _copy_metadata(tree: ZarrTree, target: ZarrTree, arrays: "Collection[str]") -> None:
+def _copy_metadata(source: Store, tree: ZarrTree, target: ZarrTree) -> None:
     """Groups, constants, and the arrays of blocks as they are once they are packed."""
+    arrays = source.array_nodes()
     for node in tree.nodes():
         content = tree.place.read_bytes(f"{node}/zarr.json")
         assert content is not None
         if node in arrays:
             metadata = json.loads(content)
             if shards.blocks_per_shard(metadata) is None:
-                count = shards.choose_blocks_per_shard(typical_chunk_bytes(tree, node))
+                count = shards.choose_blocks_per_shard(typical_chunk_bytes(tree, node), source.num_blocks)
                 content = json.dumps(shards.as_packed(metadata, count), indent=2).encode()
             if target.place.read_bytes(f"{node}/zarr.json") is None:
                 target.place.write_bytes(f"{node}/zarr.json", content)

@@ -6,12 +6,12 @@ them or by the next :func:`pack`. Whoever reads through dmkd sees them all the t
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import google_crc32c
 import numpy as np
-
 
 from .at_work import RunsAtWork
 from .errors import DamagedChunkError, DmkdError, UsageError, write_error
@@ -60,7 +60,7 @@ def pack(store: Store, advance: Advance = lambda chunks: None) -> None:
     try:
         tree.sweep_partials()
         for node in store.array_nodes():
-            tree.make_packed(node, choose_blocks_per_shard(typical_chunk_bytes(tree, node)))
+            tree.make_packed(node, choose_blocks_per_shard(typical_chunk_bytes(tree, node), store.num_blocks))
         _fold(store, tree, only_full=False, advance=advance)
     except OSError as error:
         raise write_error(store.path, error) from error
@@ -107,10 +107,8 @@ class Folding:
 
     def _fold(self) -> None:
         assert self._tree is not None
-        try:
+        with suppress(DmkdError, OSError):
             _fold(Store(self._store.path), self._tree, only_full=True, advance=lambda chunks: None)
-        except (DmkdError, OSError):
-            pass
 
 
 def zarr_tree(store: Store) -> "ZarrTree | None":
@@ -136,8 +134,8 @@ def _fold(store: Store, tree: "ZarrTree", only_full: bool, advance: Advance) -> 
             damaged += [tree.chunk_path(node, block) for block in blocks]
     if damaged:
         raise DamagedChunkError(
-            f"{len(damaged)} damaged chunks of {store.path} were not packed, nor were their neighbours ({damaged[0]} is the first): "
-            "run `dmkd verify --repair`, rerun the command that made them, then `dmkd pack` again."
+            f"{len(damaged)} damaged chunks of {store.path} were not packed, nor were their neighbours (the first is "
+            f"{damaged[0]}): run `dmkd verify --repair`, rerun the command that made them, then `dmkd pack` again."
         )
 
 
@@ -166,5 +164,3 @@ def typical_chunk_bytes(tree: "ZarrTree", node: str) -> float:
 def _raw_chunk_bytes(tree: "ZarrTree", node: str) -> float:
     shape, block_size = tree.shape(node), tree.attributes()["block_size"]
     return float(block_size * np.prod(shape[1:]) * tree.dtype(node).itemsize)
-
-

@@ -134,9 +134,9 @@ def proved_encoded(
 
 def proved(chunks: Chunks, ids: np.ndarray, read: Callable[[], Read]) -> Read:
     """What ``read`` gives. Another process may have rewritten a block since the small arrays that prove it were kept: if
-    anything is wrong they are dropped, and everything is read once more before the error is raised."""
+    anything is wrong they are dropped, and everything is read once more before the error is raised. Or have packed the array."""
     try:
         return read()
     except DamagedChunkError:
-        chunks.kept.forget(np.unique(ids // chunks.block_size).tolist())
+        chunks.look_again(np.unique(ids // chunks.block_size).tolist())
         return read()

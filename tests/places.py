@@ -143,9 +143,10 @@ class PackedFolder(Folder):
     def new(cls, folder: Path, request: pytest.FixtureRequest) -> "PackedFolder":
         from dmkd.stores.trees import zarr_tree
 
-        patch = request.getfixturevalue("monkeypatch")
+        patch = pytest.MonkeyPatch()  # for as long as the place is there
+        request.addfinalizer(patch.undo)
         patch.setattr(zarr_tree, "MOST_LOOSE_BLOCKS", 0)
-        patch.setattr(zarr_tree.shards, "choose_blocks_per_shard", lambda chunk_bytes: 2)
+        patch.setattr(zarr_tree.shards, "choose_blocks_per_shard", lambda chunk_bytes, blocks: 2)
         write = zarr_tree.ZarrTree.write_block
 
         def write_and_fold(tree, node: str, block: int, rows: object) -> None:
@@ -169,14 +170,15 @@ class PackedFolder(Folder):
     def write(self, name: str, content: bytes) -> None:
         found = self._found(name)
         if found is None:
-            return super().write(name, content)
-        from dmkd.stores.trees import shards
+            super().write(name, content)
+        else:
+            from dmkd.stores.trees import shards
 
-        shard, index, place = found
-        chunks = [None if start == shards.ABSENT else shard[start : start + length] for start, length in index.tolist()]
-        chunks[place] = content
-        with open(self._shard(name), "wb") as file:
-            shards.write_shard(file, chunks)
+            shard, index, place = found
+            chunks = [None if at == shards.ABSENT else shard[at : at + length] for at, length in index.tolist()]
+            chunks[place] = content
+            with open(self._shard(name), "wb") as file:
+                shards.write_shard(file, chunks)
 
     def names(self) -> list[str]:
         from dmkd.stores.trees import shards
@@ -187,7 +189,9 @@ class PackedFolder(Folder):
             if node and file[0].isdecimal():
                 number, _, ending = file.partition(".")
                 index = shards.parse_index(super().read(name)[-36:], 2)
-                found += [f"{node}/c.{2 * int(number) + place}.{ending}".rstrip(".") for place in shards.blocks_in(index)]
+                found += [
+                    f"{node}/c.{2 * int(number) + place}.{ending}".rstrip(".") for place in shards.blocks_in(index)
+                ]
             else:
                 found.append(name)
         return sorted(found)

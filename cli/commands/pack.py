@@ -17,9 +17,9 @@ from ..options import endpoint_option, existing_store, json_option
 def command(store: str, copy: str | None, as_json: bool) -> None:
     """Put the blocks of STORE, a file each, into shards of about 1 GB: in place, or into COPY, in a folder or a bucket.
 
-    A packed store is used as before: read at the same speed, labelled, grown, verified, exported. New blocks of its arrays are put
-    into shards at the end of the command that made them; new label sets are files until the next `dmkd pack`. If interrupted,
-    rerun the same command to resume; until then other readers of Zarr may miss blocks, dmkd does not.
+    A packed store is used as before: read at the same speed, labelled, grown, verified, exported. New blocks of its arrays are
+    put into shards at the end of the command that made them; new label sets are files until the next `dmkd pack`. If
+    interrupted, rerun the same command to resume; until then other readers of Zarr may miss blocks, dmkd does not.
 
     \b
     Examples:

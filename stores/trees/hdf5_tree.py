@@ -238,6 +238,9 @@ class Hdf5Tree:
         size = self._reading(lambda file: _array(file, node).chunks[0])
         return f"{node}[{block * size}:{(block + 1) * size}] of {self.path}"
 
+    def look_again(self) -> None:
+        """Each look is at the file as it is."""
+
     def is_chunk_file(self, node: str, block: int) -> bool:
         """Whether a chunk is a file of its own: never."""
         return False

@@ -5,16 +5,20 @@ What is written or deleted after an array was packed is loose: a file ``c.<block
 what is in the old ones; all others may write at the same time, as they may write loose arrays.
 """
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from . import shards
 from .place import Place
+
+if TYPE_CHECKING:
+    import zarr
 
 LOOSE_NAME = re.compile(r"c\.(\d+)(?:\.0)*")
 SHARD_NAME = re.compile(r"(\d+)(?:\.0)*")
@@ -28,6 +32,14 @@ class ShapeOfArray(NamedTuple):
     blocks_per_shard: int
     ending: str  # of chunk and shard names: ".0.0.0"
     chunk_bytes: int | None  # of every chunk, where they are all of one size
+
+    @classmethod
+    def of(cls, array: "zarr.Array", blocks_per_shard: int) -> "ShapeOfArray":
+        """Of an array, opened as one of loose blocks."""
+        blocks = -(-array.shape[0] // array.chunks[0])
+        plain = [codec["name"] for codec in array.metadata.to_dict()["codecs"]] == ["bytes", "crc32c"]
+        chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize + 4 if plain else None
+        return cls(blocks, blocks_per_shard, ".0" * (array.ndim - 1), chunk_bytes)
 
 
 class Listing(NamedTuple):
@@ -100,12 +112,15 @@ class PackedArray(ABC):
             self.place.remove(self.loose_key(block))
         self.forget()
 
+    @abstractmethod
     def forget(self) -> None:
         """Another look at what there is, at the next read."""
 
     # Packing
 
-    def fold(self, chunk_is_sound: Callable[[bytes], bool], only_full: bool, advance: Callable[[int], None]) -> list[int]:
+    def fold(
+        self, chunk_is_sound: Callable[[bytes], bool], only_full: bool, advance: Callable[[int], None]
+    ) -> list[int]:
         """Put loose blocks into shards -> those that are damaged: their shards stay as they are.
 
         ``only_full``: leave shards alone whose blocks are not all there yet. ``advance`` is told numbers of blocks. A kill
@@ -133,8 +148,8 @@ class PackedArray(ABC):
     def fill(
         self, sizes: Mapping[int, int], read: Callable[[int], bytes | None], chunk_is_sound: Callable[[bytes], bool]
     ) -> Iterator[int]:
-        """Write all shards of another array's chunks: ``sizes`` are those of its blocks that are there, ``read`` gives them. A shard
-        that has blocks of the same sizes already stays. Yields numbers of blocks; raises ``ValueError`` if one is damaged."""
+        """Write all shards of another array's chunks: ``sizes`` are those of its blocks that are there, ``read`` gives them. A
+        shard that has blocks of the same sizes already stays. Yields numbers of blocks; ``ValueError`` if one is damaged."""
         there = self.chunk_bytes()
         for shard in range(-(-self.shape.blocks // self.shape.blocks_per_shard)):
             blocks = self._blocks(shard)

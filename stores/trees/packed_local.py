@@ -14,7 +14,7 @@ from .packed import DELETED, PackedArray, ShapeOfArray
 
 
 class LocalPacked(PackedArray):
-    """A packed array in a folder. Every look is at the files themselves; an index is read again when its shard is another file."""
+    """A packed array in a folder. Every look is at the files themselves, and an index is read again when its shard is another."""
 
     place: Folder
 
@@ -60,6 +60,9 @@ class LocalPacked(PackedArray):
             yield None if start == shards.ABSENT else self._Found(file, start, length)
         finally:
             os.close(file)
+
+    def forget(self) -> None:
+        self._indices.clear()
 
     def _index(self, shard: int, size: int) -> np.ndarray:
         file = _open(self._path(self.shard_key(shard)))

@@ -52,17 +52,25 @@ class RemotePacked(PackedArray):
             self._indices.clear()
         self._kept.drop(self.node)
 
+    def _list(self) -> Listing:
+        listing = super()._list()
+        self._listed = time.monotonic(), listing
+        return listing
+
     def _recent(self) -> Listing:
         with self._lock:
-            if self._listed is None or time.monotonic() - self._listed[0] > LISTED_SECONDS:
-                self._listed = time.monotonic(), self._list()
-            return self._listed[1]
+            listed = self._listed
+            recent = listed is not None and time.monotonic() - listed[0] < LISTED_SECONDS
+            return listed[1] if listed is not None and recent else self._list()
 
     def _index(self, shard: int, size: int) -> np.ndarray:
         index = self._indices.get((shard, size))
         if index is None:
             length = shards.index_bytes(self.shape.blocks_per_shard)
-            content = self._range(shard, max(0, size - length), min(size, length))
+            start = max(0, size - length)
+            content = self._kept.get(
+                (self.shard_key(shard), size, start), lambda: self._range(shard, start, size - start)
+            )
             index = shards.parse_index(content, self.shape.blocks_per_shard)
             self._spans[shard, size] = shards.spans(index, SPAN_BYTES)
             self._indices[shard, size] = index

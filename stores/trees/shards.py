@@ -65,9 +65,10 @@ def full_bytes(blocks: int, chunk_bytes: int, blocks_per_shard: int) -> int:
     return (blocks - 1) * stride + chunk_bytes + index_bytes(blocks_per_shard)
 
 
-def choose_blocks_per_shard(chunk_bytes: float) -> int:
-    """Blocks that make about a gigabyte, given the bytes of a typical chunk."""
-    return int(max(1, min(MOST_BLOCKS, SHARD_BYTES // max(1, chunk_bytes))))
+def choose_blocks_per_shard(chunk_bytes: float, blocks: int) -> int:
+    """Blocks that make about a gigabyte, given the bytes of a typical chunk; of an array of few ``blocks``, which may grow, eight
+    times as many as it has, as each takes 16 bytes in the index whether it is there or not."""
+    return int(max(1, min(MOST_BLOCKS, 8 * blocks, SHARD_BYTES // max(1, chunk_bytes))))
 
 
 def spans(index: np.ndarray, most_bytes: int) -> np.ndarray:

@@ -161,6 +161,9 @@ class Tree(Protocol):
         """Such a chunk, uint8 (bytes,), mapped from its file. Raises ``FileNotFoundError`` if it is not there, ``ValueError`` if
         the file is damaged."""
 
+    def look_again(self) -> None:
+        """Rely on nothing that was read before: of what is kept (shapes, listings) another process may have changed some."""
+
     # Reading many blocks
 
     def for_each(self, work: Callable[[int], None], blocks: Iterable[int]) -> None:

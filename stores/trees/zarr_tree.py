@@ -223,6 +223,12 @@ class ZarrTree:
         opened = zarr.Array(zarr.AsyncArray(array.metadata, StorePath(alone, node)))
         return np.asarray(opened[start : start + array.chunks[0]])
 
+    def look_again(self) -> None:
+        """Read metadata, listings and indices anew."""
+        self._arrays.clear()
+        self._packed_arrays.clear()
+        self._spans = None
+
     def for_each(self, work: Callable[[int], None], blocks: Iterable[int]) -> None:
         """Run ``work``, which reads a block, on each block: several at once in a bucket, where most of the time is waiting."""
         for _ in self.map(work, blocks):
@@ -244,7 +250,9 @@ class ZarrTree:
     def chunk_path(self, node: str, block: int) -> str:
         """Where a block's chunk is, for messages."""
         if (packed := self._packed(node)) and block not in packed.loose():
-            return f"{locations.join(self.path, packed.shard_key(block // packed.shape.blocks_per_shard))} (block {block})"
+            return (
+                f"{locations.join(self.path, packed.shard_key(block // packed.shape.blocks_per_shard))} (block {block})"
+            )
         return locations.join(self.path, node, self._chunk_name(node, block))
 
     def is_chunk_file(self, node: str, block: int) -> bool:
@@ -265,10 +273,7 @@ class ZarrTree:
         """A chunk of an array that :meth:`has_plain_files`, uint8, mapped from its file."""
         for _ in range(2):
             packed = self._packed(node)
-            if isinstance(packed, LocalPacked):
-                chunk = packed.mapped(block)
-            else:
-                chunk = map_file(self.chunk_path(node, block))
+            chunk = packed.mapped(block) if isinstance(packed, LocalPacked) else map_file(self.chunk_path(node, block))
             if chunk is not None:
                 return chunk
             self._forget_array(node)  # another process may have packed it
@@ -305,7 +310,8 @@ class ZarrTree:
     def _pack_if_many(self, node: str) -> None:
         array = self._array(node)
         if not self._packed(node) and array.shape[0] > array.chunks[0] * MOST_LOOSE_BLOCKS:
-            self.make_packed(node, shards.choose_blocks_per_shard(math.prod(array.chunks) * array.dtype.itemsize))
+            chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
+            self.make_packed(node, shards.choose_blocks_per_shard(chunk_bytes, -(-array.shape[0] // array.chunks[0])))
 
     def _packed(self, node: str) -> PackedArray | None:
         self._array(node)
@@ -380,10 +386,7 @@ class ZarrTree:
         return self._arrays[node]
 
     def _open_packed(self, node: str, array: zarr.Array, blocks_per_shard: int) -> PackedArray:
-        blocks = -(-array.shape[0] // array.chunks[0])
-        of_one_size = [codec["name"] for codec in array.metadata.to_dict()["codecs"]] == ["bytes", "crc32c"]
-        chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize + 4 if of_one_size else None
-        shape = ShapeOfArray(blocks, blocks_per_shard, ".0" * (array.ndim - 1), chunk_bytes)
+        shape = ShapeOfArray.of(array, blocks_per_shard)
         if isinstance(self.place, Folder):
             return LocalPacked(self.place, node, shape)
         from .packed_remote import KeptSpans, RemotePacked

@@ -6,7 +6,6 @@ Chunks are read and damaged through ``place``, behind the tree's back.
 import pickle
 import threading
 from contextlib import suppress
-from pathlib import Path
 
 import google_crc32c
 import numpy as np
