@@ -1,6 +1,7 @@
 """A packed copy of a store, in another folder or in a bucket: shards are written as such, and no chunk is decoded."""
 
 import json
+from functools import partial
 
 from .convert import begin
 from .create import open_store
@@ -33,9 +34,8 @@ def pack_copy(source: Store, path: str, advance: Advance = lambda chunks: None) 
             packed = target.packed(node)
             assert packed is not None
             try:
-                for count in packed.fill(
-                    tree.chunk_bytes(node), lambda b, n=node: tree.chunk(n, b), soundness_of(packed)
-                ):
+                read = partial(tree.chunk, node)
+                for count in packed.fill(tree.chunk_bytes(node), read, soundness_of(packed)):
                     advance(count)
             except ValueError as error:
                 raise DamagedChunkError(

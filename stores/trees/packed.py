@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,8 @@ class ShapeOfArray(NamedTuple):
     def of(cls, array: "zarr.Array", blocks_per_shard: int) -> "ShapeOfArray":
         """Of an array, opened as one of loose blocks."""
         blocks = -(-array.shape[0] // array.chunks[0])
-        plain = [codec["name"] for codec in array.metadata.to_dict()["codecs"]] == ["bytes", "crc32c"]
+        metadata: dict[str, Any] = array.metadata.to_dict()
+        plain = [codec["name"] for codec in metadata["codecs"]] == ["bytes", "crc32c"]
         chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize + 4 if plain else None
         return cls(blocks, blocks_per_shard, ".0" * (array.ndim - 1), chunk_bytes)
 
@@ -119,7 +120,7 @@ class PackedArray(ABC):
     # Packing
 
     def fold(
-        self, chunk_is_sound: Callable[[bytes], bool], only_full: bool, advance: Callable[[int], None]
+        self, chunk_is_sound: Callable[[bytes], bool], only_full: bool, advance: Callable[[int], object]
     ) -> list[int]:
         """Put loose blocks into shards -> those that are damaged: their shards stay as they are.
 

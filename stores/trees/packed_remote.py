@@ -77,15 +77,17 @@ class RemotePacked(PackedArray):
         return index
 
     def _range(self, shard: int, start: int, length: int) -> bytes:
+        content: bytes | None = b""
         for _ in range(3):
             content = self.place.read_bytes(self.shard_key(shard), start, start + length)
             if content is None:
                 raise ValueError("the shard is gone")
             if len(content) == length:
                 return content
+        came = len(content or b"")
         raise StoreUnreachableError(
-            f"{self.place.path}/{self.shard_key(shard)} could not be read: {length:,} bytes were asked for and {len(content):,} "
-            "came; rerun the same command to resume."
+            f"{self.place.path}/{self.shard_key(shard)} could not be read: {length:,} bytes were asked for and {came:,} came; "
+            "rerun the same command to resume."
         )
 
 

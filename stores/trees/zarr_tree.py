@@ -220,7 +220,7 @@ class ZarrTree:
         start = block * array.chunks[0]
         key = f"{node}/{self._chunk_name(node, block)}"
         alone = MemoryStore({key: default_buffer_prototype().buffer.from_bytes(chunk)})
-        opened = zarr.Array(zarr.AsyncArray(array.metadata, StorePath(alone, node)))
+        opened: zarr.Array = zarr.Array(zarr.AsyncArray(array.metadata, StorePath(alone, node)))  # type: ignore[type-var]
         return np.asarray(opened[start : start + array.chunks[0]])
 
     def look_again(self) -> None:
