@@ -48,7 +48,10 @@ Rules:
   rewritten with different contents, the markers of everything that no longer holds are deleted first.
 - Pixels are raw, or image files in a chunk: ``image_codec`` is ``raw``, ``webp`` or ``jpeg:<quality>`` (see image_chunks.py).
   Teachers see the pixels as a reader gets them, and the checks cover those.
-- Chunk keys are ``c.<block>.0...``: one flat folder for an array.
+- Chunk keys are ``c.<block>.0...``: one flat folder for an array. In an array that is *packed* (``dmkd pack``, or more than
+  8,192 blocks) shards hold the chunks of many blocks, byte for byte, in Zarr's sharding codec: ``<shard>.0...`` in the same
+  folder. A chunk ``c.<block>.0...`` beside them takes precedence, until it is folded into its shard; if it is the word
+  ``deleted``, the block is missing. See :mod:`dmkd.stores.trees.packed`.
 - All arrays are created at their final shape by one process; workers write whole chunks and never touch metadata.
 
 In HDF5 (``.h5`` or ``.hdf5``) the same tree is one file: the same nodes, shapes, dtypes and chunks. What differs: attributes
