@@ -20,6 +20,10 @@ SHORT_ROW_BYTES = 16 * 2**10
 # Of the GPU's free memory, the share that a store may take unasked.
 GPU_SHARE = 0.25
 
+# Read at a time from where each request costs time, unless the window would hold too few such stretches to mix images well.
+STRETCH_BYTES = 8 * 2**20
+FEWEST_STRETCHES = 32
+
 # Blocks of labels that are kept while their arrays are asked for one after the other.
 KEPT_LABEL_BLOCKS = 8
 
@@ -151,13 +155,19 @@ def place_columns(columns: Sequence[Column], memory: int, resident: str | None) 
     return places
 
 
-def window_blocks(columns: Sequence[Column], places: Mapping[str, Place], block_size: int, memory: int) -> int | None:
-    """Blocks that are mixed at a time, or None if all images can be: when nothing is read through a window.
+def window_blocks(
+    columns: Sequence[Column], places: Mapping[str, Place], block_size: int, memory: int
+) -> tuple[int | None, int]:
+    """Blocks that are mixed at a time, None if all images can be: when nothing is read through a window; and how many
+    neighbouring ones of them are worth being read together.
 
     A quarter of ``memory``: the window that is being read ahead may take as much again.
     """
     block_bytes = block_size * sum(column.row_bytes for column in columns if places[column.name] == "window")
-    return max(2, memory // 4 // block_bytes) if block_bytes else None
+    if not block_bytes:
+        return None, 1
+    window = max(2, memory // 4 // block_bytes)
+    return window, max(1, min(STRETCH_BYTES // block_bytes, window // FEWEST_STRETCHES))
 
 
 def total_bytes(columns: Sequence[Column]) -> int:

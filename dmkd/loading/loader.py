@@ -46,9 +46,9 @@ class Loader:
     :func:`dmkd.loading.usable.usable_images`'s to say; ``num_images`` counts them.
 
     Order (see :class:`dmkd.loading.order.EpochOrder`): ``batch_size`` is the largest batch of one rank; batches differ
-    by one image at most and none is dropped. ``rank`` of ``world_size`` sees a part of its own. The same store, ``seed``,
-    epoch, ``memory`` and choice of ``resident`` ("auto" and None being alike) give the same batches on any machine;
-    :attr:`order_description` is what has to be equal.
+    by one image at most and none is dropped. ``rank`` of ``world_size`` sees its part of each of the batches that a single
+    rank would have. The same store, ``seed``, epoch, ``memory`` and choice of ``resident`` ("auto" and None being alike) give
+    the same batches on any machine; :attr:`order_description` is what has to be equal.
 
     Reading: local uncompressed arrays are mapped and shuffled fully; what can't be mapped is read block by block through
     a window, a quarter of ``memory`` (bytes); small arrays are held in memory, up to half of it. ``resident``: "ram" or "gpu"
@@ -93,9 +93,9 @@ class Loader:
         )
         self.columns = columns_of(store, usable.view_set, usable.label_sets)
         self.places = place_columns(self.columns, memory, resident)
-        window = window_blocks(self.columns, self.places, store.block_size, memory)
+        window, stretch = window_blocks(self.columns, self.places, store.block_size, memory)
         self.order_of = EpochOrder(
-            usable.blocks, usable.selected, store.block_size, batch_size, seed, window, rank, world_size
+            usable.blocks, usable.selected, store.block_size, batch_size, seed, window, stretch, rank, world_size
         )
         self.next_epoch = 0
         if resident in ("ram", "gpu"):
@@ -138,8 +138,7 @@ class Loader:
     def order_description(self) -> dict[str, Any]:
         """What the order of the images is a function of, beside the store: a run that is resumed must find it unchanged."""
         order = self.order_of
-        kind = "full" if order.window is None else f"window of {order.window} blocks"
-        return {"order": kind, "seed": order.seed, "batch_size": order.batch_size, "world_size": order.world_size}
+        return {"order": order.description, "seed": order.seed, "batch_size": order.batch_size * order.world_size}
 
     def order(self, epoch: int) -> np.ndarray:
         """This rank's image ids in the order of an epoch, int64 (n,): each once."""

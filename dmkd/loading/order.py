@@ -1,19 +1,25 @@
-"""Which image when: the order of an epoch, a function of the store, the seed, the epoch and the rank alone.
+"""Which image when: the order of an epoch, a function of the store, the seed and the epoch alone.
 
-Two orders. **full**: all images are shuffled. **window**: blocks come in a random order, and images are shuffled within a
-window of a few blocks at a time, so that a block is read once an epoch and memory is bounded. Blocks are i.i.d. samples of
-the data set (the class order sees to that), so a window of a few thousand images shuffles well.
+Two orders. **full**: all images are shuffled. **window**: blocks are read once an epoch and memory is bounded. Neighbouring
+blocks that are worth one large read form a *stretch*. Stretches are shuffled and dealt into *lanes*, as many as the window has
+room for; a lane goes through one stretch at a time, in an order of its own, and all lanes advance together, so that a batch has
+images of each of them. Stretches are i.i.d. samples of the data set (the class order sees to that), so lanes of a few thousand
+images in all shuffle well.
 
-What the machine is like (its memory, its threads, where images are kept) changes nothing.
+Ranks share the very batches that a single one would have: how many there are changes nothing but who reads what. What the
+machine is like (its memory, its threads, where images are kept) changes nothing either.
 """
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
 from dmkd.recipes.randomness import key64, mix64
 from dmkd.stores import UsageError
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,10 @@ class EpochOrder:
     """The order in which one rank of ``world_size`` sees its share of the images.
 
     ``blocks`` int64 (number of blocks to read,); ``selected`` bool (N,), the images that are used. ``window``: blocks that are
-    mixed at a time, None: all. Every image belongs to exactly one rank in each epoch; every rank has the same number of
-    batches. All batches, of all ranks, differ in size by one image at most: none is dropped, none is tiny. A batch holds
-    ``batch_size`` images at most (one more only where a rank would get an empty one otherwise: a ``batch_size`` of 1, or fewer
-    images than twice the ranks).
+    mixed at a time, None: all; ``stretch``: neighbouring blocks of which it takes all or none. Every image belongs to exactly
+    one rank in each epoch; every rank has the same number of batches. All batches, of all ranks, differ in size by one image at
+    most: none is dropped, none is tiny. A batch holds ``batch_size`` images at most (one more only where a rank would get an
+    empty one otherwise: a ``batch_size`` of 1, or fewer images than twice the ranks).
     """
 
     blocks: np.ndarray
@@ -33,6 +39,7 @@ class EpochOrder:
     batch_size: int
     seed: int = 0
     window: int | None = None
+    stretch: int = 1
     rank: int = 0
     world_size: int = 1
 
@@ -55,10 +62,18 @@ class EpochOrder:
         smallest, largest = self.num_images // self.world_size, -(-self.num_images // self.world_size)
         return min(smallest, -(-largest // self.batch_size))
 
+    @property
+    def description(self) -> str:
+        """Which of the two orders this is, in words."""
+        if self.window is None:
+            return "full"
+        blocks = "a block" if self.stretch == 1 else f"{self.stretch} neighbouring blocks"
+        return f"{self.window // self.stretch} lanes of {blocks}"
+
     def batch_images(self) -> np.ndarray:
         """Images of each batch of an epoch, any epoch, with those of the other ranks: int64 (num_batches,)."""
-        shared = [self.num_images] if self.window is None else _even(self.num_images, self.world_size).tolist()
-        return np.sum([_even(images, self.num_batches) for images in shared], axis=0)
+        smallest, larger = divmod(self.num_images, self.num_batches)
+        return smallest + (np.arange(self.num_batches) < larger)  # the sizes of np.array_split's parts
 
     def ids(self, epoch: int) -> np.ndarray:
         """This rank's image ids in the order of an epoch, int64 (n,)."""
@@ -66,24 +81,28 @@ class EpochOrder:
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """This rank's batches: ids int64 (n,), ascending within a batch, so that rows of one block are copied together."""
-        shuffled = self._shuffled if self.window is None else self._shuffled_by_window
-        return [np.sort(ids) for ids in shuffled(epoch)]
-
-    def _shuffled(self, epoch: int) -> list[np.ndarray]:
-        """Each rank has its part of the very batches that a single one would have: how many there are changes nothing."""
         rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        together = self._shuffled(rng) if self.window is None else self._in_lanes(rng, self.window // self.stretch)
+        return [np.sort(np.array_split(ids, self.world_size)[self.rank]) for ids in together]
+
+    def _shuffled(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """The batches of all ranks together."""
         ids = rng.permutation(self._ids_of(rng.permutation(self.blocks)))
-        return [self._share(together) for together in np.array_split(ids, self.num_batches)]
-
-    def _shuffled_by_window(self, epoch: int) -> list[np.ndarray]:
-        """Each rank has neighbouring blocks of the epoch's order: only those on the border of two ranks are read twice."""
-        rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-        mine = self._share(self._ids_of(rng.permutation(self.blocks)))
-        if self.world_size > 1:
-            rng = np.random.Generator(np.random.PCG64([self.seed, epoch, self.rank]))
-        starts = np.flatnonzero(np.diff(mine // self.block_size, prepend=-1))
-        ids = np.concatenate([rng.permutation(part) for part in np.split(mine, starts[:: self.window][1:])])
         return np.array_split(ids, self.num_batches)
+
+    def _in_lanes(self, rng: np.random.Generator, lanes: int) -> list[np.ndarray]:
+        """The batches of all ranks together, each in the order of its lanes: a rank's share of it is that of a few neighbouring
+        lanes, and other ranks read the blocks of no more than the lanes on its borders."""
+        first = np.flatnonzero(np.diff(self.blocks // self.stretch, prepend=-1))
+        stretches = np.split(self.blocks, first[1:])
+        shuffled = [rng.permutation(self._ids_of(stretches[i])) for i in rng.permutation(len(stretches))]
+        dealt = [np.concatenate(lane) for lane in _parts(shuffled, min(lanes, len(shuffled)))]
+        # Each lane is a little behind another by a share of its own, as even as can be among neighbours: lanes take turns, and
+        # however small a batch, its images are of lanes far apart.
+        behind = np.arange(1, len(dealt) + 1) * GOLDEN_RATIO % 1
+        place = np.concatenate([(np.arange(len(lane)) + b) / len(lane) for lane, b in zip(dealt, behind, strict=True)])
+        ids, turns = np.concatenate(dealt), np.argsort(place, kind="stable")
+        return [ids[np.sort(part)] for part in np.array_split(turns, self.num_batches)]
 
     def views(self, ids: np.ndarray, epoch: int, num_views: int) -> np.ndarray:
         """Which stored view of each image an epoch uses, int64 (n,): over V epochs each view once."""
@@ -95,13 +114,11 @@ class EpochOrder:
         ids = ids[ids < len(self.selected)]
         return ids[self.selected[ids]]
 
-    def _share(self, ids: np.ndarray) -> np.ndarray:
-        return np.array_split(ids, self.world_size)[self.rank]
 
-
-def _even(total: int, parts: int) -> np.ndarray:
-    """The sizes of ``np.array_split``'s parts."""
-    return total // parts + (np.arange(parts) < total % parts)
+def _parts(items: list[np.ndarray], number: int) -> list[list[np.ndarray]]:
+    """As ``np.array_split``, of a list."""
+    borders = np.arange(number + 1) * len(items) // number
+    return [items[start:stop] for start, stop in pairwise(borders.tolist())]
 
 
 @cache

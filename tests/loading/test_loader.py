@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import block_arrays, filled_store, new_store
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import dmkd
 from dmkd.loading import Loader
 from dmkd.loading.buffers import BufferPool
-from dmkd.loading.order import EpochOrder
 from dmkd.loading.sources import BlockWindow, DeviceRows, reader_of
 from dmkd.stores import DamagedChunkError, MissingBlockError, UsageError, layout
 from dmkd.stores.mapped import MappedArray
@@ -216,67 +213,20 @@ def test_rows_on_the_device_are_the_stores_rows(store):
         np.testing.assert_array_equal(rows.pick(ids, which if column.by_view else None).numpy(), expected)
 
 
-# Order
-
-
-@settings(deadline=None, max_examples=150)
-@given(
-    num_images=st.integers(1, 300),
-    block_size=st.sampled_from([1, 4, 16, 64]),
-    batch_size=st.integers(1, 70),
-    world_size=st.integers(1, 5),
-    window=st.sampled_from([None, 1, 2, 3]),
-    dropped=st.floats(0, 0.5),
-    epoch=st.integers(0, 3),
-)
-def test_ranks_share_every_image_once_in_batches_of_one_size(
-    num_images, block_size, batch_size, world_size, window, dropped, epoch
-):
-    selected = np.random.default_rng(num_images).random(num_images) >= dropped
-    blocks = np.arange(-(-num_images // block_size))
-    if selected.sum() < world_size:
-        with pytest.raises(UsageError, match="can't be shared among"):
-            EpochOrder(blocks, selected, block_size, batch_size, world_size=world_size)
-        return
-    orders = [
-        EpochOrder(blocks, selected, block_size, batch_size, 7, window, rank, world_size) for rank in range(world_size)
-    ]
-    batches = [order.batches(epoch) for order in orders]
-    seen = np.concatenate([ids for rank in batches for ids in rank])
-    assert sorted(seen.tolist()) == np.flatnonzero(selected).tolist()
-    assert len({len(rank) for rank in batches}) == 1
-    sizes = [len(ids) for rank in batches for ids in rank]
-    assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
-    assert max(sizes) <= batch_size or (
-        max(sizes) == batch_size + 1 and (batch_size == 1 or selected.sum() < 2 * world_size)
-    )
-    together = np.sum([[len(ids) for ids in rank] for rank in batches], axis=0)
-    assert all(order.batch_images().tolist() == together.tolist() for order in orders)
-    again = EpochOrder(blocks, selected, block_size, batch_size, 7, window, world_size - 1, world_size)
-    assert all((a == b).all() for a, b in zip(batches[-1], again.batches(epoch), strict=True))
-    alone = EpochOrder(blocks, selected, block_size, batch_size * world_size, 7, window)
-    if window is None and alone.num_batches == len(batches[0]):
-        for whole, *parts in zip(alone.batches(epoch), *batches, strict=True):
-            assert whole.tolist() == sorted(np.concatenate(parts).tolist()), "ranks share the batches of a single one"
-
-
-def test_a_window_mixes_only_its_own_blocks():
-    order = EpochOrder(np.arange(40), np.ones(640, bool), 16, 32, window=4)
-    for start in range(0, 640, 64):
-        assert len(np.unique(order.ids(0)[start : start + 64] // 16)) == 4
-    assert len(np.unique(order.ids(0)[:16] // 16)) > 1
-    ranks = [
-        EpochOrder(np.arange(40), np.ones(640, bool), 16, 32, window=4, rank=rank, world_size=3) for rank in range(3)
-    ]
-    read = [len(np.unique(rank.ids(0) // 16)) for rank in ranks]
-    assert sum(read) <= 40 + 2, "only blocks on the border of two ranks are read by both"
-
-
 def test_ranks_read_their_shares(store):
     shares = [loader(store, rank=rank, world_size=3, batch_size=10) for rank in range(3)]
     ids = [np.concatenate([batch.ids for batch in share.epoch(1)]) for share in shares]
     assert sorted(np.concatenate(ids).tolist()) == list(range(100)) and {len(i) for i in ids} <= {32, 33, 34, 35, 36}
     assert {len(share) for share in shares} == {4}
+
+
+@pytest.mark.parametrize("memory", [0, 10**9])
+def test_ranks_share_the_batches_of_a_single_one_and_say_so(compressed, memory):
+    alone = loader(compressed, batch_size=30, memory=memory)
+    shares = [loader(compressed, rank=rank, world_size=3, batch_size=10, memory=memory) for rank in range(3)]
+    assert all(share.order_description == alone.order_description for share in shares)
+    for whole, *parts in zip(*(each.epoch(1, first_batch=1) for each in (alone, *shares)), strict=True):
+        assert whole.ids.tolist() == sorted(np.concatenate([part.ids for part in parts]).tolist())
 
 
 # Iterating
