@@ -1,6 +1,6 @@
 """The loader: an epoch of a store as batches, gathered and copied to the device by threads while others are in use."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from dmkd.loading.columns import (
 from dmkd.loading.decoding import BatchDecoder
 from dmkd.loading.gather import Gatherer, Reading
 from dmkd.loading.in_order import in_order
-from dmkd.loading.order import EpochOrder
+from dmkd.loading.order import Batches, EpochOrder
 from dmkd.loading.torch_codecs import LabelDecoder
 from dmkd.loading.transfer import Transfer
 from dmkd.loading.usable import usable_images
@@ -30,6 +30,10 @@ from dmkd.runtime.accelerators import upload
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import Store, UsageError, ViewSet
 from dmkd.views.shown import DrawnViews
+
+Chosen = tuple[
+    np.ndarray, np.ndarray
+]  # the images of a batch: ids and, of each, the epoch whose view is shown, int64 (n,)
 
 MEMORY_BYTES = 4 * 2**30
 RESIDENT = ("auto", "ram", "gpu")
@@ -44,6 +48,8 @@ class Loader:
     ``labels`` maps label sets, all on one view set, to their weights; without any, ``view_set`` says which views to hand
     out, of the store or drawn by ``seed`` as they are needed. Which images are used, ``select`` and all, is
     :func:`dmkd.loading.usable.usable_images`'s to say; ``num_images`` counts them.
+
+    ``class_numbers`` int64 (C,): the number that each of the store's classes has in class ids and logits; None: its own.
 
     Order (see :class:`dmkd.loading.order.EpochOrder`): ``batch_size`` is the largest batch of one rank; batches differ
     by one image at most and none is dropped. ``rank`` of ``world_size`` sees its part of each of the batches that a single
@@ -68,6 +74,7 @@ class Loader:
         batch_size: int,
         seed: int = 0,
         select: str | None = None,
+        class_numbers: np.ndarray | None = None,
         device: str = "cpu",
         memory: int = MEMORY_BYTES,
         resident: str | None = "auto",
@@ -78,7 +85,7 @@ class Loader:
     ) -> None:
         if resident not in (None, *RESIDENT):
             raise UsageError(f"resident is one of {', '.join(RESIDENT)} or None, not {resident!r}.")
-        self.store = store
+        self.store, self.class_numbers = store, class_numbers
         self.threads = threads or min(MOST_THREADS, default_cpu_threads())
         self.depth = self.threads + 1 if depth is None else depth
         weights = labels or {}
@@ -87,16 +94,18 @@ class Loader:
         self.selection_notice = usable.notice
         self.decoder = BatchDecoder(
             usable.view_set,
-            {name: LabelDecoder(label_set.coder, device) for name, label_set in usable.label_sets.items()},
+            {
+                name: LabelDecoder(label_set.coder, device, class_numbers)
+                for name, label_set in usable.label_sets.items()
+            },
             {name: weight / sum(weights.values()) for name, weight in weights.items()},
             device,
         )
         self.columns = columns_of(store, usable.view_set, usable.label_sets)
         self.places = place_columns(self.columns, memory, resident)
         window, stretch = window_blocks(self.columns, self.places, store.block_size, memory)
-        self.order_of = EpochOrder(
-            usable.blocks, usable.selected, store.block_size, batch_size, seed, window, stretch, rank, world_size
-        )
+        self.order_of = EpochOrder(usable.blocks, usable.selected, store.block_size, seed, window, stretch)
+        self.batches = Batches(self.num_images, batch_size, rank, world_size)
         self.next_epoch = 0
         if resident in ("ram", "gpu"):
             refuse_what_does_not_fit(self.columns, resident, device)
@@ -123,7 +132,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches an epoch, of this rank and of any other."""
-        return self.order_of.num_batches
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
         """The next epoch's batches; the first is epoch 0, or what :meth:`set_epoch` said."""
@@ -137,17 +146,22 @@ class Loader:
     @property
     def order_description(self) -> dict[str, Any]:
         """What the order of the images is a function of, beside the store: a run that is resumed must find it unchanged."""
-        order = self.order_of
-        return {"order": order.description, "seed": order.seed, "batch_size": order.batch_size * order.world_size}
+        batch_size = self.batches.batch_size * self.batches.world_size
+        return {"order": self.order_of.description, "seed": self.order_of.seed, "batch_size": batch_size}
+
+    def batches_of(self, epoch: int) -> list[Chosen]:
+        """This rank's batches of an epoch."""
+        sizes = self.batches.sizes
+        return list(self.order_of.batches(epoch * self.num_images, sizes, *self.batches.share(sizes)))
 
     def order(self, epoch: int) -> np.ndarray:
         """This rank's image ids in the order of an epoch, int64 (n,): each once."""
-        return self.order_of.ids(epoch)
+        return np.concatenate([ids for ids, _ in self.batches_of(epoch)])
 
-    def views_of_epoch(self, ids: np.ndarray, epoch: int) -> np.ndarray:
-        """Which view of each image an epoch uses, int64 (n,): over V epochs each of V once, or in each epoch a new one."""
-        num_views = self.view_set.num_views
-        return np.full(len(ids), epoch) if num_views is None else self.order_of.views(ids, epoch, num_views)
+    def views_of_epoch(self, ids: np.ndarray, epochs: np.ndarray | int) -> np.ndarray:
+        """Which view of each image its epoch uses, int64 (n,): over V epochs each of V once, or in each epoch a new one."""
+        epochs, num_views = np.broadcast_to(epochs, ids.shape), self.view_set.num_views
+        return epochs if num_views is None else self.order_of.views(ids, epochs, num_views)
 
     def epoch(self, epoch: int, first_batch: int = 0, every: int = 1) -> Generator[Batch, None, None]:
         """The batches of an epoch, from ``first_batch`` on, every ``every``-th from there: the very batches of the whole epoch;
@@ -155,14 +169,18 @@ class Loader:
 
         Its threads end with the last batch, or when the generator is closed, as ``break`` does.
         """
-        batches = self.order_of.batches(epoch)[first_batch::every]
+        yield from self.read(self.batches_of(epoch)[first_batch::every])
+
+    def read(self, batches: Sequence[Chosen]) -> Generator[Batch, None, None]:
+        """These batches, read ahead by threads."""
         together = self._batches_together()
         groups = [batches[first : first + together] for first in range(0, len(batches), together)]
         threads = 1 if self._gatherer.has_window else self.threads  # the blocks of a window are decoded by all
         with ExitStack() as stack:
-            reading = stack.enter_context(self._gatherer.reading(self._largest_batch * together, batches))
+            ids = [ids for ids, _ in batches]
+            reading = stack.enter_context(self._gatherer.reading(self._largest_batch * together, ids))
             transfer = stack.enter_context(self._transfer())
-            make = partial(self._make, epoch=epoch, reading=reading, transfer=transfer)
+            make = partial(self._make, reading=reading, transfer=transfer)
             for made, sizes, done in stack.enter_context(closing(in_order(make, groups, threads, self.depth))):
                 if transfer:
                     transfer.finish(made.tensors().values(), done)
@@ -178,7 +196,8 @@ class Loader:
                 f"Not all of the images asked for are finished, labelled and selected in {self.store.path}."
             )
         with self._gatherer.reading(self._largest_batch) as reading, self._transfer() as transfer:
-            batch, _, done = self._make([ids], epoch=epoch, reading=reading, transfer=transfer)
+            chosen = (ids, np.full(len(ids), epoch))
+            batch, _, done = self._make([chosen], reading=reading, transfer=transfer)
             if transfer:
                 transfer.finish(batch.tensors().values(), done)
             return batch
@@ -187,7 +206,7 @@ class Loader:
 
     @property
     def _largest_batch(self) -> int:
-        return min(self.order_of.batch_size, self.num_images)
+        return min(self.batches.batch_size, self.num_images)
 
     def _batches_together(self) -> int:
         """Batches that are gathered at a time: more than one only if they are small, and never through a window, which holds
@@ -202,21 +221,22 @@ class Loader:
         return closing(Transfer(device)) if device.startswith("cuda") else nullcontext()
 
     def _make(
-        self, group: list[np.ndarray], *, epoch: int, reading: Reading, transfer: Transfer | None
+        self, group: Sequence[Chosen], *, reading: Reading, transfer: Transfer | None
     ) -> tuple[Batch, list[int], Any]:
         """Some batches in one, on the device or on the way there; their sizes; the event after which they have arrived."""
-        ids, sizes = np.concatenate(group), [len(ids) for ids in group]
+        ids, epochs = (np.concatenate(part) for part in zip(*group, strict=True))
+        sizes = [len(ids) for ids, _ in group]
         if transfer is None:
-            batch = self._gather(ids, epoch, reading)
+            batch = self._gather(ids, epochs, reading)
             moved = {name: upload(tensor, self.decoder.device) for name, tensor in batch.tensors().items()}
             return batch.with_tensors(moved), sizes, None
         with torch.cuda.stream(transfer.stream):  # what is kept on the device is picked there
-            batch = self._gather(ids, epoch, reading)
+            batch = self._gather(ids, epochs, reading)
         moved, done = transfer.begin(batch.tensors())
         return batch.with_tensors(moved), sizes, done
 
-    def _gather(self, ids: np.ndarray, epoch: int, reading: Reading) -> Batch:
-        view = self.views_of_epoch(ids, epoch)
+    def _gather(self, ids: np.ndarray, epochs: np.ndarray, reading: Reading) -> Batch:
+        view = self.views_of_epoch(ids, epochs)
         with reading.blocks_of(ids):
             batch = self._rows_of(ids, view, reading, with_labels=True)
             if "partner" in self.view_set.components:
@@ -237,4 +257,7 @@ class Loader:
         # Copies: a few kilobytes, so that numpy's slices of them are safe too.
         shown = self.view_set
         views = shown.draw(ids, view) if isinstance(shown, DrawnViews) else taken[VIEWS].numpy().copy()
-        return Batch(self.decoder, ids, taken[IMAGES], taken[CLASS_IDS].long(), views, labels)
+        class_ids = taken[CLASS_IDS].long()
+        if self.class_numbers is not None:
+            class_ids = upload(self.class_numbers, class_ids.device)[class_ids]
+        return Batch(self.decoder, ids, taken[IMAGES], class_ids, views, labels)

@@ -10,8 +10,9 @@ Ranks share the very batches that a single one would have: how many there are ch
 machine is like (its memory, its threads, where images are kept) changes nothing either.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -23,23 +24,16 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
-class EpochOrder:
-    """The order in which one rank of ``world_size`` sees its share of the images.
+class Batches:
+    """How ``num_images`` an epoch are cut into batches, and these are shared among ranks.
 
-    ``blocks`` int64 (number of blocks to read,); ``selected`` bool (N,), the images that are used. ``window``: blocks that are
-    mixed at a time, None: all; ``stretch``: neighbouring blocks of which it takes all or none. Every image belongs to exactly
-    one rank in each epoch; every rank has the same number of batches. All batches, of all ranks, differ in size by one image at
-    most: none is dropped, none is tiny. A batch holds ``batch_size`` images at most (one more only where a rank would get an
-    empty one otherwise: a ``batch_size`` of 1, or fewer images than twice the ranks).
+    Every rank has the same number of batches. All batches, of all ranks, differ in size by one image at most: none is dropped,
+    none is tiny. A batch holds ``batch_size`` images at most (one more only where a rank would get an empty one otherwise: a
+    ``batch_size`` of 1, or fewer images than twice the ranks). Raises ``UsageError`` for what can't be.
     """
 
-    blocks: np.ndarray
-    selected: np.ndarray
-    block_size: int
-    batch_size: int
-    seed: int = 0
-    window: int | None = None
-    stretch: int = 1
+    num_images: int
+    batch_size: int  # of a rank
     rank: int = 0
     world_size: int = 1
 
@@ -51,16 +45,43 @@ class EpochOrder:
         if self.num_images < self.world_size:
             raise UsageError(f"{self.num_images} images can't be shared among {self.world_size} ranks.")
 
-    @property
-    def num_images(self) -> int:
-        """Images an epoch, of all ranks together."""
-        return int(self.selected.sum())
-
-    @property
-    def num_batches(self) -> int:
+    def __len__(self) -> int:
         """Batches an epoch, the same for each rank."""
         smallest, largest = self.num_images // self.world_size, -(-self.num_images // self.world_size)
         return min(smallest, -(-largest // self.batch_size))
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Images of each batch of an epoch, any epoch, of all ranks together: int64 (number of batches,)."""
+        smallest, larger = divmod(self.num_images, len(self))
+        return smallest + (np.arange(len(self)) < larger)  # the sizes of np.array_split's parts
+
+    def share(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where this rank's share of batches of these ``sizes``, int64 (...,), begins and ends, int64 (...,) each."""
+        smallest, larger = np.divmod(sizes, self.world_size)
+        first, last = (rank * smallest + np.minimum(rank, larger) for rank in (self.rank, self.rank + 1))
+        return first, last
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """The order of the images of a store, epoch by epoch: each once an epoch.
+
+    ``blocks`` int64 (number of blocks to read,); ``selected`` bool (N,), the images that are used. ``window``: blocks that are
+    mixed at a time, None: all; ``stretch``: neighbouring blocks of which it takes all or none.
+    """
+
+    blocks: np.ndarray
+    selected: np.ndarray
+    block_size: int
+    seed: int = 0
+    window: int | None = None
+    stretch: int = 1
+
+    @cached_property
+    def num_images(self) -> int:
+        """Images an epoch."""
+        return int(self.selected.sum())
 
     @property
     def description(self) -> str:
@@ -70,29 +91,37 @@ class EpochOrder:
         blocks = "a block" if self.stretch == 1 else f"{self.stretch} neighbouring blocks"
         return f"{self.window // self.stretch} lanes of {blocks}"
 
-    def batch_images(self) -> np.ndarray:
-        """Images of each batch of an epoch, any epoch, with those of the other ranks: int64 (num_batches,)."""
-        smallest, larger = divmod(self.num_images, self.num_batches)
-        return smallest + (np.arange(self.num_batches) < larger)  # the sizes of np.array_split's parts
+    def batches(
+        self, start: int, sizes: np.ndarray, first: np.ndarray, last: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of all epochs, one after another, what follows from image number ``start`` on, cut into batches of these ``sizes``; of
+        each a rank's share, from ``first`` to ``last``: ids and epochs, int64 (n,) each. The ids are ascending, so that rows of
+        one block are copied together."""
+        epoch, taken = divmod(start, self.num_images)
+        ids, turns = self._order(epoch)
+        for size, *share in zip(sizes.tolist(), first.tolist(), last.tolist(), strict=True):
+            left, parts = size, [(ids[:0], turns[:0])]
+            while left:
+                if taken == self.num_images:
+                    epoch, taken = epoch + 1, 0
+                    ids, turns = self._order(epoch)
+                here = ids[np.sort(turns[taken : taken + left])]
+                parts.append((here, np.full(len(here), epoch)))
+                taken, left = taken + len(here), left - len(here)
+            mine, epochs = (np.concatenate(part)[slice(*share)] for part in zip(*parts, strict=True))
+            ascending = np.argsort(mine, kind="stable")
+            yield mine[ascending], epochs[ascending]
 
-    def ids(self, epoch: int) -> np.ndarray:
-        """This rank's image ids in the order of an epoch, int64 (n,)."""
-        return np.concatenate(self.batches(epoch))
-
-    def batches(self, epoch: int) -> list[np.ndarray]:
-        """This rank's batches: ids int64 (n,), ascending within a batch, so that rows of one block are copied together."""
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """An epoch's images as ranks share them, ids int64 (n,), and the places in these of one after another, int64 (n,)."""
         rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-        together = self._shuffled(rng) if self.window is None else self._in_lanes(rng, self.window // self.stretch)
-        return [np.sort(np.array_split(ids, self.world_size)[self.rank]) for ids in together]
+        if self.window is None:
+            return rng.permutation(self._ids_of(rng.permutation(self.blocks))), np.arange(self.num_images)
+        return self._in_lanes(rng, self.window // self.stretch)
 
-    def _shuffled(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """The batches of all ranks together."""
-        ids = rng.permutation(self._ids_of(rng.permutation(self.blocks)))
-        return np.array_split(ids, self.num_batches)
-
-    def _in_lanes(self, rng: np.random.Generator, lanes: int) -> list[np.ndarray]:
-        """The batches of all ranks together, each in the order of its lanes: a rank's share of it is that of a few neighbouring
-        lanes, and other ranks read the blocks of no more than the lanes on its borders."""
+    def _in_lanes(self, rng: np.random.Generator, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ranks share a batch by lanes: each takes that of a few neighbouring ones, and reads no blocks of another's lanes but of
+        those on their border."""
         first = np.flatnonzero(np.diff(self.blocks // self.stretch, prepend=-1))
         stretches = np.split(self.blocks, first[1:])
         shuffled = [rng.permutation(self._ids_of(stretches[i])) for i in rng.permutation(len(stretches))]
@@ -101,18 +130,32 @@ class EpochOrder:
         # however small a batch, its images are of lanes far apart.
         behind = np.arange(1, len(dealt) + 1) * GOLDEN_RATIO % 1
         place = np.concatenate([(np.arange(len(lane)) + b) / len(lane) for lane, b in zip(dealt, behind, strict=True)])
-        ids, turns = np.concatenate(dealt), np.argsort(place, kind="stable")
-        return [ids[np.sort(part)] for part in np.array_split(turns, self.num_batches)]
+        return np.concatenate(dealt), np.argsort(place, kind="stable")
 
-    def views(self, ids: np.ndarray, epoch: int, num_views: int) -> np.ndarray:
-        """Which stored view of each image an epoch uses, int64 (n,): over V epochs each view once."""
+    def views(self, ids: np.ndarray, epochs: np.ndarray, num_views: int) -> np.ndarray:
+        """Which stored view of each image is used in its epoch, int64 (n,): over V epochs each view once."""
         start = mix64(ids.astype(np.uint64) ^ _view_key(self.seed))
-        return ((start + np.uint64(epoch)) % np.uint64(num_views)).astype(np.int64)
+        return ((start + epochs.astype(np.uint64)) % np.uint64(num_views)).astype(np.int64)
 
     def _ids_of(self, blocks: np.ndarray) -> np.ndarray:
         ids = (blocks[:, None] * self.block_size + np.arange(self.block_size)).ravel()
         ids = ids[ids < len(self.selected)]
         return ids[self.selected[ids]]
+
+
+def in_proportion(totals: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Of ``taken`` images, int64 (...,), how many are of each of k kinds, so that they are used up together: int64 (..., k).
+
+    ``totals`` int64 (..., k): all there are of each. What is rounded off now comes with the next images: with more taken no
+    count is ever less, and when all are, each is its total. A count of two or three kinds is one image off at most.
+    """
+    left, total = taken, totals.sum(-1)
+    counts = []
+    for of_kind in np.moveaxis(totals, -1, 0):
+        total = np.maximum(total, 1)
+        counts.append((2 * left * of_kind + total) // (2 * total))
+        left, total = left - counts[-1], total - of_kind
+    return np.stack(counts, -1)
 
 
 def _parts(items: list[np.ndarray], number: int) -> list[list[np.ndarray]]:

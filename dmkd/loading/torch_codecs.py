@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from dmkd.runtime.accelerators import device_type, has_float64, upload
@@ -17,15 +18,20 @@ class LabelDecoder:
 
     ``arrays`` are a coder's, one view of each of n images: name -> (n, ...), on that device, as ``torch.from_numpy`` makes them
     (uint16 included). Equal to what the coder decodes in numpy to float32 rounding, mixed precision or not. Nothing waits for
-    a GPU. What comes is on that device; where that has no float64, the CPU decodes.
+    a GPU. What comes is on that device; where that has no float64, the CPU decodes. ``class_numbers`` int64 (C,), a
+    permutation: the number that each of the coder's classes is given; None: its own.
     """
 
-    def __init__(self, coder: Coder, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, coder: Coder, device: str | torch.device = "cpu", class_numbers: np.ndarray | None = None
+    ) -> None:
         self.coder, self._device = coder, torch.device(device)
         self._decodes = self._device if has_float64(device) else torch.device("cpu")
         constants = {name: torch.from_numpy(value).float() for name, value in coder.constants.items()}
         moved: dict[str, Any] = {name: upload(constant, self._decodes) for name, constant in constants.items()}
         self._there = replace(coder, **moved)
+        self._numbers = None if class_numbers is None else upload(class_numbers, self._device)
+        self._places = None if class_numbers is None else upload(np.argsort(class_numbers), self._device)
 
     @property
     def is_sparse(self) -> bool:
@@ -34,7 +40,8 @@ class LabelDecoder:
 
     def decode(self, arrays: Arrays, temperature: float = 1.0) -> torch.Tensor:
         """float32 (n, C): logits for use as softmax(logits / temperature)."""
-        return self._exactly(self._there.decode, arrays, temperature).to(self._device)
+        logits = self._exactly(self._there.decode, arrays, temperature).to(self._device)
+        return logits if self._places is None else logits[:, self._places]
 
     def decode_features(self, arrays: Arrays) -> torch.Tensor:
         """float32 (n, d): the teacher's penultimate features, of codecs that take these."""
@@ -43,7 +50,8 @@ class LabelDecoder:
     def sparse(self, arrays: Arrays) -> tuple[torch.Tensor, torch.Tensor]:
         """Class ids int64 and logits float32, (n, k) each, likeliest first."""
         ids, logits = self._exactly(self._there.sparse, arrays)
-        return ids.to(self._device), logits.to(self._device)
+        ids = ids.to(self._device)
+        return ids if self._numbers is None else self._numbers[ids], logits.to(self._device)
 
     def tail_log_mass(self, arrays: Arrays, temperature: float = 1.0) -> torch.Tensor:
         """log Σ exp(z / T) over the classes left out, float32 (n,); -inf if none is."""

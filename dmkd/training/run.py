@@ -22,7 +22,7 @@ from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of, save_student
 from dmkd.loading import Loader
 from dmkd.loading.loader import MEMORY_BYTES
-from dmkd.loading.order import EpochOrder
+from dmkd.loading.order import Batches
 from dmkd.loading.usable import usable_images
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.runtime.accelerators import Download
@@ -73,8 +73,7 @@ def count_images(recipe: TrainingRecipe, store: Store, world_size: int = 1) -> i
     """The images that a recipe learns from. Raises what a run of ``world_size`` workers would raise about them; reads listings
     and, to select, the teacher's opinions, and makes no loader."""
     usable = usable_images(store, parse_labels(recipe.labels), recipe.view_set, recipe.select)
-    batch_size = rank_batch_size(recipe, world_size)
-    return EpochOrder(usable.blocks, usable.selected, store.block_size, batch_size, world_size=world_size).num_images
+    return Batches(len(usable.ids), rank_batch_size(recipe, world_size), world_size=world_size).num_images
 
 
 def open_loader(
@@ -115,7 +114,7 @@ class TrainingRun:
             notice(self.loader.selection_notice)
         self.length = run_length(recipe, self.loader.num_images)
         # Batches of the loader that make one optimiser step, as even as can be; and their images, of all workers.
-        parts = np.array_split(self.loader.order_of.batch_images(), self.length.updates_per_epoch)
+        parts = np.array_split(self.loader.batches.sizes, self.length.updates_per_epoch)
         self.parts, self.images = [len(part) for part in parts], [int(part.sum()) for part in parts]
         self.description: dict[str, Any] = {
             "training": recipe.to_json(),

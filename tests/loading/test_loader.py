@@ -130,7 +130,7 @@ def test_every_way_of_reading_gives_the_stores_values_in_the_same_order(store, w
     assert found.order_description == loader(store).order_description and found.window is None
     encoded, views = store.labels["teacher"].encoded(slice(None))["logits"], store.views["views"][:]
     images, class_ids, expected = store.images[:], store.class_ids[:], []
-    for ids in found.order_of.batches(3):
+    for ids, _ in found.batches_of(3):
         which = found.views_of_epoch(ids, 3)
         rows = (ids, images[ids], class_ids[ids], views[ids, which], encoded[ids, which])
         expected.append(tuple(part.tolist() for part in rows))

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmkd.loading.order import EpochOrder
+from dmkd.loading.order import Batches, EpochOrder
 from dmkd.stores import UsageError
 
 WINDOWS = [(None, 1), (1, 1), (2, 1), (3, 1), (4, 2), (7, 3)]
@@ -17,13 +17,21 @@ def usable(num_images, block_size, dropped=0.0, missing=0.0):
     return blocks, selected & np.isin(np.arange(num_images) // block_size, blocks)
 
 
-def order_of(num_images, block_size, batch_size, window, stretch, rank=0, world_size=1, **left_out):
-    blocks, selected = usable(num_images, block_size, **left_out)
-    return EpochOrder(blocks, selected, block_size, batch_size, 7, window, stretch, rank, world_size)
+class Rank:
+    """What one rank reads."""
+
+    def __init__(self, num_images, block_size, batch_size, window, stretch, rank=0, world_size=1, **left_out):
+        blocks, self.selected = usable(num_images, block_size, **left_out)
+        self.order = EpochOrder(blocks, self.selected, block_size, 7, window, stretch)
+        self.of = Batches(self.order.num_images, batch_size, rank, world_size)
+
+    def batches(self, epoch):
+        share = self.of.share(self.of.sizes)
+        return [ids for ids, _ in self.order.batches(epoch * self.of.num_images, self.of.sizes, *share)]
 
 
 def ranks(world_size, *arguments, **options):
-    return [order_of(*arguments, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+    return [Rank(*arguments, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
 
 
 @settings(deadline=None, max_examples=200)
@@ -58,11 +66,11 @@ def test_ranks_share_every_image_once_in_batches_of_one_size(
         max(sizes) == batch_size + 1 and (batch_size == 1 or len(selected) < 2 * world_size)
     )
     together = np.sum([[len(ids) for ids in rank] for rank in batches], axis=0)
-    assert all(order.batch_images().tolist() == together.tolist() for order in orders)
+    assert all(order.of.sizes.tolist() == together.tolist() for order in orders)
     again = ranks(world_size, *images, batch_size, *windowed, **left_out)[-1].batches(epoch)
     assert all((a == b).all() for a, b in zip(batches[-1], again, strict=True))
-    alone = order_of(*images, batch_size * world_size, *windowed, **left_out)
-    if alone.num_batches == len(batches[0]):
+    alone = Rank(*images, batch_size * world_size, *windowed, **left_out)
+    if len(alone.of) == len(batches[0]):
         for whole, *parts in zip(alone.batches(epoch), *batches, strict=True):
             assert whole.tolist() == sorted(np.concatenate(parts).tolist()), "ranks share the batches of a single one"
 
@@ -96,7 +104,7 @@ def test_a_rank_has_two_windows_of_blocks_at_most(num_images, block_size, batch_
 
 
 def test_one_rank_goes_through_each_lane_one_stretch_at_a_time():
-    order = order_of(64 * 16, 16, 32, 12, 3)  # 4 lanes of stretches of 3 blocks
+    order = Rank(64 * 16, 16, 32, 12, 3)  # 4 lanes of stretches of 3 blocks
     stretches = [np.unique(ids // 16 // 3) for ids in order.batches(0)]
     assert max(in_use(order.batches(0), 16 * 3)) <= 8 and np.mean([len(here) for here in stretches]) < 5
     begun = list(dict.fromkeys(np.concatenate(stretches).tolist()))
@@ -113,8 +121,8 @@ def test_ranks_read_little_more_than_their_shares_of_the_blocks(batch_size, wind
 
 @pytest.mark.parametrize("stretch", [1, 4])
 def test_a_batch_has_images_of_every_lane(stretch):
-    order = order_of(100_000, 16, 256, 64 * stretch, stretch)
-    full = order_of(100_000, 16, 256, None, 1)
+    order = Rank(100_000, 16, 256, 64 * stretch, stretch)
+    full = Rank(100_000, 16, 256, None, 1)
     for epoch in range(2):
         here = [len(np.unique(ids // (16 * stretch))) for ids in order.batches(epoch)]
         assert np.mean(here) >= 60
