@@ -27,6 +27,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def parts(self) -> "list[Batch]":
+        """The batch itself; of one of several stores, the part of each."""
+        return [self]
+
     def pixels(self, *, size: int | None = None, interpolation: str | None = None) -> torch.Tensor:
         """The views, mixed if they mix: uint8 (n, 3, S, S), the very pixels that the teachers saw.
 

@@ -114,6 +114,11 @@ class Loader:
         self._gatherer = Gatherer(store, self.columns, self.places, window, usable.blocks, device, self.threads)
 
     @property
+    def loaders(self) -> "list[Loader]":
+        """The loader itself; of several stores, that of each."""
+        return [self]
+
+    @property
     def view_set(self) -> ViewSet | DrawnViews:
         """The views that the batches show."""
         return self.decoder.view_set
@@ -173,12 +178,13 @@ class Loader:
 
     def read(self, batches: Sequence[Chosen]) -> Generator[Batch, None, None]:
         """These batches, read ahead by threads."""
-        together = self._batches_together()
+        largest = max((len(ids) for ids, _ in batches), default=1)
+        together = self._batches_together(largest)
         groups = [batches[first : first + together] for first in range(0, len(batches), together)]
         threads = 1 if self._gatherer.has_window else self.threads  # the blocks of a window are decoded by all
         with ExitStack() as stack:
             ids = [ids for ids, _ in batches]
-            reading = stack.enter_context(self._gatherer.reading(self._largest_batch * together, ids))
+            reading = stack.enter_context(self._gatherer.reading(largest * together, ids))
             transfer = stack.enter_context(self._transfer())
             make = partial(self._make, reading=reading, transfer=transfer)
             for made, sizes, done in stack.enter_context(closing(in_order(make, groups, threads, self.depth))):
@@ -195,7 +201,7 @@ class Loader:
             raise UsageError(
                 f"Not all of the images asked for are finished, labelled and selected in {self.store.path}."
             )
-        with self._gatherer.reading(self._largest_batch) as reading, self._transfer() as transfer:
+        with self._gatherer.reading(len(ids)) as reading, self._transfer() as transfer:
             chosen = (ids, np.full(len(ids), epoch))
             batch, _, done = self._make([chosen], reading=reading, transfer=transfer)
             if transfer:
@@ -204,16 +210,12 @@ class Loader:
 
     # Below: from ids to batches
 
-    @property
-    def _largest_batch(self) -> int:
-        return min(self.batches.batch_size, self.num_images)
-
-    def _batches_together(self) -> int:
+    def _batches_together(self, largest: int) -> int:
         """Batches that are gathered at a time: more than one only if they are small, and never through a window, which holds
         what single batches need."""
         if self._gatherer.has_window:
             return 1
-        return max(1, TOGETHER_BYTES // (self._largest_batch * sum(column.taken_bytes for column in self.columns)))
+        return max(1, TOGETHER_BYTES // (largest * sum(column.taken_bytes for column in self.columns)))
 
     def _transfer(self) -> AbstractContextManager[Transfer | None]:
         """What copies to a GPU beside its computing, and is closed at the end."""

@@ -75,7 +75,7 @@ class Optimisation:
         progress = step / self.length.updates
         sums, here = self.no_sums(), 0
         for batch, last in batches:
-            n = len(batch.ids)
+            n = len(batch)
             with keep_gradients_here(self.shared, not last), torch.autocast(**self.autocast):
                 loss, agreeing = self.shared(batch, progress)
                 # Gradients are added up over the batches and averaged over the workers.
