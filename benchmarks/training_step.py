@@ -31,8 +31,8 @@ from dmkd.training.execution import Execution
 from dmkd.training.losses import kd_loss
 from dmkd.training.objective import Objective
 from dmkd.training.optimisation import Optimisation
-from dmkd.training.run import open_loader
 from dmkd.training.run_length import run_length
+from dmkd.training.sources import open_loader
 from dmkd.training.team import Team
 from dmkd.training.training_recipe import resolve_training
 from dmkd.views.render import normalise

@@ -43,6 +43,21 @@ def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return named(endpoint_option(function))
 
 
+def stores_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Which store, or which stores, as ``stores``."""
+    named = click.option(
+        "--store",
+        "stores",
+        multiple=True,
+        shell_complete=files,
+        metavar="PATH",
+        help="The store: a folder, an HDF5 file (.h5, .hdf5), or s3://BUCKET/NAME (gs://, az://). Default: $DMKD_STORE, or the "
+        "only store in the current folder. Give several to learn from them together, each image once an epoch; or with their "
+        "shares of each batch: --store a.zarr --store b.zarr=3 for a quarter and three.",
+    )
+    return named(endpoint_option(function))
+
+
 json_option = under(
     OTHERS, click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of a table.")
 )

@@ -5,9 +5,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmkd.loading.ingredient import Ingredient
 from dmkd.runtime.progress import Advance, Display
 from dmkd.stores import Store, UsageError
-from dmkd.training.loss_table import HARD_LABELS, LOSSES
+from dmkd.training.loss_table import HARD, HARD_LABELS, LOSSES
 from dmkd.training.training_recipe import TrainingRecipe
 from dmkd.views.shown import shown_views
 
@@ -32,7 +33,7 @@ def train_with_progress(
 
     More than one worker: processes of this machine, unless this is one of several already.
     """
-    from dmkd.training.run import count_images
+    from dmkd.training.sources import count_images
     from dmkd.training.team import in_team, launch
 
     if workers == 1 or in_team():
@@ -87,16 +88,17 @@ def _train_here(
     execution: "Execution | None",
 ) -> dict[str, Any]:
     from dmkd.train import Progress, train
-    from dmkd.training.run import count_images
     from dmkd.training.run_length import run_length
+    from dmkd.training.sources import count_images
 
     if not leads():
         return train(recipe, store, out, device=device, evaluate_on=val, execution=execution)
     num_images = count_images(recipe, store)
-    if left_out := store.num_images - num_images:
+    there = sum(one.store.num_images for one in recipe.ingredients(store))
+    if left_out := there - num_images:
         why = "not made or not labelled yet" if recipe.labels else "not made yet"
         why = f"not selected, {why}" if recipe.select else why
-        display.notice(f"{left_out:,} of {store.num_images:,} images are {why} and are left out.")
+        display.notice(f"{left_out:,} of {there:,} images are {why} and are left out.")
     seen, last_top1 = 0, ""
     advance: Advance
     with ExitStack() as until_done:
@@ -150,22 +152,41 @@ def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -
         loss += f", {recipe.hard_weight:.0%}{end} {LOSSES[HARD_LABELS[recipe.hard_labels]].words}"
     if recipe.feature_weight:
         loss += f", features' squared error x {recipe.feature_weight:g}"
+    if entry.from_labels and not all(one.labels for one in recipe.ingredients(store)):
+        loss += f"; without labels {LOSSES[HARD].words}"
     length = _length(recipe.updates, recipe.epochs)
     if recipe.warmup_updates or recipe.warmup_epochs:
         length += f" ({_length(recipe.warmup_updates, recipe.warmup_epochs)} of warm-up)"
     extras = f", gradient norm at most {recipe.clip_grad:g}" if recipe.clip_grad else ""
     extras += f", weights averaged with decay {recipe.ema:g}" if recipe.ema else ""
+    ingredients = recipe.ingredients(store)
+    learnt = [("labels", recipe.labels or "class ids only"), ("views", shown)]
+    if recipe.beside:
+        learnt = [
+            (one.store.path, _learnt(one, share)) for one, share in zip(ingredients, _shares(recipe), strict=True)
+        ]
+        learnt.append(("views", f"at {size} x {size} pixels"))
     print_facts(
-        f"Training {recipe.student} on {store.path} (preset {preset})",
+        f"Training {recipe.student} on {' and '.join(one.store.path for one in ingredients)} (preset {preset})",
         [
-            ("labels", recipe.labels or "class ids only"),
-            ("views", shown),
+            *learnt,
             ("loss", loss),
             ("optimiser", f"{recipe.optimizer}, lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}{extras}"),
             ("schedule", f"{recipe.schedule}, {length}, batch {recipe.batch_size}, seed {recipe.seed}"),
             ("out", str(out)),
         ],
     )
+
+
+def _shares(recipe: TrainingRecipe) -> list[str]:
+    """Of each store's images in a batch."""
+    if recipe.weights is None:
+        return ["each once an epoch"] * (1 + len(recipe.beside))
+    return [f"{weight / sum(recipe.weights):.1%} of each batch" for weight in recipe.weights]
+
+
+def _learnt(one: Ingredient, share: str) -> str:
+    return f"{share}, {one.labels or 'class ids only'}, views {one.view_set}"
 
 
 def _length(updates: int | None, epochs: int | None) -> str:

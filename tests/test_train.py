@@ -181,7 +181,7 @@ def test_memory_bounds_what_the_loader_holds(tmp_path):
     train(recipe, packed, tmp_path / "run", device="cpu")
     notices, little = [], Execution(memory=1e-5)
     train(recipe, packed, tmp_path / "run", device="cpu", execution=little, notice=notices.append)
-    assert len(notices) == 1 and "order full then, window of 2 blocks now" in notices[0]
+    assert len(notices) == 1 and "order full then, 2 lanes of a block now" in notices[0]
     with pytest.raises(UsageError, match="--memory must be greater than 0 GiB"):
         Execution(memory=0)
 

@@ -8,19 +8,24 @@ import click
 
 from ..completion import files, folders
 from ..help import MAIN, RUN, HeadedCommand, heading
-from ..options import device_option, existing_store, json_option, store_option
+from ..options import device_option, existing_store, find_store, json_option, stores_option
 from ..training_options import execution_options, take_execution, training_options
 
 
 @click.command("train-student", cls=HeadedCommand, short_help="Train a student on a store alone.")
 @heading(MAIN)
-@store_option
+@stores_option
 @click.option(
     "--student",
     metavar="NAME",
     help="timm architecture, or wrn_16_2, cifar_resnet20, ... Default: resnet18; digits: a small one.",
 )
-@click.option("--labels", metavar="NAMES", help="Label sets to learn from, a or a,b or a=2,b=1. Default: the only one.")
+@click.option(
+    "--labels",
+    metavar="NAMES",
+    help="Label sets to learn from, a or a,b or a=2,b=1; of several stores of each, as in one.zarr:a,two.zarr:b, where "
+    "two.zarr: is its class ids alone. Default: the only one; of a store without labels, beside others, its class ids.",
+)
 @click.option(
     "--views",
     "view_set",
@@ -59,7 +64,7 @@ from ..training_options import execution_options, take_execution, training_optio
 @device_option
 @json_option
 def command(
-    store: str | None,
+    stores: tuple[str, ...],
     student_args: tuple[str, ...],
     preset: str | None,
     val: str | None,
@@ -88,29 +93,43 @@ def command(
       dmkd train-student --student vit_small_patch16_224 --student-arg drop_path_rate=0.1 --ema 0.9999 --clip-grad 1
       dmkd train-student --loss hard                                  the same images, without a teacher
       dmkd train-student --loss hard --views rrc,scale=0.5:1 --size 64
+      dmkd train-student --store generated.zarr --store photos.zarr --labels resnet34.tv_in1k,photos.zarr:
+      dmkd train-student --store generated.zarr=3 --store photos.zarr --val photos-test.zarr
     """
     from dmkd.digits import GENERATORS
     from dmkd.formats.find import check_data
     from dmkd.recipes.label_choice import parse_labels
+    from dmkd.recipes.store_choice import parse_store
     from dmkd.runtime.devices import choose_device
     from dmkd.stores import open_store
-    from dmkd.training.training_recipe import parse_student_args, preset_notice, refuse_unused, resolve_training
+    from dmkd.training.training_recipe import (
+        parse_student_args,
+        preset_notice,
+        refuse_unused,
+        resolve_mixture,
+        resolve_training,
+    )
 
     from ..display import make_display
     from ..training_progress import check_workers, leads, print_recipe, print_result, train_with_progress
 
-    path = existing_store(store)
+    named = [parse_store(text) for text in stores or [find_store(None)]]
+    paths = [existing_store(path) for path, _ in named]
     if val is not None:
         check_data(val)
     execution = take_execution(options)
     options["student_args"] = parse_student_args(student_args) or None
-    opened = open_store(path)
-    name, recipe = resolve_training(opened, options, preset)
+    opened, *others = (open_store(path) for path in paths)
+    if others:
+        name, recipe = resolve_mixture([opened, *others], [weight for _, weight in named], options, preset)
+    else:
+        name, recipe = resolve_training(opened, options, preset)
     chosen = choose_device(device)
     check_workers(workers, chosen)
     refuse_unused(options, [recipe])
-    stem = Path(opened.path.rstrip("/")).stem
-    labels = recipe.loss if recipe.labels is None else "+".join(parse_labels(recipe.labels))
+    ingredients = recipe.ingredients(opened)
+    stem = "+".join(Path(one.store.path.rstrip("/")).stem for one in ingredients)
+    labels = "+".join(dict.fromkeys(name for one in ingredients for name in parse_labels(one.labels))) or recipe.loss
     folder = Path(out or f"students/{stem}-{recipe.student}-{labels}")
     display = make_display()
     if not as_json and leads():

@@ -4,8 +4,9 @@ import os
 from collections.abc import Sequence
 from typing import Any, overload
 
+from dmkd.loading.ingredient import Ingredient
 from dmkd.loading.loader import Loader
-from dmkd.loading.mixture import Ingredient, Mixture
+from dmkd.loading.mixture import Mixture, loader_of
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.recipes.store_choice import complete_weights, labels_of_each, parse_store
 from dmkd.runtime.devices import choose_device
@@ -75,15 +76,7 @@ def loader(
     device = choose_device(device)
     if isinstance(store, Store | str | os.PathLike):
         one = _ingredient(_opened(store), labels, view_set, select)
-        return Loader(
-            one.store,
-            labels=parse_labels(one.labels),
-            view_set=one.view_set,
-            select=one.select,
-            batch_size=batch_size,
-            device=device,
-            **options,
-        )
+        return loader_of(one, batch_size=batch_size, device=device, **options)
     pairs = [_with_weight(entry) for entry in store]
     stores = [_opened(path) for path, _ in pairs]
     ingredients = [

@@ -10,27 +10,13 @@ import numpy as np
 import torch
 
 from dmkd.loading.batch import Batch
+from dmkd.loading.ingredient import Ingredient
 from dmkd.loading.loader import MEMORY_BYTES, MOST_THREADS, Chosen, Loader
 from dmkd.loading.order import Batches, in_proportion
-from dmkd.recipes.class_numbers import class_numbers
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.recipes.randomness import key64
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import Store, UsageError
-
-
-@dataclass(frozen=True)
-class Ingredient:
-    """One of several stores, and what is learnt from it."""
-
-    store: Store
-    labels: str | None = None  # label sets, as ``--labels`` has them; None: the class ids alone
-    view_set: str | None = None  # without labels: the views that are shown
-    select: str | None = None
-
-    def class_numbers(self, leading: Store) -> np.ndarray | None:
-        """Of each of the store's classes the number in the store that leads; None: its own. Raises ``UsageError``."""
-        return class_numbers(self.store, leading, soft=bool(parse_labels(self.labels)))
 
 
 @dataclass
@@ -96,11 +82,8 @@ class Mixture:
         pixels = [store.num_images * prod(store.image_shape) for store in stores]
         threads = max(1, (threads or min(MOST_THREADS, default_cpu_threads())) // len(stores))
         self.loaders = [
-            Loader(
-                one.store,
-                labels=parse_labels(one.labels),
-                view_set=one.view_set,
-                select=one.select,
+            loader_of(
+                one,
                 class_numbers=one.class_numbers(stores[0]),
                 batch_size=batch_size,
                 # Stores that were made alike would be read alike: the same classes and noises side by side.
@@ -171,6 +154,11 @@ class Mixture:
             list(loader.order_of.batches(epoch * images, parts[:, n], first[:, n], last[:, n]))
             for n, (loader, images) in enumerate(zip(self.loaders, self.images.tolist(), strict=True))
         ]
+
+
+def loader_of(one: Ingredient, **options: Any) -> Loader:
+    """The loader of one store, which may be one of several; ``options`` are those of :class:`~dmkd.loading.Loader`."""
+    return Loader(one.store, labels=parse_labels(one.labels), view_set=one.view_set, select=one.select, **options)
 
 
 def images_an_epoch(there: Sequence[int], weights: Sequence[float] | None, stores: Sequence[Store]) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from dmkd.loading import Batch
+from dmkd.loading.mixture import MixedBatch
 from dmkd.recipes.randomness import key64
 from dmkd.runtime.accelerators import has_float64
 from dmkd.runtime.precision import AUTOCAST
@@ -62,7 +63,9 @@ class Optimisation:
         dtype = torch.float64 if has_float64(self.team.device) else torch.float32
         return torch.zeros(2, dtype=dtype, device=self.team.device)
 
-    def step(self, batches: Iterable[tuple[Batch, bool]], step: int, images: int) -> tuple[torch.Tensor, int]:
+    def step(
+        self, batches: Iterable[tuple[Batch | MixedBatch, bool]], step: int, images: int
+    ) -> tuple[torch.Tensor, int]:
         """Step number ``step`` of the run: this worker's (batch, whether it is the last of the step); ``images`` of all workers.
 
         The gradient is the mean over all images of all workers, whatever their shares. Returns this worker's sums of loss and

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 
 from dmkd.loading import Batch
+from dmkd.loading.mixture import MixedBatch
 from dmkd.training.team import Team
 
 LOOK_SECONDS = 10.0  # between two looks at the clock of the worker that leads, at most, if steps are shorter
@@ -19,7 +20,7 @@ class Clock:
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
-    def parts(self, batches: Iterator[Batch], count: int) -> Iterator[tuple[Batch, bool]]:
+    def parts(self, batches: Iterator[Batch | MixedBatch], count: int) -> Iterator[tuple[Batch | MixedBatch, bool]]:
         """The next ``count`` batches, each with whether it is the last of them."""
         for number in range(count):
             start = time.perf_counter()

@@ -20,17 +20,12 @@ from dmkd.classifiers.evaluation_data import decoding_threads, list_evaluation
 from dmkd.classifiers.kept_images import KeptImages
 from dmkd.classifiers.load import load_classifier
 from dmkd.classifiers.students import as_classifier, create_student, preprocessing_of, save_student
-from dmkd.loading import Loader
-from dmkd.loading.loader import MEMORY_BYTES
-from dmkd.loading.order import Batches
-from dmkd.loading.usable import usable_images
-from dmkd.recipes.label_choice import parse_labels
 from dmkd.runtime.accelerators import Download
 from dmkd.runtime.devices import default_cpu_threads, make_deterministic
 from dmkd.runtime.precision import set_tf32
 from dmkd.runtime.versions import hardware, library_versions
 from dmkd.runtime.whole_files import sweep_partials, write_file, writing
-from dmkd.stores import DmkdError, Store, UsageError
+from dmkd.stores import DmkdError, Store
 from dmkd.training.checkpoint import RunState, load_checkpoint, save_checkpoint
 from dmkd.training.curves import Curves
 from dmkd.training.execution import Execution, classifier_precision
@@ -39,6 +34,7 @@ from dmkd.training.optimisation import Optimisation
 from dmkd.training.pace import Checkpoints, Clock
 from dmkd.training.run_folder import BEST, STUDENT, SUMMARY, make_folder
 from dmkd.training.run_length import run_length
+from dmkd.training.sources import described, described_in_full, open_loader
 from dmkd.training.team import Team
 from dmkd.training.training_recipe import TrainingRecipe, views_of_student
 
@@ -55,43 +51,6 @@ class Progress:
     total_images: int
     loss: float
     evaluation: Evaluation | None = None
-
-
-def rank_batch_size(recipe: TrainingRecipe, world_size: int) -> int:
-    """Images of a batch that one of ``world_size`` workers takes at a time. Raises ``UsageError`` if the recipe's batch can't be
-    divided so."""
-    parts = world_size * recipe.accumulate
-    if recipe.batch_size % parts:
-        raise UsageError(
-            f"--batch-size {recipe.batch_size} can't be divided by {world_size} workers x {recipe.accumulate} parts "
-            "(--workers, --accumulate): choose a multiple."
-        )
-    return recipe.batch_size // parts
-
-
-def count_images(recipe: TrainingRecipe, store: Store, world_size: int = 1) -> int:
-    """The images that a recipe learns from. Raises what a run of ``world_size`` workers would raise about them; reads listings
-    and, to select, the teacher's opinions, and makes no loader."""
-    usable = usable_images(store, parse_labels(recipe.labels), recipe.view_set, recipe.select)
-    return Batches(len(usable.ids), rank_batch_size(recipe, world_size), world_size=world_size).num_images
-
-
-def open_loader(
-    recipe: TrainingRecipe, store: Store, device: str, rank: int = 0, world_size: int = 1, memory: float | None = None
-) -> Loader:
-    """The loader that a training recipe asks for, one rank's part of it. ``memory``: GiB a rank, None: the loader's default."""
-    return Loader(
-        store,
-        labels=parse_labels(recipe.labels),
-        view_set=recipe.view_set,
-        batch_size=rank_batch_size(recipe, world_size),
-        seed=recipe.seed,
-        select=recipe.select,
-        device=device,
-        rank=rank,
-        world_size=world_size,
-        memory=MEMORY_BYTES if memory is None else int(memory * 2**30),
-    )
 
 
 class TrainingRun:
@@ -116,11 +75,7 @@ class TrainingRun:
         # Batches of the loader that make one optimiser step, as even as can be; and their images, of all workers.
         parts = np.array_split(self.loader.batches.sizes, self.length.updates_per_epoch)
         self.parts, self.images = [len(part) for part in parts], [int(part.sum()) for part in parts]
-        self.description: dict[str, Any] = {
-            "training": recipe.to_json(),
-            "store": {"identity": store.identity, "images": self.loader.num_images},
-            "labels": {name: label_set.identity for name, label_set in self.loader.label_sets.items()},
-        }
+        self.description: dict[str, Any] = {"training": recipe.to_json(), **described(self.loader)}
         self.carried_out: dict[str, Any] = {
             "device": torch.device(team.device).type,
             "workers": team.world_size,
@@ -154,7 +109,9 @@ class TrainingRun:
             model = team.synchronise_batch_norm(model)
         layout = execution.layout(team.device)
         model = model.to(team.device).to(memory_format=layout)
-        objective = Objective(recipe, self.loader.decoder, model, self.preprocessing, layout, execution.compile)
+        objective = Objective(
+            recipe, self.loader.loaders[0].decoder, model, self.preprocessing, layout, execution.compile
+        )
         self.optimisation = Optimisation(recipe, objective, team, precision, self.length)
         if found:
             self.optimisation.load_state_dict(found.optimisation)
@@ -353,12 +310,9 @@ class TrainingRun:
 
     def _summary(self, evaluate_on: str | None) -> dict[str, Any]:
         lines, last, best = self.state.lines, self.state.lines[-1], self.state.best
-        labels = {name: {"teacher": s.teacher, "codec": s.codec.name} for name, s in self.loader.label_sets.items()}
         return {
             **self.description,
-            "store": {**self.description["store"], "path": self.store.path, "recipe": self.store.recipe},
-            "teachers": labels,
-            "views": dict(self.loader.view_set.attributes),
+            **described_in_full(self.loader),
             "execution": self.carried_out,
             "updates": self.length.updates,
             "continued_from": self.state.continued_from,

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmkd import digits
+from dmkd.loading.ingredient import Ingredient
 from dmkd.loading.usable import default_views
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.recipes.selecting import in_full, selection_of
+from dmkd.recipes.store_choice import complete_weights, labels_of_each
 from dmkd.stores import Store, UsageError
-from dmkd.training.loss_table import HARD_LABELS, LOSSES, LossOption, loss_options, options_of_some
+from dmkd.training.loss_table import HARD, HARD_LABELS, LOSSES, LossOption, loss_options, options_of_some
 from dmkd.training.presets import DM_KD, DM_KD_SMALL, OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE
 from dmkd.views.policy import parse_policy
 from dmkd.views.shown import shown_views
@@ -19,7 +21,11 @@ from dmkd.views.shown import shown_views
 LENGTH = ("epochs", "updates", "warmup_epochs", "warmup_updates")  # fields that say how long a run is
 
 # Fields and their values where they are not used, which the JSON leaves out: recipes were written before there were any.
-UNUSED: dict[str, Any] = {**dict.fromkeys(LENGTH), "size": None, "hard_weight_end": None, "hard_labels": "asked"}
+UNUSED: dict[str, Any] = {
+    **dict.fromkeys((*LENGTH, "size", "hard_weight_end", "weights")),
+    "hard_labels": "asked",
+    "beside": (),
+}
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,21 @@ class TrainingRecipe:
     warmup_updates: int | None = None  # optimiser steps in which the learning rate rises, instead of warmup_epochs
     hard_weight_end: float | None = None  # hard_weight moves to this over the run; None: it stays
     hard_labels: str = "asked"  # whose class the hard label is, a word in HARD_LABELS
+    beside: tuple[Ingredient, ...] = ()  # other stores that are learnt from together with the one given
+    weights: tuple[float, ...] | None = (
+        None  # of all these stores in a batch, the one given first; None: by their images
+    )
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; without what is :data:`UNUSED`."""
-        values = {**dataclasses.asdict(self), "milestones": list(self.milestones)}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values |= {"milestones": list(self.milestones), "beside": (), "weights": None}  # the run describes its stores
         values = {key: value for key, value in values.items() if key not in UNUSED or value != UNUSED[key]}
         return {**values.pop("loss_options"), **values}
+
+    def ingredients(self, store: Store) -> list[Ingredient]:
+        """What is learnt from, the store given first."""
+        return [Ingredient(store, self.labels, self.view_set, self.select), *self.beside]
 
     @property
     def is_anchored(self) -> bool:
@@ -91,6 +106,44 @@ def resolve_training(store: Store, given: dict[str, Any], preset: str | None = N
     Of a preset that was asked for, the student is still the one that suits the store. A warm-up that was not given keeps its
     share of a run that is shorter than the preset's. Raises ``UsageError`` for what can't be trained.
     """
+    return _resolve(store, given, preset)
+
+
+def resolve_mixture(
+    stores: Sequence[Store], weights: Sequence[float | None], given: dict[str, Any], preset: str | None = None
+) -> tuple[str, TrainingRecipe]:
+    """As :func:`resolve_training`, for several stores: the first one's recipe, with the others beside it.
+
+    ``labels`` are as :func:`dmkd.recipes.store_choice.labels_of_each` reads them. Stores without labels are learnt from by their
+    class ids, whatever the loss, and are those that ``view_set`` is of. Classes and defaults are the first store's.
+    """
+    labels = labels_of_each(given.get("labels"), stores)
+    (name, recipe), *others = (
+        _resolve(store, {**given, "labels": of_it}, preset, mixed=True)
+        for store, of_it in zip(stores, labels, strict=True)
+    )
+    if recipe.feature_weight:
+        raise UsageError(
+            "--feature-weight compares with the features of one teacher: leave it out, or name one --store."
+        )
+    beside = tuple(
+        Ingredient(store, other.labels, other.view_set, other.select)
+        for store, (_, other) in zip(stores[1:], others, strict=True)
+    )
+    if LOSSES[recipe.loss].from_labels and not any(one.labels for one in (recipe, *beside)):
+        raise UsageError(
+            f"--loss {recipe.loss} learns from labels, and no store has any that are used: use --loss hard."
+        )
+    for one in beside:
+        one.class_numbers(stores[0])
+    of_each = complete_weights(weights)
+    return name, dataclasses.replace(recipe, beside=beside, weights=of_each and tuple(of_each))
+
+
+def _resolve(
+    store: Store, given: dict[str, Any], preset: str | None, mixed: bool = False
+) -> tuple[str, TrainingRecipe]:
+    """``mixed``: beside other stores, so that labels need not be all that is learnt from."""
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"There is no preset {preset!r}; there are {', '.join(PRESETS)}.")
     name, defaults = defaults_for(store)
@@ -115,14 +168,15 @@ def resolve_training(store: Store, given: dict[str, Any], preset: str | None = N
         lr, weight_decay = OPTIMIZER_DEFAULTS[values["optimizer"]]
         decay = given.get("weight_decay")
         values |= {"lr": lr, "weight_decay": weight_decay if decay is None else decay}
-    values["labels"], values["view_set"] = _choose_labels(store, values)
+    values["labels"], values["view_set"] = _choose_labels(store, values, mixed)
     views = shown_views(store, values["view_set"])
     values["size"] = _choose_size(store, views.attributes["size"], values["size"])
     if values["feature_weight"]:
         _refuse_labels_without_features(store, values["labels"])
     if not LOSSES[values["loss"]].takes_sparse:
         _refuse_sparse_labels(store, values["labels"], values["loss"])
-    if "partner" in views.components and not LOSSES[values["loss"]].takes_mixed:
+    learnt = LOSSES[values["loss"] if values["labels"] is not None else HARD]
+    if "partner" in views.components and not learnt.takes_mixed:
         raise UsageError(
             f"--loss {values['loss']} needs one class an image, and the views of these labels mix two: use --loss kl."
         )
@@ -244,13 +298,16 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _choose_labels(store: Store, values: dict[str, Any]) -> tuple[str | None, str]:
+def _choose_labels(store: Store, values: dict[str, Any], mixed: bool) -> tuple[str | None, str]:
     label_sets, views = store.labels, store.views
     wanted = values.get("labels")
     select = values["select"]
     opinion = select is not None and selection_of(store, select).needs_teacher
     view_set = values.get("view_set")
-    if not LOSSES[values["loss"]].from_labels and wanted is None and not opinion:
+    from_labels = LOSSES[values["loss"]].from_labels
+    if wanted is not None and not parse_labels(wanted) and from_labels and not mixed:
+        raise UsageError(f"--loss {values['loss']} learns from labels, and --labels names none: use --loss hard.")
+    if not parse_labels(wanted) and (wanted is not None or not (from_labels or opinion)):
         return None, shown_views(store, view_set or next(iter(views), None) or default_views(store)).name
     if not label_sets:
         raise UsageError(f"{store.path} has no labels yet: run `dmkd label --teacher NAME`, or train with --loss hard.")
@@ -263,7 +320,7 @@ def _choose_labels(store: Store, values: dict[str, Any]) -> tuple[str | None, st
         if name not in label_sets:
             raise UsageError(f"{store.path} has no label set {name!r}; it has {', '.join(label_sets)}.")
     labelled = label_sets[names[0]].view_set
-    if view_set not in (None, labelled):
+    if view_set not in (None, labelled) and not mixed:
         raise UsageError(
             f"--views {view_set}: labels {wanted} are of the views {labelled}, so students that learn from them see these. "
             "Leave --views out, or train with --loss hard and no --labels."

@@ -7,7 +7,7 @@ from conftest import filled_store
 
 from dmkd.classifiers.students import create_student, preprocessing_of
 from dmkd.training.objective import Objective
-from dmkd.training.run import open_loader
+from dmkd.training.sources import open_loader
 from dmkd.training.training_recipe import resolve_training
 
 

@@ -201,7 +201,7 @@ def test_argmax_of_labels_that_keep_few_logits_is_the_first_of_them(tmp_path):
 
 def objective_of(store, **options):
     from dmkd.classifiers.students import create_student, preprocessing_of
-    from dmkd.training.run import open_loader
+    from dmkd.training.sources import open_loader
 
     _, recipe = resolve_training(store, {**FAST, "labels": "teacher", **options})
     loader = open_loader(recipe, store, "cpu")

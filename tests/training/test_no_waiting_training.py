@@ -16,8 +16,8 @@ from dmkd.runtime.accelerators import upload
 from dmkd.stores import create_store, parse_codec
 from dmkd.training.objective import Objective
 from dmkd.training.optimisation import Optimisation
-from dmkd.training.run import open_loader
 from dmkd.training.run_length import run_length
+from dmkd.training.sources import open_loader
 from dmkd.training.team import Team
 from dmkd.training.training_recipe import resolve_training
 from dmkd.views import draw_views, parse_policy

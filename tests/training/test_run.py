@@ -11,7 +11,7 @@ from dmkd.loading.gather import Gatherer
 from dmkd.loading.usable import usable_images
 from dmkd.stores import UsageError
 from dmkd.training.conditions import Axes, plan_runs
-from dmkd.training.run import count_images, open_loader
+from dmkd.training.sources import count_images, open_loader
 from dmkd.training.training_recipe import resolve_training
 
 
