@@ -18,7 +18,7 @@ def model_card(summary: dict[str, Any], which: str) -> str:
         "## Use\n\n" + _use(training["student"]),
         "## How good it is\n\n" + _accuracy(summary, which),
         "## How it was made\n\n" + markdown_table(("", ""), _facts(summary)) + "\n",
-        "## Licence\n\n" + _licence(summary["store"]["recipe"]),
+        "## Licence\n\n" + "\n".join(dict.fromkeys(_licence(store["recipe"]) for store in _stores(summary))),
     ]
     return "\n".join(parts)
 
@@ -37,14 +37,22 @@ tags:
 
 
 def _opening(summary: dict[str, Any]) -> str:
-    images, recipe = summary["store"]["images"], summary["store"]["recipe"]
+    learnt = " and ".join(_learnt(store) for store in _stores(summary))
+    return f"An image classifier ({summary['parameters']:,} parameters) trained with dmkd on {learnt}.\n"
+
+
+def _stores(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each store that was learnt from, with its images, recipe and teachers."""
+    alone = {**summary["store"], "teachers": summary["teachers"]}
+    return list(summary.get("stores", {"1": alone}).values())
+
+
+def _learnt(store: dict[str, Any]) -> str:
+    recipe = store["recipe"]
     maker = recipe.get("generator") or recipe.get("source") or "existing images"
-    teachers = ", ".join(t["teacher"].get("architecture", t["teacher"]["name"]) for t in summary["teachers"].values())
+    teachers = ", ".join(t["teacher"].get("architecture", t["teacher"]["name"]) for t in store["teachers"].values())
     taught = f"{teachers}'s logits for them" if teachers else "the classes asked for, without a teacher"
-    return (
-        f"An image classifier ({summary['parameters']:,} parameters) trained with dmkd on {images:,} images of {maker} "
-        f"and {taught}.\n"
-    )
+    return f"{store['images']:,} images of {maker} and {taught}"
 
 
 def _use(architecture: str) -> str:
@@ -77,24 +85,35 @@ def _accuracy(summary: dict[str, Any], which: str) -> str:
 
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, Any]]:
-    store, training, execution = summary["store"], summary["training"], summary["execution"]
-    teachers = [
-        (
-            f"teacher `{name}`",
-            f"{t['teacher'].get('architecture', name)}, sha256 {t['teacher'].get('sha256', '?')}, codec {t['codec']}",
-        )
-        for name, t in summary["teachers"].items()
+    training, execution, stores = summary["training"], summary["execution"], _stores(summary)
+    of_stores = [
+        row
+        for number, store in enumerate(stores, 1)
+        for row in _facts_of(store, "store" if len(stores) == 1 else f"store {number}")
     ]
     return [
-        ("store identity", store["identity"]),
-        ("images", f"{store['images']:,}"),
-        *((f"store: {key}", value) for key, value in store["recipe"].items() if value is not None),
-        *teachers,
+        *of_stores,
         *((f"views: {key}", value) for key, value in summary["views"].items()),
         *((f"training: {key}", value) for key, value in training.items() if value is not None),
         *((f"run: {key}", value) for key, value in execution.items() if value is not None),
         ("hardware", summary["hardware"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
+    ]
+
+
+def _facts_of(store: dict[str, Any], which: str) -> list[tuple[str, Any]]:
+    share = f", {store['share']:.1%} of each batch" if "share" in store else ""
+    return [
+        (f"{which} identity", store["identity"]),
+        ("images", f"{store['images']:,}{share}"),
+        *((f"{which}: {key}", value) for key, value in store["recipe"].items() if value is not None),
+        *(
+            (
+                f"teacher `{name}`",
+                f"{t['teacher'].get('architecture', name)}, sha256 {t['teacher'].get('sha256', '?')}, codec {t['codec']}",
+            )
+            for name, t in store["teachers"].items()
+        ),
     ]
 
 

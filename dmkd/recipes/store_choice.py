@@ -21,9 +21,9 @@ def parse_store(text: str) -> tuple[str, float | None]:
     return path, weight
 
 
-def complete_weights(weights: Sequence[float | None]) -> list[float] | None:
+def complete_weights(weights: Sequence[float | None]) -> tuple[float, ...] | None:
     """1 for each store that has none, where some store has one; None if none has: as many images as there are."""
-    return None if set(weights) == {None} else [1.0 if weight is None else weight for weight in weights]
+    return None if set(weights) == {None} else tuple(1.0 if weight is None else weight for weight in weights)
 
 
 def labels_of_each(text: str | None, stores: Sequence[Store]) -> list[str | None]:

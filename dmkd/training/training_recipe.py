@@ -117,27 +117,26 @@ def resolve_mixture(
     ``labels`` are as :func:`dmkd.recipes.store_choice.labels_of_each` reads them. Stores without labels are learnt from by their
     class ids, whatever the loss, and are those that ``view_set`` is of. Classes and defaults are the first store's.
     """
+    if given.get("feature_weight"):
+        raise UsageError(
+            "--feature-weight compares with the features of one teacher: leave it out, or name one --store."
+        )
     labels = labels_of_each(given.get("labels"), stores)
     (name, recipe), *others = (
         _resolve(store, {**given, "labels": of_it}, preset, mixed=True)
         for store, of_it in zip(stores, labels, strict=True)
     )
-    if recipe.feature_weight:
-        raise UsageError(
-            "--feature-weight compares with the features of one teacher: leave it out, or name one --store."
-        )
     beside = tuple(
         Ingredient(store, other.labels, other.view_set, other.select)
         for store, (_, other) in zip(stores[1:], others, strict=True)
     )
-    if LOSSES[recipe.loss].from_labels and not any(one.labels for one in (recipe, *beside)):
+    if LOSSES[recipe.loss].from_labels and not (recipe.labels or any(one.labels for one in beside)):
         raise UsageError(
             f"--loss {recipe.loss} learns from labels, and no store has any that are used: use --loss hard."
         )
     for one in beside:
         one.class_numbers(stores[0])
-    of_each = complete_weights(weights)
-    return name, dataclasses.replace(recipe, beside=beside, weights=of_each and tuple(of_each))
+    return name, dataclasses.replace(recipe, beside=beside, weights=complete_weights(weights))
 
 
 def _resolve(

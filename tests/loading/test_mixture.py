@@ -245,7 +245,7 @@ def test_stores_and_labels_as_users_write_them(folder, a, b, monkeypatch):
     for wrong in ("b.zarr=0", "b.zarr=-1", "b.zarr=inf", "b.zarr=nan"):
         with pytest.raises(UsageError, match="a weight is a number greater than 0, as in b.zarr=3"):
             parse_store(wrong)
-    assert complete_weights([None, None]) is None and complete_weights([None, 3.0]) == [1.0, 3.0]
+    assert complete_weights([None, None]) is None and complete_weights([None, 3.0]) == (1.0, 3.0)
     plain = store_with(folder / "plain.zarr", 16, labelled=False)
     stores = [a, b, plain]
     for text, expected in {

@@ -10,6 +10,7 @@ from conftest import CLASS_NAMES, block_arrays, filled_store
 from safetensors.torch import load_file
 
 import dmkd.training.run
+from dmkd.cards.model_card import model_card
 from dmkd.cli.main import main
 from dmkd.stores import MismatchError, UsageError, create_store
 from dmkd.train import train
@@ -91,19 +92,18 @@ def run(recipe, store, out, **more):
     return train(recipe, store, out, device="cpu", **more)
 
 
-def test_a_run_on_several_stores_from_the_command_line(labelled, photos, tmp_path):
+def test_a_run_on_several_stores_from_the_command_line(labelled, photos, tmp_path, monkeypatch):
     command = ["train-student", "--store", f"{labelled.path}=3", "--store", photos.path, "--student", "test_resnet"]
     command += ["--epochs", "2", "--batch-size", "32", "--lr", "0.01", "--device", "cpu", "--val", labelled.path]
     command += ["--select", "image_id < 40"]
-    with CliRunner().isolated_filesystem(tmp_path) as here:
-        done = CliRunner().invoke(main, command)
-        assert done.exit_code == 0, done.output
-        assert "75.0% of each batch, teacher, views views" in done.output
-        assert "25.0% of each batch, class ids only, views rrc" in done.output
-        assert "without labels cross-entropy with the class asked for" in done.output
-        assert "32 of 112 images are not selected, not made or not labelled yet and are left out." in done.output
-        with open(f"{here}/students/labelled+photos-test_resnet-teacher/summary.json") as file:
-            summary = json.load(file)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert "75.0% of each batch, teacher, views views" in done.output
+    assert "25.0% of each batch, class ids only, views rrc" in done.output
+    assert "without labels cross-entropy with the class asked for" in done.output
+    assert "32 of 112 images are not selected, not made or not labelled yet and are left out." in done.output
+    summary = json.loads((tmp_path / "students/labelled+photos-test_resnet-teacher/summary.json").read_text())
     assert summary["store"]["identity"] == labelled.identity and summary["store"]["images"] == 80
     assert summary["labels"] == {"teacher": labelled.labels["teacher"].identity} and summary["top1"] is not None
     one, two = summary["stores"]["1"], summary["stores"]["2"]
@@ -111,6 +111,12 @@ def test_a_run_on_several_stores_from_the_command_line(labelled, photos, tmp_pat
     assert (two["path"], two["identity"], two["images"], two["share"]) == (photos.path, photos.identity, 40, 0.25)
     assert one["labels"] == summary["labels"] and one["teachers"] == summary["teachers"]
     assert two["labels"] == {} == two["teachers"] and two["recipe"] == photos.recipe
+    card = model_card(summary, "student")
+    assert (
+        "on 40 images of none and t's logits for them and 40 images of photos and the classes asked for, without"
+        in card
+    )
+    assert f"| store 2 identity | {photos.identity} |" in card and "| images | 40, 25.0% of each batch |" in card
 
 
 def test_a_store_alone_is_described_as_ever(labelled, tmp_path):
