@@ -34,6 +34,7 @@ COMMANDS = [
     "import images --store imported.zarr --size 32 --teacher digits-resnet",
     "train-student --store s.zarr --labels digits-resnet --select @all --epochs 1 --batch-size 16 --out run --val digits",
     "train-student --store s.h5 --labels klt,topk --epochs 1 --batch-size 16 --out mixed --amp bfloat16",
+    "train-student --store s.zarr=2 --store imported.zarr --labels features,imported.zarr: --epochs 1 --batch-size 16 --out two",
     "export-student run --to model --onnx",
     "evaluate model --data digits",
     "compare s.zarr --labels features --labels hard --seeds 2 --updates 4 --images 32 --val digits --out compared",

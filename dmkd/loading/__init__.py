@@ -3,7 +3,8 @@
 ``usable`` which images there are · ``order`` which image when · ``columns`` what a batch is made of and where that is kept ·
 ``sources`` rows out of memory, mapped files, a window of blocks or the GPU · ``buffers`` host memory that is used again ·
 ``gather`` columns into such memory · ``in_order`` threads that make batches in advance · ``transfer`` to the GPU beside the
-computing · ``decoding`` arrays of a batch into pixels and logits, with ``torch_codecs`` · ``loader`` puts these together.
+computing · ``decoding`` arrays of a batch into pixels and logits, with ``torch_codecs`` · ``loader`` puts these together ·
+``mixture`` is several stores in one, ``ingredient`` what is learnt of each.
 ``dmkd.loader(...)`` is the way in.
 """
 

@@ -9,6 +9,7 @@ import torch
 
 from dmkd.loading.buffers import BufferPool
 from dmkd.loading.columns import Column, Place
+from dmkd.loading.order import Chosen
 from dmkd.loading.sources import (
     BlockCache,
     BlockRows,
@@ -58,7 +59,7 @@ class Gatherer:
         return bool(self._through_window)
 
     @contextmanager
-    def reading(self, largest: int, batches: Sequence[np.ndarray] | None = None) -> Iterator["Reading"]:
+    def reading(self, largest: int, batches: Sequence[Chosen] | None = None) -> Iterator["Reading"]:
         """What rows are read with, ``largest`` images at a time at most. ``batches``: all that will be read, in their order, for
         the window to read ahead; None: any ids in any order."""
         with ThreadPoolExecutor(self.threads, "dmkd-loader-reading") as executor:
@@ -69,7 +70,7 @@ class Gatherer:
             finally:
                 executor.shutdown(wait=False, cancel_futures=True)
 
-    def _window_of(self, batches: Sequence[np.ndarray], executor: Executor) -> BlockWindow:
+    def _window_of(self, batches: Sequence[Chosen], executor: Executor) -> BlockWindow:
         readers = {name: self.readers[name] for name in self._through_window}
         return BlockWindow(readers, batches, self.store.block_size, 2 * (self._window or 1), executor)
 
@@ -104,15 +105,15 @@ class Reading:
         self._executor = executor
 
     @contextmanager
-    def blocks_of(self, ids: np.ndarray) -> Iterator[None]:
-        """While this lasts, the blocks of these ids are there to be taken from."""
+    def blocks_of(self, chosen: Chosen) -> Iterator[None]:
+        """While this lasts, the blocks of these images are there to be taken from."""
         for source in self._held:
-            source.load(ids, self._executor)
+            source.load(chosen[0], self._executor)
         if self._window:
-            self._window.load(ids)
+            self._window.load(chosen)
         yield
         if self._window:
-            self._window.release(ids)
+            self._window.release(chosen)
 
     def take(self, column: Column, ids: np.ndarray, view: np.ndarray | None) -> torch.Tensor:
         """The rows of ids int64 (n,), of a column by view the chosen view's part of each: a tensor (n, ...)."""

@@ -22,7 +22,7 @@ from dmkd.loading.columns import (
 from dmkd.loading.decoding import BatchDecoder
 from dmkd.loading.gather import Gatherer, Reading
 from dmkd.loading.in_order import in_order
-from dmkd.loading.order import Batches, EpochOrder
+from dmkd.loading.order import Batches, Chosen, EpochOrder
 from dmkd.loading.torch_codecs import LabelDecoder
 from dmkd.loading.transfer import Transfer
 from dmkd.loading.usable import usable_images
@@ -30,10 +30,6 @@ from dmkd.runtime.accelerators import upload
 from dmkd.runtime.devices import default_cpu_threads
 from dmkd.stores import Store, UsageError, ViewSet
 from dmkd.views.shown import DrawnViews
-
-Chosen = tuple[
-    np.ndarray, np.ndarray
-]  # the images of a batch: ids and, of each, the epoch whose view is shown, int64 (n,)
 
 MEMORY_BYTES = 4 * 2**30
 RESIDENT = ("auto", "ram", "gpu")
@@ -183,8 +179,7 @@ class Loader:
         groups = [batches[first : first + together] for first in range(0, len(batches), together)]
         threads = 1 if self._gatherer.has_window else self.threads  # the blocks of a window are decoded by all
         with ExitStack() as stack:
-            ids = [ids for ids, _ in batches]
-            reading = stack.enter_context(self._gatherer.reading(largest * together, ids))
+            reading = stack.enter_context(self._gatherer.reading(largest * together, batches))
             transfer = stack.enter_context(self._transfer())
             make = partial(self._make, reading=reading, transfer=transfer)
             for made, sizes, done in stack.enter_context(closing(in_order(make, groups, threads, self.depth))):
@@ -239,7 +234,7 @@ class Loader:
 
     def _gather(self, ids: np.ndarray, epochs: np.ndarray, reading: Reading) -> Batch:
         view = self.views_of_epoch(ids, epochs)
-        with reading.blocks_of(ids):
+        with reading.blocks_of((ids, epochs)):
             batch = self._rows_of(ids, view, reading, with_labels=True)
             if "partner" in self.view_set.components:
                 # A partner is a row of the same block, so nothing more is read.

@@ -20,6 +20,9 @@ import numpy as np
 from dmkd.recipes.randomness import key64, mix64
 from dmkd.stores import UsageError
 
+# The images of a batch: ids and, of each, the epoch whose view is shown, int64 (n,).
+Chosen = tuple[np.ndarray, np.ndarray]
+
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
@@ -91,11 +94,9 @@ class EpochOrder:
         blocks = "a block" if self.stretch == 1 else f"{self.stretch} neighbouring blocks"
         return f"{self.window // self.stretch} lanes of {blocks}"
 
-    def batches(
-        self, start: int, sizes: np.ndarray, first: np.ndarray, last: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, start: int, sizes: np.ndarray, first: np.ndarray, last: np.ndarray) -> Iterator[Chosen]:
         """Of all epochs, one after another, what follows from image number ``start`` on, cut into batches of these ``sizes``; of
-        each a rank's share, from ``first`` to ``last``: ids and epochs, int64 (n,) each. The ids are ascending, so that rows of
+        each a rank's share, from ``first`` to ``last``. The ids are ascending, so that rows of
         one block are copied together."""
         epoch, taken = divmod(start, self.num_images)
         ids, turns = self._order(epoch)

@@ -16,9 +16,12 @@ import torch
 
 from dmkd.loading.buffers import aligned_empty
 from dmkd.loading.columns import Column, ReadBlock
+from dmkd.loading.order import Chosen
 from dmkd.runtime.accelerators import upload
 from dmkd.stores import Store
 from dmkd.stores.mapped import MappedArray
+
+EPOCH = 2**32  # more than there are blocks
 
 
 class Source(Protocol):
@@ -112,41 +115,54 @@ class DeviceRows:
 
 
 class BlockWindow:
-    """Blocks of some columns, read ahead by threads in the order of their use, and dropped after their last."""
+    """Blocks of some columns, read ahead by threads in the order of their use, and dropped after their last in an epoch."""
 
     def __init__(
         self,
         readers: Mapping[str, ReadBlock],
-        batches: Sequence[np.ndarray],
+        batches: Sequence[Chosen],
         block_size: int,
         limit: int,
         executor: Executor,
     ) -> None:
-        """``batches``: all ids that will be asked for, batch by batch. ``limit``: blocks held at most, those being read
-        included; more only if a single batch needs more."""
+        """``batches``: all that will be asked for, batch by batch. ``limit``: blocks held at most, those being read included;
+        more only if a single batch needs more."""
         self.block_size, self.limit = block_size, limit
         self._readers, self._executor = readers, executor
-        blocks = np.concatenate([ids // block_size for ids in batches]) if batches else np.zeros(0, np.int64)
-        self._unused: Counter[int] = Counter(blocks.tolist())
-        _, first = np.unique(blocks, return_index=True)
-        self._to_read = blocks[np.sort(first)].tolist()[::-1]
+        visits = np.concatenate([self._visits(chosen) for chosen in batches]) if batches else np.zeros(0, np.int64)
+        self._unused: Counter[int] = Counter(visits.tolist())
+        _, first = np.unique(visits, return_index=True)
+        self._to_read = visits[np.sort(first)].tolist()[::-1]
+        self._begun: set[int] = set()  # visits that are not over
+        self._visiting: Counter[int] = (
+            Counter()
+        )  # how many there are of a block: one epoch may begin before another ends
         self._held: dict[int, Future[dict[str, np.ndarray]]] = {}
         self._read_ahead()
 
-    def load(self, ids: np.ndarray) -> None:
-        """Wait until the blocks of these ids are there."""
-        for block in np.unique(ids // self.block_size).tolist():
-            while block not in self._held:
+    def load(self, chosen: Chosen) -> None:
+        """Wait until the blocks of these images are there."""
+        for visit in np.unique(self._visits(chosen)).tolist():
+            while visit not in self._begun:
                 self._submit()
-            self._held[block].result()
+            self._held[visit % EPOCH].result()
 
-    def release(self, ids: np.ndarray) -> None:
-        """These ids have been used."""
-        self._unused.subtract((ids // self.block_size).tolist())
-        for block in np.unique(ids // self.block_size).tolist():
-            if not self._unused[block]:
-                del self._held[block]
+    def release(self, chosen: Chosen) -> None:
+        """These images have been used."""
+        visits = self._visits(chosen)
+        self._unused.subtract(visits.tolist())
+        for visit in np.unique(visits).tolist():
+            if not self._unused[visit]:
+                self._begun.remove(visit)
+                self._visiting[visit % EPOCH] -= 1
+                if not self._visiting[visit % EPOCH]:
+                    del self._held[visit % EPOCH]
         self._read_ahead()
+
+    def _visits(self, chosen: Chosen) -> np.ndarray:
+        """An epoch's visit to a block, as a number, of each image."""
+        ids, epochs = chosen
+        return epochs * EPOCH + ids // self.block_size
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -161,8 +177,11 @@ class BlockWindow:
             self._submit()
 
     def _submit(self) -> None:
-        block = self._to_read.pop()
-        self._held[block] = self._executor.submit(self._read, block)
+        visit = self._to_read.pop()
+        self._begun.add(visit)
+        if not self._visiting[visit % EPOCH]:
+            self._held[visit % EPOCH] = self._executor.submit(self._read, visit % EPOCH)
+        self._visiting[visit % EPOCH] += 1
 
     def _read(self, block: int) -> dict[str, np.ndarray]:
         return {name: read(block) for name, read in self._readers.items()}

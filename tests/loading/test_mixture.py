@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import dmkd
 from dmkd.loading.mixture import images_an_epoch
 from dmkd.loading.order import in_proportion
+from dmkd.loading.sources import BlockWindow
 from dmkd.recipes.store_choice import complete_weights, labels_of_each, parse_store
 from dmkd.stores import UsageError, create_store, parse_codec
 
@@ -166,13 +167,17 @@ def test_stores_that_were_made_alike_are_not_read_alike(folder, a):
     assert any(sorted(seen([batch], a)) != sorted(seen([batch], twin)) for batch in batches)
 
 
-def test_images_of_stores_too_large_to_hold_come_through_their_windows(folder, a):
+def test_images_of_stores_too_large_to_hold_come_through_their_windows(folder, a, monkeypatch):
     packed = filled_store(folder / "webp.zarr", num_images=200, image_codec="webp")
-    mixture = dmkd.loader([a, (packed, 2)], batch_size=20, device="cpu", memory=0)
+    large = store_with(folder / "unpacked.zarr", 400)
+    mixture = dmkd.loader([large, (packed, 2)], batch_size=20, device="cpu", memory=0)
     assert mixture.loaders[0].window is None and mixture.loaders[1].window == 2
     assert mixture.order_description["order"] == "full, 2 lanes of a block"
+    held, submit = [], BlockWindow._submit
+    monkeypatch.setattr(BlockWindow, "_submit", lambda self: (submit(self), held.append(len(self._held))))
     found = [i for epoch in range(3) for i in seen(mixture.epoch(epoch), packed)]
-    assert len(found) == 600 and all(sorted(found[n : n + 200]) == list(range(200)) for n in (0, 200, 400))
+    assert len(found) == 1200 and all(sorted(found[n : n + 200]) == list(range(200)) for n in range(0, 1200, 200))
+    assert max(held) <= 4, "though an epoch of both goes through this store twice"
 
 
 # Contents
