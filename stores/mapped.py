@@ -5,6 +5,7 @@ Mapped into memory, rows are read at the speed of memory and without a copy in b
 chunks. What Zarr would have checked is checked here: a block's checksum at its first touch. Nothing here writes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import google_crc32c
@@ -17,50 +18,33 @@ CHECKSUM_BYTES = 4
 DEFAULT_MAX_MAPS = 65_530  # Linux's default, for where the limit can't be read
 
 
-class MappedArray:
-    """One array of a store, its blocks mapped when they are first touched. Read-only; threads may share it.
+class MappedBlocks(ABC):
+    """Rows of blocks that are mapped into memory when they are first touched. Read-only; threads may share it.
 
     At most ``max_maps`` blocks stay mapped: a process may hold 65,530 maps on Linux, and ImageNet takes 20,000 an array.
     """
 
-    def __init__(
-        self,
-        chunks: Chunks,
-        node: str,
-        max_maps: int = 2**30,
-        prove: Callable[[np.ndarray, np.ndarray], object] | None = None,
-    ) -> None:
-        """``prove`` is called with a block's ids int64 (n,) and rows (n, ...) at its first touch, instead of comparing the
-        chunk's checksum, and raises ``DamagedChunkError`` if the rows do not belong to these ids: misplaced chunks are
-        found too."""
-        if not can_be_mapped(chunks, node):
-            raise ValueError(f"{node} of {chunks.path} is not a local array of uncompressed chunks")
-        self.node, self.max_maps, self._prove = node, max_maps, prove
-        self.dtype = chunks.dtype(node)
-        self.shape = chunks.shape(node)
-        self.block_size = chunks.block_size
-        self._chunks = chunks
-        self._row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, block_size: int, max_maps: int = 2**30) -> None:
+        self.shape, self.dtype, self.block_size, self.max_maps = shape, dtype, block_size, max_maps
+        self._row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
         self._blocks: dict[int, np.ndarray] = {}
-        self._verified = np.zeros(chunks.num_blocks, bool)
 
     def block(self, block: int) -> np.ndarray:
-        """The rows of a block as stored, (B, ...), read-only; past the store's end the last block holds fill values.
+        """The rows of a block, (B, ...), read-only; past the array's end the last block may hold fill values.
 
-        Raises ``MissingBlockError`` if there is no such chunk, ``DamagedChunkError`` if its size or, at the first
-        touch, its checksum is wrong.
+        Raises what :meth:`read` raises.
         """
         rows = self._blocks.get(block)
         if rows is None:
-            rows = self._map(block)
+            rows = self.read(block)
             while len(self._blocks) >= self.max_maps:  # the oldest goes; whoever still reads it keeps it mapped
                 self._blocks.pop(next(iter(self._blocks)), None)
             self._blocks[block] = rows
         return rows
 
+    @abstractmethod
     def read(self, block: int) -> np.ndarray:
         """The same rows, verified, and not kept: for callers that copy them."""
-        return self._map(block)
 
     def take(self, ids: np.ndarray, out: np.ndarray, view: np.ndarray | None = None) -> None:
         """Copy the rows of int64 ``ids`` (n,) to ``out`` (n, ...), or of each row only ``view`` (n,), an index of axis 1.
@@ -81,7 +65,32 @@ class MappedArray:
             # "raise" would go through a buffer; the ids are known to exist. (np.take is this, three calls further down.)
             source.take(rows[start:stop], 0, out[start:stop], "clip")
 
-    def _map(self, block: int) -> np.ndarray:
+
+class MappedArray(MappedBlocks):
+    """One array of a store whose chunks are in files as they are in memory."""
+
+    def __init__(
+        self,
+        chunks: Chunks,
+        node: str,
+        max_maps: int = 2**30,
+        prove: Callable[[np.ndarray, np.ndarray], object] | None = None,
+    ) -> None:
+        """``prove`` is called with a block's ids int64 (n,) and rows (n, ...) at its first touch, instead of comparing the
+        chunk's checksum, and raises ``DamagedChunkError`` if the rows do not belong to these ids: misplaced chunks are
+        found too."""
+        if not can_be_mapped(chunks, node):
+            raise ValueError(f"{node} of {chunks.path} is not a local array of uncompressed chunks")
+        super().__init__(chunks.shape(node), chunks.dtype(node), chunks.block_size, max_maps)
+        self.node, self._chunks, self._prove = node, chunks, prove
+        self._verified = np.zeros(chunks.num_blocks, bool)
+
+    def read(self, block: int) -> np.ndarray:
+        """The rows of a block as stored, verified at the first touch.
+
+        Raises ``MissingBlockError`` if there is no such chunk, ``DamagedChunkError`` if its size or, at the first
+        touch, its checksum is wrong.
+        """
         count = self.block_size * self._row_bytes
         tree = self._chunks.tree
         try:

@@ -13,7 +13,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import ObjectStore
@@ -117,9 +116,15 @@ class Bucket(ObjectStore):
 
     def read_bytes(self, key: str, start: int | None = None, stop: int | None = None) -> bytes | None:
         """An object, or these bytes of it; None if it is not there."""
-        part = None if start is None or stop is None else RangeByteRequest(start, stop)
-        found = sync(self.get(key, default_buffer_prototype(), part))
-        return None if found is None else found.to_bytes()
+        import obstore
+
+        with self._with_store_errors(key):
+            try:
+                if start is None or stop is None:
+                    return bytes(obstore.get(self.store, key).bytes())
+                return bytes(obstore.get_range(self.store, key, start=start, end=stop))
+            except FileNotFoundError:
+                return None
 
     def write_bytes(self, key: str, content: bytes) -> None:
         """Write a small object."""

@@ -41,6 +41,7 @@ class Hdf5Tree:
     a_kind = "an HDF5 file"
     metadata_file = "the file"
     image_files = False
+    reads_at_once = 1
     one_writer = True  # file locks can't be relied on between machines
 
     def __init__(self, path: str) -> None:

@@ -5,17 +5,17 @@ What is written or deleted after an array was packed is loose: a file ``c.<block
 what is in the old ones; all others may write at the same time, as they may write loose arrays.
 """
 
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from . import shards
 from .place import Place
+from .plain_chunks import is_plain, plain_bytes
 
 if TYPE_CHECKING:
     import zarr
@@ -37,9 +37,7 @@ class ShapeOfArray(NamedTuple):
     def of(cls, array: "zarr.Array", blocks_per_shard: int) -> "ShapeOfArray":
         """Of an array, opened as one of loose blocks."""
         blocks = -(-array.shape[0] // array.chunks[0])
-        metadata: dict[str, Any] = array.metadata.to_dict()
-        plain = [codec["name"] for codec in metadata["codecs"]] == ["bytes", "crc32c"]
-        chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize + 4 if plain else None
+        chunk_bytes = plain_bytes(array) if is_plain(array) else None
         return cls(blocks, blocks_per_shard, ".0" * (array.ndim - 1), chunk_bytes)
 
 

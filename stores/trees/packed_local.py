@@ -1,6 +1,5 @@
 """A packed array in a folder, which may be mapped."""
 
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ import numpy as np
 
 from . import shards
 from .folder import Folder
+from .mapping import map_part, open_file
 from .packed import DELETED, PackedArray, ShapeOfArray
 
 
@@ -31,7 +31,7 @@ class LocalPacked(PackedArray):
         with self._found(block) as found:
             if found is None:
                 return None
-            return _map(*found)
+            return map_part(*found)
 
     class _Found(NamedTuple):
         file: int
@@ -41,7 +41,7 @@ class LocalPacked(PackedArray):
     @contextmanager
     def _found(self, block: int) -> Iterator[_Found | None]:
         """Where a block's chunk is: the open file, start and length."""
-        loose = _open(self._path(self.loose_key(block)))
+        loose = open_file(self._path(self.loose_key(block)))
         if loose is not None:
             try:
                 length = os.fstat(loose).st_size
@@ -51,7 +51,7 @@ class LocalPacked(PackedArray):
                 os.close(loose)
             return
         shard, place = divmod(block, self.shape.blocks_per_shard)
-        file = _open(self._path(self.shard_key(shard)))
+        file = open_file(self._path(self.shard_key(shard)))
         if file is None:
             yield None
             return
@@ -65,7 +65,7 @@ class LocalPacked(PackedArray):
         self._indices.clear()
 
     def _index(self, shard: int, size: int) -> np.ndarray:
-        file = _open(self._path(self.shard_key(shard)))
+        file = open_file(self._path(self.shard_key(shard)))
         if file is None:
             raise ValueError("the shard is gone")
         try:
@@ -85,30 +85,3 @@ class LocalPacked(PackedArray):
 
     def _path(self, key: str) -> str:
         return f"{self.place.path}/{key}"
-
-
-def map_file(path: str) -> np.ndarray | None:
-    """A whole file, uint8; None if it is not there."""
-    file = _open(path)
-    if file is None:
-        return None
-    try:
-        return _map(file, 0, os.fstat(file).st_size)
-    finally:
-        os.close(file)
-
-
-def _map(file: int, start: int, length: int) -> np.ndarray:
-    # Beyond the end of the file, mapped memory is an error that no program survives.
-    if start + length > os.fstat(file).st_size or not length:
-        raise ValueError("the file is too short")
-    page = start - start % mmap.ALLOCATIONGRANULARITY
-    content = mmap.mmap(file, start + length - page, access=mmap.ACCESS_READ, offset=page)
-    return np.frombuffer(content, np.uint8)[start - page :]
-
-
-def _open(path: str) -> int | None:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None

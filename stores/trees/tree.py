@@ -50,6 +50,11 @@ class Tree(Protocol):
     a_kind: str  # a store of this kind, for messages: "an HDF5 file"
     metadata_file: str  # what to restore from a backup if attributes are damaged, for messages: "zarr.json"
     image_files: bool  # whether images can be written as JPEG and WebP files; if not, as pixels
+
+    @property
+    def reads_at_once(self) -> int:
+        """Threads worth reading with: many where most of the time is waiting."""
+
     one_writer: bool  # whether all writing must be left to one process where workers are on several machines
 
     # The whole

@@ -15,7 +15,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, Zst
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore, StorePath
+from zarr.storage import MemoryStore, StorePath
 
 from .. import image_chunks, locations  # noqa: F401  # image_chunks registers its codecs with zarr
 from ..errors import DamagedMetadataError
@@ -23,8 +23,10 @@ from ..image_codecs import parse_image_codec
 from ..layout import ArraySpec
 from . import shards
 from .folder import Folder
+from .mapping import map_file
 from .packed import LOOSE_NAME, SHARD_NAME, PackedArray, ShapeOfArray
-from .packed_local import LocalPacked, map_file
+from .packed_local import LocalPacked
+from .plain_chunks import decode_plain, is_plain
 
 if TYPE_CHECKING:
     from .packed_remote import KeptSpans
@@ -45,6 +47,10 @@ class ZarrTree:
     metadata_file = "zarr.json"
     image_files = True
     one_writer = False
+
+    @property
+    def reads_at_once(self) -> int:
+        return self.place.reads_at_once
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -208,16 +214,20 @@ class ZarrTree:
             except ValueError:  # perhaps another process packed the array since we looked
                 packed.forget()
                 return self._decoded(node, block, packed.read(block))
+        if not isinstance(self.place, Folder):
+            return self._decoded(node, block, self.chunk(node, block))
         array = self._array(node)
         start = block * array.chunks[0]
         return np.asarray(array[start : start + array.chunks[0]])
 
     def _decoded(self, node: str, block: int, chunk: bytes | None) -> np.ndarray:
-        """The rows of a chunk of a packed array."""
+        """The rows of a chunk."""
         if chunk is None:
             raise ValueError("there is no such block")
         array = self._array(node)
         start = block * array.chunks[0]
+        if is_plain(array):
+            return decode_plain(chunk, array)[: array.shape[0] - start]
         key = f"{node}/{self._chunk_name(node, block)}"
         alone = MemoryStore({key: default_buffer_prototype().buffer.from_bytes(chunk)})
         opened: zarr.Array = zarr.Array(zarr.AsyncArray(array.metadata, StorePath(alone, node)))  # type: ignore[type-var]
@@ -261,13 +271,10 @@ class ZarrTree:
         return packed is None or block in packed.loose()
 
     def has_plain_files(self, node: str) -> bool:
-        """Whether each chunk is a local file of the rows as they are in memory here, in C order, then their crc32c."""
+        """Whether each chunk is in a local file: the rows as they are in memory here, in C order, then their crc32c."""
         array = self._array(node)
-        if not isinstance(array.metadata, ArrayV3Metadata):
-            return False
-        codecs = [codec.to_dict()["name"] for codec in array.metadata.codecs]
         native = sys.byteorder == "little" or array.dtype.itemsize == 1
-        return isinstance(array.store, LocalStore) and codecs == ["bytes", "crc32c"] and native
+        return isinstance(self.place, Folder) and is_plain(array) and native
 
     def mapped_chunk(self, node: str, block: int) -> np.ndarray:
         """A chunk of an array that :meth:`has_plain_files`, uint8, mapped from its file."""

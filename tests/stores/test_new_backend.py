@@ -30,6 +30,7 @@ class ToyTree:
     metadata_file = "node.json"
     image_files = False
     one_writer = False
+    reads_at_once = 1
 
     def __init__(self, path):
         self.path = path
