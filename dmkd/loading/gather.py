@@ -9,6 +9,7 @@ import torch
 
 from dmkd.loading.buffers import BufferPool
 from dmkd.loading.columns import Column, Place
+from dmkd.loading.disk_cache import DiskCache
 from dmkd.loading.order import Chosen
 from dmkd.loading.sources import (
     BlockCache,
@@ -19,6 +20,7 @@ from dmkd.loading.sources import (
     MemoryRows,
     ReadBlock,
     Source,
+    mapped_array,
     reader_of,
 )
 from dmkd.stores import Store
@@ -29,7 +31,8 @@ class Gatherer:
     """The columns of a store, opened where they are kept.
 
     ``places``: column -> where (:func:`dmkd.loading.columns.place_columns`); ``window``: the blocks that are mixed at a time
-    where a column is read through one; ``blocks``: those that will be read. Columns kept on the device are read at once.
+    where a column is read through one; ``blocks``: those that will be read; ``cache``: what keeps those that can't be mapped.
+    Columns kept on the device are read at once.
     """
 
     def __init__(
@@ -41,34 +44,42 @@ class Gatherer:
         blocks: np.ndarray,
         device: str,
         threads: int,
+        cache: DiskCache | None = None,
     ) -> None:
-        self.store, self.columns, self.threads = store, columns, threads
-        self.readers: dict[str, ReadBlock] = {c.name: reader_of(store, c) for c in columns}
+        self.store, self.columns, self.cache = store, columns, cache
+        self.threads = max(threads, store.chunks.tree.reads_at_once)
+        self.readers: dict[str, ReadBlock] = {c.name: reader_of(store, c, cache) for c in columns}
         self.pool = BufferPool(pinned=device.startswith("cuda"))
         self._window = window
         self._through_window = [c.name for c in columns if places[c.name] == "window"]
         mapped = sum(place == "mapped" for place in places.values())
         self._sources: dict[str, Source | DeviceRows] = {}
-        with ThreadPoolExecutor(threads) as executor:
+        with ThreadPoolExecutor(self.threads) as executor:
             for column in columns:
                 self._sources[column.name] = self._open(column, places[column.name], mapped, blocks, device, executor)
 
-    @property
-    def has_window(self) -> bool:
-        """Whether anything is read through a window."""
-        return bool(self._through_window)
+    def needs_window(self, batches: Sequence[Chosen]) -> bool:
+        """Whether anything of these batches must be read through a window: not if a cache has all of it."""
+        if not self._through_window:
+            return False
+        blocks = np.unique(np.concatenate([ids // self.store.block_size for ids, _ in batches]) if batches else [])
+        cached = self.cache.columns if self.cache else {}
+        return not all(name in cached and cached[name].has_all(blocks.tolist()) for name in self._through_window)
 
     @contextmanager
     def reading(self, largest: int, batches: Sequence[Chosen] | None = None) -> Iterator["Reading"]:
         """What rows are read with, ``largest`` images at a time at most. ``batches``: all that will be read, in their order, for
-        the window to read ahead; None: any ids in any order."""
+        a window to read ahead; None: without a window."""
         with ThreadPoolExecutor(self.threads, "dmkd-loader-reading") as executor:
             try:
-                window = self._window_of(batches, executor) if batches and self.has_window else None
+                window = self._window_of(batches, executor) if batches else None
                 sources = self._sources if window is None else {**self._sources, **window.sources}
                 yield Reading(self.pool, sources, window, executor, largest)
             finally:
                 executor.shutdown(wait=False, cancel_futures=True)
+        if self.cache:
+            for column in self.cache.columns.values():
+                column.settle()
 
     def _window_of(self, batches: Sequence[Chosen], executor: Executor) -> BlockWindow:
         readers = {name: self.readers[name] for name in self._through_window}
@@ -82,9 +93,11 @@ class Gatherer:
             case "memory":
                 return MemoryRows(self.store, column, read, blocks)
             case "mapped":
-                return MappedRows(self.store, column, map_limit() // mapped)
+                return MappedRows(mapped_array(self.store, column, map_limit() // mapped))
             case "device":
                 return DeviceRows(self.store, column, read, blocks, device, executor)
+            case "window" if self.cache and column.name in self.cache.columns:
+                return MappedRows(self.cache.columns[column.name])
             case "window":  # for reading in any order; an epoch has a window of its own
                 return BlockRows(BlockCache(read, limit=self._window or 2), self.store.block_size)
 

@@ -1,8 +1,11 @@
 """The loader: an epoch of a store as batches, gathered and copied to the device by threads while others are in use."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from dmkd.loading.columns import (
     window_blocks,
 )
 from dmkd.loading.decoding import BatchDecoder
+from dmkd.loading.disk_cache import DiskCache
 from dmkd.loading.gather import Gatherer, Reading
 from dmkd.loading.in_order import in_order
 from dmkd.loading.order import Batches, Chosen, EpochOrder
@@ -58,6 +62,10 @@ class Loader:
     free memory at most. ``threads`` copy and read; ``depth`` batches (of small ones, a few MiB of them) are there or being made
     beside the one in use: None is one more than threads, 0 makes them as they are asked for.
 
+    ``cache``: a folder on a local disk that keeps the blocks that can't be mapped where they are, ``cache_bytes`` at most (None:
+    most of what is free there), for this run and others: from the second epoch on all is mapped, and the store is asked once an
+    epoch whether it has changed. ``notice`` gets a sentence where not all can be kept. The order stays that of a window.
+
     Raises ``DamagedChunkError`` naming the chunk when a block that fails its checksum is first touched.
     """
 
@@ -78,6 +86,9 @@ class Loader:
         world_size: int = 1,
         threads: int | None = None,
         depth: int | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+        notice: Callable[[str], None] = warnings.warn,
     ) -> None:
         if resident not in (None, *RESIDENT):
             raise UsageError(f"resident is one of {', '.join(RESIDENT)} or None, not {resident!r}.")
@@ -107,7 +118,18 @@ class Loader:
             refuse_what_does_not_fit(self.columns, resident, device)
         elif resident == "auto" and fits_on_gpu_unasked(self.columns, device):
             self.places = place_columns(self.columns, memory, "gpu")
-        self._gatherer = Gatherer(store, self.columns, self.places, window, usable.blocks, device, self.threads)
+        self.cache: DiskCache | None = None
+        remote = [column for column in self.columns if not column.plain]
+        if cache is not None and remote:
+            self.cache = DiskCache(store, remote, usable.blocks, Path(cache), cache_bytes, notice)
+        self._device, self._fresh = device, True
+        self._gatherer = self._open()
+
+    def _open(self) -> Gatherer:
+        order = self.order_of
+        return Gatherer(
+            self.store, self.columns, self.places, order.window, order.blocks, self._device, self.threads, self.cache
+        )
 
     @property
     def loaders(self) -> "list[Loader]":
@@ -174,12 +196,19 @@ class Loader:
 
     def read(self, batches: Sequence[Chosen]) -> Generator[Batch, None, None]:
         """These batches, read ahead by threads."""
+        if self.cache and not self._fresh and self.cache.look_at_store():
+            self._gatherer = self._open()  # what is held in memory is of the store as it was
+        self._fresh = False
+        through_window = self._gatherer.needs_window(batches)
         largest = max((len(ids) for ids, _ in batches), default=1)
-        together = self._batches_together(largest)
+        # Never several through a window, which holds what single batches need.
+        together = 1 if through_window else self._batches_together(largest)
         groups = [batches[first : first + together] for first in range(0, len(batches), together)]
-        threads = 1 if self._gatherer.has_window else self.threads  # the blocks of a window are decoded by all
+        threads = 1 if through_window else self.threads  # the blocks of a window are decoded by all
         with ExitStack() as stack:
-            reading = stack.enter_context(self._gatherer.reading(largest * together, batches))
+            reading = stack.enter_context(
+                self._gatherer.reading(largest * together, batches if through_window else None)
+            )
             transfer = stack.enter_context(self._transfer())
             make = partial(self._make, reading=reading, transfer=transfer)
             for made, sizes, done in stack.enter_context(closing(in_order(make, groups, threads, self.depth))):
@@ -206,10 +235,7 @@ class Loader:
     # Below: from ids to batches
 
     def _batches_together(self, largest: int) -> int:
-        """Batches that are gathered at a time: more than one only if they are small, and never through a window, which holds
-        what single batches need."""
-        if self._gatherer.has_window:
-            return 1
+        """Batches that are gathered at a time: more than one only if they are small."""
         return max(1, TOGETHER_BYTES // (largest * sum(column.taken_bytes for column in self.columns)))
 
     def _transfer(self) -> AbstractContextManager[Transfer | None]:

@@ -16,10 +16,11 @@ import torch
 
 from dmkd.loading.buffers import aligned_empty
 from dmkd.loading.columns import Column, ReadBlock
+from dmkd.loading.disk_cache import DiskCache
 from dmkd.loading.order import Chosen
 from dmkd.runtime.accelerators import upload
 from dmkd.stores import Store
-from dmkd.stores.mapped import MappedArray
+from dmkd.stores.mapped import MappedArray, MappedBlocks
 
 EPOCH = 2**32  # more than there are blocks
 
@@ -28,24 +29,26 @@ class Source(Protocol):
     def take(self, ids: np.ndarray, view: np.ndarray | None, out: np.ndarray) -> None: ...
 
 
-def reader_of(store: Store, column: Column) -> ReadBlock:
+def reader_of(store: Store, column: Column, cache: DiskCache | None) -> ReadBlock:
     """Reads a block's rows (n, ...), verified: straight from the file where that can be done, without Zarr's work for each
-    chunk."""
+    chunk; else by way of the cache, if there is one."""
+    if cache and column.name in cache.columns:
+        return cache.columns[column.name].read
     if not column.plain or column.label_set is not None:  # labels are verified together, by way of the store
         return column.read
-    mapped = _mapped(store, column)
+    mapped = mapped_array(store, column)
     return lambda block: mapped.read(block)[: len(store.block_ids(block))]
 
 
-def _mapped(store: Store, column: Column, max_maps: int = 2**30) -> MappedArray:
+def mapped_array(store: Store, column: Column, max_maps: int = 2**30) -> MappedArray:
     return MappedArray(store.chunks, column.node, max_maps, column.prove)
 
 
 class MappedRows:
-    """A column whose chunk files are mapped."""
+    """A column whose blocks are mapped: from the store's files, or from a cache's."""
 
-    def __init__(self, store: Store, column: Column, max_maps: int) -> None:
-        self._array = _mapped(store, column, max_maps)
+    def __init__(self, array: MappedBlocks) -> None:
+        self._array = array
 
     def take(self, ids: np.ndarray, view: np.ndarray | None, out: np.ndarray) -> None:
         self._array.take(ids, out, view)

@@ -1,0 +1,258 @@
+"""Blocks of a store that can't be mapped (in a bucket, or compressed), kept on a local disk in a form that can.
+
+A block's rows are a file: the rows as they are in memory, then a crc32c over store, array, block and rows, which is compared when
+a process first touches the file. Rows were proved to be their images' before they were kept. Whoever finds that the store has
+changed since proves what is kept against the store's checks once more, and reads again what has changed.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from dmkd.loading.cache_folder import CacheFolder
+from dmkd.loading.columns import VIEWS, Column
+from dmkd.recipes.randomness import key64, mix64
+from dmkd.runtime.space import byte_size
+from dmkd.stores import DamagedChunkError, Store, StoreError
+from dmkd.stores.identity import fingerprint
+from dmkd.stores.mapped import MappedBlocks, map_limit
+from dmkd.stores.trees.mapping import map_file
+
+FILES_A_FOLDER = 1000
+CHECKSUM_BYTES = 4
+PROVED_AT = "proved-at"  # the state of the store that all blocks of an array have been proved against
+
+
+class DiskCache:
+    """What is kept of one store, for one loader. Threads may share it; so may processes the folder.
+
+    ``columns`` are those that can't be mapped where they are; ``blocks`` int64 (n,) all that will be read. ``notice`` gets a
+    sentence where not all of them can be kept.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        columns: Sequence[Column],
+        blocks: np.ndarray,
+        folder: Path,
+        limit: int | None,
+        notice: Callable[[str], None],
+    ) -> None:
+        self.store, self._notice = store, notice
+        self._state = _state(store.attributes)
+        block_bytes = sum(store.block_size * column.row_bytes + CHECKSUM_BYTES for column in columns)
+        self._folder = CacheFolder(folder, _name(store), block_bytes * len(blocks), limit)
+        kept = blocks
+        if self._folder.budget < block_bytes * len(blocks):
+            kept = _some(blocks, self._folder.budget // block_bytes)
+            notice(
+                f"The cache {folder} has room for {len(kept):,} of {len(blocks):,} blocks of {store.path} "
+                f"({byte_size(self._folder.budget)} of {byte_size(block_bytes * len(blocks))}): the others are read from "
+                "the store in each epoch."
+            )
+        each = map_limit() // max(1, len(columns))
+        self.columns: Mapping[str, CachedColumn] = {
+            column.name: CachedColumn(self, column, set(kept.tolist()), each) for column in columns
+        }
+
+    @property
+    def path(self) -> Path:
+        return self._folder.path
+
+    @property
+    def state(self) -> str:
+        """The store's, as it was last looked at."""
+        return self._state
+
+    def look_at_store(self) -> bool:
+        """One request: whether the store has changed since the last look. Raises ``StoreError`` if it is another store."""
+        attributes = self.store.chunks.tree.attributes()
+        if attributes.get("identity") != self.store.identity:
+            raise StoreError(f"{self.store.path} is another store than it was when this run began: run it again.")
+        if (state := _state(attributes)) == self._state:
+            return False
+        self._state = state
+        self.store.refresh()
+        self.store.chunks.tree.look_again()
+        for column in self.columns.values():
+            column.doubt()
+        return True
+
+    def full(self, error: OSError) -> None:
+        """The disk takes no more."""
+        for column in self.columns.values():
+            column.keep_no_more()
+        reason = error.strerror or str(error)
+        self._notice(f"The cache {self.path.parent} can't be written ({reason}): the run goes on without it.")
+
+    def close(self) -> None:
+        self._folder.close()
+
+
+class CachedColumn(MappedBlocks):
+    """One column's blocks: from the cache, or from the store and then kept."""
+
+    def __init__(self, cache: DiskCache, column: Column, kept: set[int], max_maps: int) -> None:
+        """``kept``: the blocks that may be kept."""
+        super().__init__(column.shape, column.dtype, cache.store.block_size, max_maps)
+        self._cache, self._column, self._may_keep = cache, column, kept
+        self._store = cache.store
+        self._path = cache.path / column.node.replace("/", "--")
+        self._there: set[int] = set()  # files known to be there
+        self._verified: set[int] = set()  # read, and found to be what they should
+        self._proved = self._begin()
+
+    def read(self, block: int) -> np.ndarray:
+        """The rows of a block (n, ...), proved. Raises what reading the store raises."""
+        rows = self._from_disk(block)
+        if rows is None:
+            rows = self._column.read(block)
+            if block in self._may_keep:
+                self._keep(block, rows)
+        return rows
+
+    def has_all(self, blocks: Iterable[int]) -> bool:
+        """Whether all of these are on the disk."""
+        blocks = set(blocks)
+        if not blocks <= self._may_keep:
+            return False
+        if not blocks <= self._there:
+            self._there = {
+                int(name) for folder in _subfolders(self._path) for name in os.listdir(folder) if name.isdecimal()
+            }
+        return blocks <= self._there
+
+    def doubt(self) -> None:
+        """The store has changed: nothing that was read of it before is relied on."""
+        self._blocks.clear()
+        self._verified.clear()
+        self._proved = False
+
+    def settle(self) -> None:
+        """If all that is kept has been proved against the store as it is now, say so to later runs."""
+        if not self._proved and self.has_all(self._verified) and self._there <= self._verified:
+            self._proved = True
+            with suppress(OSError):
+                self._write(self._path / PROVED_AT, self._cache.state.encode())
+
+    def keep_no_more(self) -> None:
+        self._may_keep = set()
+
+    # Below: files
+
+    def _begin(self) -> bool:
+        """Make the folder -> whether all that is in it has been proved against the store as it is now."""
+        try:
+            return (self._path / PROVED_AT).read_text() == self._cache.state
+        except FileNotFoundError:
+            pass
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            self._write(self._path / PROVED_AT, self._cache.state.encode())
+        except OSError as error:
+            self._cache_is_full(error)
+        return True
+
+    def _from_disk(self, block: int) -> np.ndarray | None:
+        """The rows, mapped; None if they are not there, damaged or no longer true."""
+        rows = self._on_disk(block)
+        if rows is None or (block not in self._verified and not self._proved and not self._still_true(block, rows)):
+            return None
+        self._verified.add(block)
+        return rows
+
+    def _on_disk(self, block: int) -> np.ndarray | None:
+        """The rows as they were kept; None if they are not there or damaged."""
+        try:
+            content = map_file(str(self._file(block)))
+        except (ValueError, OSError):
+            return None
+        ids = self._store.block_ids(block)
+        count = len(ids) * self._row_bytes
+        if content is None or len(content) != count + CHECKSUM_BYTES:
+            return None
+        if block not in self._verified and self._checksum(block, content[:count]) != content[count:].tobytes():
+            return None
+        return content[:count].view(self.dtype).reshape(len(ids), *self.shape[1:])
+
+    def _still_true(self, block: int, rows: np.ndarray) -> bool:
+        """Whether rows that were kept are what the store has now, by its checks."""
+        ids, column = np.array(self._store.block_ids(block)), self._column
+        try:
+            if column.part == VIEWS:  # small, and proved by what is left out of them here
+                return np.array_equal(column.read(block), rows)
+            if column.label_set is None:
+                column.prove(ids, rows)
+                return True
+            parts = [other for other in self._cache.columns.values() if other._column.label_set == column.label_set]
+            arrays = {other._column.part: found for other in parts if (found := other._on_disk(block)) is not None}
+            if len(arrays) == len(parts):
+                self._store.labels[column.label_set].prove(ids, arrays)
+                return True
+        except DamagedChunkError:
+            pass
+        return False
+
+    def _keep(self, block: int, rows: np.ndarray) -> None:
+        content = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+        try:
+            self._write(self._file(block), content, self._checksum(block, content))
+        except OSError as error:
+            self._cache_is_full(error)
+        else:
+            self._there.add(block)
+            self._verified.add(block)
+
+    def _cache_is_full(self, error: OSError) -> None:
+        if self._may_keep:
+            self._cache.full(error)
+            self._may_keep = set()
+
+    def _checksum(self, block: int, content: np.ndarray) -> bytes:
+        place = f"{self._store.identity} {self._column.node} {block}".encode()
+        return google_crc32c.extend(google_crc32c.value(place), content).to_bytes(CHECKSUM_BYTES, "little")
+
+    def _file(self, block: int) -> Path:
+        return self._path / str(block // FILES_A_FOLDER) / str(block)
+
+    def _write(self, path: Path, *parts: "bytes | np.ndarray") -> None:
+        """A file that appears whole or not at all, whoever else writes it. Not synced: a crash of the machine may tear it, which
+        its checksum tells."""
+        partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+        path.parent.mkdir(exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                for part in parts:
+                    file.write(part)
+            os.replace(partial, path)
+        finally:
+            with suppress(FileNotFoundError):
+                partial.unlink()
+
+
+def _state(attributes: Mapping[str, object]) -> str:
+    """What changes whenever a run has changed a store."""
+    return fingerprint({key: attributes.get(key) for key in ("identity", "created", "updated")})
+
+
+def _name(store: Store) -> str:
+    """Of a store's folder: where it is, and what."""
+    return fingerprint(
+        {"path": os.fspath(store.path), "identity": store.identity, "created": store.attributes["created"]}
+    )[:32]
+
+
+def _some(blocks: np.ndarray, count: int) -> np.ndarray:
+    """``count`` of these, the same ones in each process."""
+    order = np.argsort(mix64(blocks.astype(np.uint64) ^ key64(0, "kept in a cache")), kind="stable")
+    return blocks[order[:count]]
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return [folder for folder in path.iterdir() if folder.is_dir()]
