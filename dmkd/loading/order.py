@@ -96,8 +96,7 @@ class EpochOrder:
 
     def batches(self, start: int, sizes: np.ndarray, first: np.ndarray, last: np.ndarray) -> Iterator[Chosen]:
         """Of all epochs, one after another, what follows from image number ``start`` on, cut into batches of these ``sizes``; of
-        each a rank's share, from ``first`` to ``last``. The ids are ascending, so that rows of
-        one block are copied together."""
+        each a rank's share, from ``first`` to ``last``. The ids are ascending, so that rows of one block are copied together."""
         epoch, taken = divmod(start, self.num_images)
         ids, turns = self._order(epoch)
         for size, *share in zip(sizes.tolist(), first.tolist(), last.tolist(), strict=True):

@@ -199,6 +199,15 @@ def test_a_window_holds_as_many_blocks_as_memory_allows_and_reads_each_once(tmp_
     assert max(windows) <= 2 * small.window and most <= 2 * small.window
 
 
+def test_small_blocks_are_read_in_stretches_if_the_window_has_room_for_many(tmp_path):
+    small = filled_store(tmp_path / "s.zarr", num_images=300, block_size=1, image_codec="webp")
+    wide, narrow = (loader(small, memory=4 * 192 * blocks) for blocks in (130, 60))
+    assert (wide.window, wide.order_of.stretch) == (130, 4) and (narrow.window, narrow.order_of.stretch) == (60, 1)
+    assert wide.order_description["order"] == "32 lanes of 4 neighbouring blocks"
+    large = filled_store(tmp_path / "l.zarr", num_images=4, block_size=1, image_shape=(512, 512, 3), image_codec="webp")
+    assert loader(large, memory=0).order_of.stretch == 1
+
+
 def test_a_batch_larger_than_the_window_is_no_deadlock(compressed):
     assert [len(b.ids) for b in loader(compressed, memory=0, batch_size=100).epoch(0)] == [100]
 
