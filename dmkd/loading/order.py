@@ -99,8 +99,13 @@ class EpochOrder:
         each a rank's share, from ``first`` to ``last``. The ids are ascending, so that rows of one block are copied together."""
         epoch, taken = divmod(start, self.num_images)
         ids, turns = self._order(epoch)
-        for size, *share in zip(sizes.tolist(), first.tolist(), last.tolist(), strict=True):
-            left, parts = size, [(ids[:0], turns[:0])]
+        for size, begin, end in zip(sizes.tolist(), first.tolist(), last.tolist(), strict=True):
+            if taken + size <= self.num_images:  # of one epoch, as nearly all are: twice as fast
+                here = ids[np.sort(turns[taken : taken + size])]
+                taken += size
+                yield np.sort(here[begin:end]), np.full(end - begin, epoch)
+                continue
+            left, parts = size, []
             while left:
                 if taken == self.num_images:
                     epoch, taken = epoch + 1, 0
@@ -108,7 +113,7 @@ class EpochOrder:
                 here = ids[np.sort(turns[taken : taken + left])]
                 parts.append((here, np.full(len(here), epoch)))
                 taken, left = taken + len(here), left - len(here)
-            mine, epochs = (np.concatenate(part)[slice(*share)] for part in zip(*parts, strict=True))
+            mine, epochs = (np.concatenate(part)[begin:end] for part in zip(*parts, strict=True))
             ascending = np.argsort(mine, kind="stable")
             yield mine[ascending], epochs[ascending]
 
