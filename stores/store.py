@@ -242,7 +242,9 @@ class Store(Reader):
 
     def require_writable(self) -> None:
         """Raise ``StoreWriteError`` if this process may not write the store: better now than after the first block has been
-        computed. Writes nothing; whether a bucket takes writes is only known once something is written."""
+        computed, and ``UsageError`` for a store on the hub. Writes nothing; whether a bucket takes writes is only known once
+        something is written."""
+        locations.require_writable(self.path)
         if not locations.scheme(self.path) and not os.access(self.path, os.W_OK):
             read_only = os.statvfs(self.path).f_flag & os.ST_RDONLY
             raise write_error(self.path, OSError(errno.EROFS if read_only else errno.EACCES, ""))

@@ -1,4 +1,4 @@
-"""The Hugging Face hub, in reach or not: found out in seconds, and without huggingface_hub's own reports of its retries."""
+"""The Hugging Face hub, in reach or not: found out in seconds, and without huggingface_hub's own reports and progress bars."""
 
 import logging
 from collections.abc import Iterator
@@ -13,14 +13,38 @@ def hub_access() -> Iterator[None]:
     what is not fails at once, instead of after a minute of retries."""
     from huggingface_hub import constants
 
+    offline = constants.HF_HUB_OFFLINE
+    with _without_reports():
+        try:
+            constants.HF_HUB_OFFLINE = offline or not _answers(constants.ENDPOINT)
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = offline
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """While dmkd shows progress of its own: nothing of huggingface_hub's beside it."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    with _without_reports():
+        try:
+            disable_progress_bars()
+            yield
+        finally:
+            if shown:
+                enable_progress_bars()
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
     logger = logging.getLogger("huggingface_hub")
-    level, offline = logger.level, constants.HF_HUB_OFFLINE
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        constants.HF_HUB_OFFLINE = offline or not _answers(constants.ENDPOINT)
         yield
     finally:
-        constants.HF_HUB_OFFLINE = offline
         logger.setLevel(level)
 
 

@@ -1,4 +1,5 @@
-"""Where a Zarr tree is: the methods that a folder (folder.py) and a bucket (bucket.py) have, and nothing of arrays."""
+"""Where a Zarr tree is: the methods that a folder (folder.py), a bucket (bucket.py) and a commit on the Hugging Face hub
+(hub.py) have, and nothing of arrays."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path

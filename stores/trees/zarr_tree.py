@@ -1,4 +1,4 @@
-"""A :class:`dmkd.stores.trees.tree.Tree` in Zarr v3, in a folder or a bucket."""
+"""A :class:`dmkd.stores.trees.tree.Tree` in Zarr v3: in a folder, in a bucket, or on the Hugging Face hub."""
 
 import json
 import math
@@ -343,7 +343,11 @@ class ZarrTree:
     @property
     def place(self) -> "Place":
         if self._opened is None:
-            if locations.scheme(self.path):
+            if locations.scheme(self.path) == locations.HUB:
+                from .hub import HubCommit
+
+                self._opened = HubCommit(self.path)
+            elif locations.scheme(self.path):
                 from .bucket import open_bucket
 
                 self._opened = open_bucket(self.path)
