@@ -36,6 +36,8 @@ COMMANDS = {
     "verify": "dmkd.cli.commands.verify",
     "convert": "dmkd.cli.commands.convert",
     "pack": "dmkd.cli.commands.pack",
+    "push": "dmkd.cli.commands.push",
+    "pull": "dmkd.cli.commands.pull",
 }
 
 

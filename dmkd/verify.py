@@ -6,7 +6,7 @@ from typing import Any
 
 from dmkd.runtime.devices import choose_device
 from dmkd.runtime.progress import Display
-from dmkd.stores import UsageError, open_store
+from dmkd.stores import UsageError, locations, open_store
 from dmkd.stores.verifying.finding import ERROR, NOTE, WARNING, Finding
 from dmkd.stores.verifying.repair import Repair, repair
 from dmkd.stores.verifying.verifier import Verifier
@@ -87,8 +87,8 @@ def verify(
     """Read all of a store; with shares of its blocks, in (0, 1], also label or make a sample again and compare.
 
     ``mend``: delete what is broken, so that the next run makes it again. Models that don't give what is stored are
-    reported and nothing is deleted for it. Raises ``UsageError`` for a share out of range and for images that no generator
-    made.
+    reported and nothing is deleted for it. Raises ``UsageError`` for a share out of range, for images that no generator
+    made, and for mending a store that can only be read.
     """
     for option, share in (("--rerun-teacher", rerun_teacher), ("--regenerate", regenerate)):
         if share is not None and not 0 < share <= 1:
@@ -96,6 +96,8 @@ def verify(
     store = open_store(path)
     if regenerate is not None and not store.source:
         raise UsageError(f"The images of {path} were not made by a generator, so they can't be made again by one.")
+    if mend:
+        locations.require_writable(path)
     if rerun_teacher is not None or regenerate is not None:
         device = choose_device(device)
 

@@ -12,6 +12,8 @@ from .run_log import utc_now
 from .store import Store
 from .trees.tree import Tree, open_tree
 
+PULLING = "pulling"  # the root's state while a copy is coming from the hub
+
 
 def create_store(
     path: str,
@@ -101,6 +103,8 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         raise NotAStoreError(f"{path} is not a dmkd store: it holds no {tree.kind}.")
     attributes = tree.attributes()
     _refuse_other_formats(path, tree, attributes)
+    if attributes.get("state") == PULLING:
+        raise NotAStoreError(f"{path} was not pulled to its end: rerun the same `dmkd pull` to complete it.")
     if attributes.get("state") != "ready":
         raise NotAStoreError(f"Creating {path} was interrupted before its first block: rerun the same command.")
     return store

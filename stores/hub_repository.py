@@ -84,7 +84,6 @@ class HubRepository:
             for name, info in found.items()
         }
 
-
     def read(self, commit: str, name: str, start: int | None = None, stop: int | None = None) -> bytes:
         """A file of a commit, or these bytes of it, by one request; ``start`` may count from its end."""
         with hub_errors(locations.join(self.path, name)):

@@ -37,7 +37,7 @@ class HubPath:
 
 
 def hub_path(path: str) -> HubPath:
-    """What ``hf://datasets/USER/NAME@REVISION``, or ``hf://USER/NAME`` of a model, names. Raises ``UsageError`` for other paths."""
+    """What ``hf://datasets/USER/NAME@REVISION``, or ``hf://USER/NAME`` of a model, names. Raises ``UsageError`` for any other."""
     match = _HUB_PATH.fullmatch(path)
     if not match:
         raise UsageError(

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is: as the c
 
 import numpy as np
 import pytest
+from hub_server import TOKEN, HubServer
 from places import PLACES, Folder
 
 from dmkd.stores import Store, create_store, parse_codec
@@ -71,6 +72,29 @@ def s3_bucket() -> Iterator[str]:
             patch.setenv(name, value)
         boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket="dmkd-tests")
         yield "s3://dmkd-tests"
+    server.stop()
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[HubServer]:
+    """A hub of the test's own, empty, that this process and those it starts may write to."""
+    import huggingface_hub.constants as constants
+
+    server = HubServer()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    for name, value in {
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": TOKEN,
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield server
     server.stop()
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -55,8 +56,7 @@ class HubServer:
         class Handler(_Handler):
             hub = outer
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -76,6 +76,15 @@ class HubServer:
 
 def git_sha1(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that was killed is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -104,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(self.hub.answer, {"error": "so it is"})
         for method, pattern, answer in _ROUTES:
             if method == self.command and (match := re.fullmatch(pattern, url.path)):
-                return answer(self, *map(unquote, match.groups()))
+                return answer(self, *(group and unquote(group) for group in match.groups()))
         return self._send(404, {"error": f"the test's hub has no {self.command} {url.path}"})
 
     def _send(self, status: int, body: object = b"", **headers: str) -> None:
@@ -163,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
     def tree(self, kind: str, name: str, revision: str, folder: str = "") -> None:
         found = self._tree(f"{kind}/{name}", revision)
         if found is None:
-            return
+            return None
         prefix, recursive = f"{folder}/" if folder else "", self.query.get("recursive", [""])[0].lower() == "true"
         entries: dict[str, dict[str, object]] = {}
         for file, (mode, key) in sorted(found[1].items()):

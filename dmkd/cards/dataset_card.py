@@ -44,11 +44,30 @@ def card_text(store: Store, licence: str) -> str:
         _intro(store),
         *_contents(store),
         *_making(store),
-        *_reading(store),
+        *_reading(store, _name(store)),
         *_limits(store),
         *_rights(store, licence),
     ]
     return _front(store, licence, {}) + "\n\n".join(sections) + "\n"
+
+
+def hub_card(store: Store, path: str, preview: str, previewed: int) -> str:
+    """The card of a store that is published at ``path`` (hf://…), where the files ``preview`` hold its first ``previewed``
+    images as Parquet, which the hub's viewer shows."""
+    licence = card_licence(store)
+    configs = [{"config_name": "preview", "data_files": [{"split": "train", "path": preview}]}]
+    sections = [
+        _intro(store),
+        f"The viewer, and `datasets.load_dataset`, show a preview: the first {previewed:,} images as JPEG, with the logits of "
+        "each teacher's first view. The data set is the store, in the folders beside it.",
+        *_contents(store),
+        *_making(store),
+        *_reading(store, path),
+        f"`dmkd pull {path}` copies it to a disk, where training is fastest.",
+        *_limits(store),
+        *_rights(store, licence),
+    ]
+    return _front(store, licence, {"configs": configs}) + "\n\n".join(sections) + "\n"
 
 
 def export_card(store: Store, export: Mapping[str, Any]) -> str:
@@ -193,9 +212,8 @@ def _making(store: Store) -> list[str]:
     ]
 
 
-def _reading(store: Store) -> list[str]:
-    """Code that reads this very store."""
-    name = _name(store)
+def _reading(store: Store, name: str) -> list[str]:
+    """Code that reads this very store, at the path ``name``."""
     lines = ["from dmkd.stores import open_store", "", f'store = open_store("{name}")']
     height, width, _ = store.image_shape
     lines += [

@@ -5,7 +5,6 @@ they belong to a commit, so what an interrupted run has sent is known to it for 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, errors, g
 
 from dmkd.runtime.hub_access import quiet_hub
 from dmkd.stores.errors import UsageError
-from dmkd.stores.hub_repository import HubFile, HubRepository, hub_errors
+from dmkd.stores.hub_repository import HubRepository, hub_errors
 
 BATCH_BYTES, BATCH_FILES = 8 * 2**30, 250  # of one commit
 
@@ -111,7 +110,8 @@ def open_branch(path: str, visibility: Visibility) -> Branch:
                 raise
             if not (visibility.create or visibility.private):
                 raise UsageError(
-                    f"There is no {path} on the hub: correct the name, or add --create to make it, for everybody to see, or --private."
+                    f"There is no {path} on the hub: correct the name, or add --create to make it for everybody to see, or "
+                    "--private."
                 ) from error
             repository.api.create_repo(name, repo_type=kind, private=visibility.private or None)
         else:
