@@ -7,16 +7,16 @@ import click
 from dmkd.stores.errors import UsageError
 from dmkd.stores.locations import hub_path
 
-from ..completion import folders, words
+from ..completion import files, words
 from ..options import json_option
 
 
 @click.command("pull", short_help="Copy a store from the Hugging Face hub.")
-@click.argument("source", shell_complete=words("hf://datasets/"))
-@click.argument("target", shell_complete=folders, required=False, metavar="[STORE]")
+@click.argument("source", shell_complete=words("hf://datasets/"), metavar="HUB")
+@click.argument("target", shell_complete=files, required=False, metavar="[STORE]")
 @json_option
 def command(source: str, target: str | None, as_json: bool) -> None:
-    """Copy the store SOURCE, hf://datasets/USER/NAME, to the folder STORE (NAME.zarr by default). @REVISION may follow NAME: a
+    """Copy the store at HUB, hf://datasets/USER/NAME, to the folder STORE (NAME.zarr by default). @REVISION may follow NAME: a
     tag, a branch or a commit.
 
     Every file is compared with the hash by which the hub knows it. If interrupted, rerun the same command to resume: until all

@@ -16,7 +16,7 @@ from ..options import existing_store, json_option
 
 @click.command("push", short_help="Publish a store or a student on the Hugging Face hub.")
 @click.argument("source", shell_complete=files)
-@click.argument("target", shell_complete=words("hf://datasets/", "hf://"))
+@click.argument("target", shell_complete=words("hf://datasets/", "hf://"), metavar="HUB")
 @click.option("--create", is_flag=True, help="Make the repository if there is none, for everybody to see.")
 @click.option("--private", is_flag=True, help="Make it if there is none, for those whom you let in.")
 @click.option("--tag", metavar="NAME", help="Name what is pushed, such as v1: hf://…@v1 stays what it is now.")
@@ -46,7 +46,7 @@ def command(
     which: str | None,
     as_json: bool,
 ) -> None:
-    """Publish SOURCE at TARGET: a store, in a local folder, at hf://datasets/USER/NAME; a student, the folder of a finished
+    """Publish SOURCE at HUB: a store, in a local folder, at hf://datasets/USER/NAME; a student, the folder of a finished
     train-student or of export-student, at hf://USER/NAME.
 
     A store is packed first (see `dmkd pack`). What the repository has already is not sent; if interrupted, rerun the same command
