@@ -22,10 +22,9 @@ from dmkd.runtime.hub_upload import Branch, Visibility, open_branch
 from dmkd.runtime.progress import Display
 from dmkd.runtime.whole_files import PARTIAL
 from dmkd.stores import Store, UsageError, locations, open_store
-from dmkd.stores.at_work import RunsAtWork
 from dmkd.stores.hub_repository import nodes_among
 from dmkd.stores.identity import refuse_mismatch
-from dmkd.stores.packing import pack
+from dmkd.stores.packing import chunks_to_pack, is_packed, pack
 from dmkd.stores.run_log import RUNS
 
 ROOT, CARD, PREVIEW = "zarr.json", "README.md", "preview"
@@ -71,8 +70,6 @@ def push_store(
     if find_spec("pyarrow") is None:
         raise UsageError("The preview that a pushed store has needs pyarrow: pip install 'dmkd[export]'.")
     store = open_store(source)
-    if at_work := RunsAtWork(store.chunks.tree).besides(""):
-        raise UsageError(f"{at_work[0]} is at work on {source}: push it when that has ended.")
     branch = open_branch(path, visibility)
     _refuse_another(store, branch)
     if missing := store.missing_blocks():
@@ -81,9 +78,10 @@ def push_store(
         display.notice(
             f"What is published names paths of this machine, as where weights were found: {', '.join(local)}."
         )
+    if not is_packed(store):
+        with display.task("pack", chunks_to_pack(store), unit="chunks") as advance:
+            pack(store, advance)
     write_card(store, licence)
-    with display.task("pack", store.num_blocks, unit="blocks") as advance:
-        pack(store, advance)
     with tempfile.TemporaryDirectory() as folder:
         files = _store_files(Path(source), runs) | _made_files(store, path, Path(folder))
         return _push(branch, files, display, last=ROOT, tag=tag, clean=True)

@@ -21,6 +21,8 @@ from huggingface_hub import DatasetCard
 from dmkd.cli.main import main
 from dmkd.runtime import hub_upload
 from dmkd.stores import NotAStoreError, open_store
+from dmkd.stores.packing import pack
+from dmkd.stores.trees import shards
 
 PLACE = "hf://datasets/user/digits"
 REPOSITORY = "datasets/user/digits"
@@ -48,8 +50,21 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def store(tmp_path):
-    return filled_store(tmp_path / "s.zarr", num_images=600, block_size=32)
+def store(tmp_path, monkeypatch):
+    """A packed store in which every shard holds one block, so that it is many files."""
+    made = filled_store(tmp_path / "s.zarr", num_images=600, block_size=32)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "SHARD_BYTES", 1)
+        pack(made)
+    return made
+
+
+def test_a_store_is_packed_first(hub: HubServer, tmp_path):
+    loose = filled_store(tmp_path / "s.zarr", num_images=600, block_size=32)
+    pushed(loose.path, "--create")
+    names = [name for name in hub.files(REPOSITORY) if name.startswith("images/")]
+    assert names == ["images/0.0.0.0", "images/zarr.json"]
+    assert (open_store(PLACE).images[:] == loose.images[:]).all()
 
 
 def test_a_pushed_store_is_its_files_a_card_and_a_preview(hub: HubServer, store):
@@ -216,7 +231,7 @@ def test_an_interrupted_pull_does_not_open_and_goes_on_with_its_commit(hub: HubS
 
 def test_a_file_that_comes_damaged_is_refused_and_fetched_again(hub: HubServer, store, tmp_path):
     pushed(store.path, "--create")
-    name = next(name for name in hub.files(REPOSITORY) if name.startswith("images/c."))
+    name = next(name for name in hub.files(REPOSITORY) if name.startswith("images/3."))
     hub.falsify = {name}
     message = refused("pull", PLACE, tmp_path / "p.zarr", code=1)
     assert name in message and "did not come as it is on the hub" in message

@@ -13,6 +13,7 @@ from hub_server import HubServer, Repository, git_sha1
 
 from dmkd.cli.main import main
 from dmkd.stores import NotAStoreError, StoreError, StoreUnreachableError, UsageError, locations, open_store
+from dmkd.stores.packing import pack
 from dmkd.stores.showing.facts import store_facts
 
 PLACE = "hf://datasets/user/digits"
@@ -43,7 +44,11 @@ def store(tmp_path, hub):
     return made
 
 
-def test_it_reads_as_it_does_on_a_disk(hub: HubServer, store):
+@pytest.mark.parametrize("packed", [False, True], ids=["loose", "packed"])
+def test_it_reads_as_it_does_on_a_disk(hub: HubServer, store, packed):
+    if packed:
+        pack(store)
+        publish(hub, Path(store.path))
     there = open_store(PLACE)
     ids = np.random.default_rng(0).permutation(600)[:100]
     assert (there.images[ids] == store.images[ids]).all() and (there.class_ids[ids] == store.class_ids[ids]).all()
@@ -75,6 +80,17 @@ def test_opening_and_reading_take_few_requests(hub: HubServer, store):
     assert hub.counted("/tree/") == 1
 
 
+def test_a_packed_store_takes_fewer(hub: HubServer, store):
+    pack(store)
+    publish(hub, Path(store.path))
+    there = open_store(PLACE)
+    hub.requests.clear()
+    there.images[[0]]
+    # Of images, class ids and checks each: metadata, the shard's index, and all its small chunks at once.
+    assert hub.counted("/resolve/") == len(hub.requests) == 9
+    assert (there.images[:] == store.images[:]).all() and len(hub.requests) == 9
+
+
 def test_more_files_than_a_listing_has(hub: HubServer, tmp_path):
     made = filled_store(tmp_path / "s.zarr", num_images=800, block_size=4)
     publish(hub, tmp_path / "s.zarr")
@@ -86,7 +102,7 @@ def test_more_files_than_a_listing_has(hub: HubServer, tmp_path):
 
 def test_a_range_is_read_as_such(hub: HubServer, store):
     there = open_store(PLACE)
-    place = there.chunks.tree._place
+    place = there.chunks.tree.place
     whole = (Path(store.path) / "images/c.0.0.0.0").read_bytes()
     hub.downloaded.clear()
     assert place.read_bytes("images/c.0.0.0.0", 100, 200) == whole[100:200]
