@@ -63,10 +63,15 @@ class HubRepository:
         """The commit that the path means now. Raises ``NotAStoreError`` if there is no such repository or revision,
         ``StoreError`` if it may not be read, ``StoreUnreachableError`` if the hub does not answer."""
         with hub_errors(self.path):
-            info = self.api.repo_info(
-                self.name, repo_type=self.kind, revision=self.place.revision, timeout=ANSWER_SECONDS, expand=["sha"]
-            )
-        return str(info.sha)
+            return str(self.fact("sha", self.place.revision))
+
+    def fact(self, name: str, revision: str | None = None) -> Any:
+        """One fact of the repository, as the hub names it. Raises what huggingface_hub does."""
+        asked: Any = [name]
+        info = self.api.repo_info(
+            self.name, repo_type=self.kind, revision=revision, timeout=ANSWER_SECONDS, expand=asked
+        )
+        return getattr(info, name)
 
     def root(self, commit: str) -> str:
         """The path of a commit for :class:`HfFileSystem`."""
@@ -76,7 +81,7 @@ class HubRepository:
         """All files of a commit, by name: one request for a thousand of them."""
         root = self.root(commit)
         with hub_errors(self.path):
-            found: dict[str, dict[str, Any]] = self.file_system.find(root, detail=True)
+            found: Any = self.file_system.find(root, detail=True)
         return {
             name.removeprefix(f"{root}/"): HubFile(
                 info["size"], info["lfs"]["sha256"] if info["lfs"] else None, info["blob_id"]

@@ -3,6 +3,14 @@
 A script and not a test: ``test_lowest_versions.py`` runs it with another Python, whose libraries are of other versions.
 One process, since importing the libraries takes longer than most of the commands. Stops at the first that fails.
 """
+# ruff: noqa: E402
+
+import os
+
+from hub_server import TOKEN, HubServer
+
+HUB = HubServer()  # before huggingface_hub is imported: it reads the environment once
+os.environ.update(HF_ENDPOINT=HUB.url, HF_TOKEN=TOKEN, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1")
 
 from torch.utils.data import DataLoader
 
@@ -37,6 +45,12 @@ COMMANDS = [
     "train-student --store s.zarr=2 --store imported.zarr --labels features,imported.zarr: --epochs 1 --batch-size 16 --out two",
     "export-student run --to model --onnx",
     "evaluate model --data digits",
+    "push s.zarr hf://datasets/user/digits --create --tag v1",
+    "inspect hf://datasets/user/digits",
+    "train-student --store hf://datasets/user/digits@v1 --labels uint8 --epochs 1 --batch-size 16 --out from-the-hub",
+    "pull hf://datasets/user/digits@v1",
+    "verify digits.zarr",
+    "push run hf://user/student --private",
     "compare s.zarr --labels features --labels hard --seeds 2 --updates 4 --images 32 --val digits --out compared",
     "generate --store dpm.zarr --generator digits --images 32 --teacher none --steps 4 --sampler dpm++ --image-codec webp",
     "generate --store ray.zarr --generator digits --images 32 --steps 4 --sampler unipc --image-codec jpeg:90 --workers 1",

@@ -41,7 +41,7 @@ class Branch:
 
     def check_tag(self, tag: str | None, changing: bool) -> None:
         """Raise ``UsageError`` if the tag is taken: tags do not move."""
-        if tag in self.tags and (changing or self.tags[tag] != self.head):
+        if tag and tag in self.tags and (changing or self.tags[tag] != self.head):
             raise UsageError(
                 f"{self.repository.path} has a tag {tag} already, of another state, and tags stay where they are: choose another."
             )
@@ -104,7 +104,7 @@ def open_branch(path: str, visibility: Visibility) -> Branch:
     name, kind = repository.name, repository.kind
     with hub_errors(path, writing=True):
         try:
-            private = repository.api.repo_info(name, repo_type=kind, expand=["private"], timeout=10).private
+            private = repository.fact("private")
         except errors.RepositoryNotFoundError as error:
             if isinstance(error, errors.GatedRepoError):
                 raise

@@ -8,12 +8,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeAlias
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from .. import locations
 from ..hub_repository import HubRepository
+
+Names: TypeAlias = list[str]  # a store of zarr's has a method ``list``
+Paths: TypeAlias = list[Path]
 
 
 class HubCommit(Store):
@@ -53,8 +56,8 @@ class HubCommit(Store):
             return None
         return prototype.buffer.from_bytes(await asyncio.to_thread(self.read_bytes, key, *_bounds(byte_range)))
 
-    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
-        return list(await asyncio.gather(*(self.get(key, prototype, wanted) for key, wanted in key_ranges)))
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+        return await asyncio.gather(*(self.get(key, prototype, wanted) for key, wanted in key_ranges))
 
     async def exists(self, key: str) -> bool:
         return key in self._files
@@ -87,15 +90,15 @@ class HubCommit(Store):
         """Whether there is anything at all."""
         return bool(self._files)
 
-    def names(self, prefix: str) -> "list[str]":
+    def names(self, prefix: str) -> Names:
         """Names directly below a prefix."""
-        return list(self._folders.get(prefix.rstrip("/"), {}))
+        return [*self._folders.get(prefix.rstrip("/"), {})]
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Name -> bytes of the files directly below a prefix."""
         return {name: size for name, size in self._folders.get(prefix.rstrip("/"), {}).items() if size >= 0}
 
-    def partials(self) -> "list[Path]":
+    def partials(self) -> Paths:
         """None: a commit appears whole or not at all."""
         return []
 
