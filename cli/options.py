@@ -37,8 +37,8 @@ def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--store",
         shell_complete=files,
         metavar="PATH",
-        help="The store: a folder, an HDF5 file (.h5, .hdf5), or s3://BUCKET/NAME (gs://, az://). Default: $DMKD_STORE, or the "
-        "only store in the current folder.",
+        help="The store: a folder, an HDF5 file (.h5, .hdf5), or s3://BUCKET/NAME (gs://, az://); to be read, also "
+        "hf://datasets/USER/NAME. Default: $DMKD_STORE, or the only store in the current folder.",
     )
     return named(endpoint_option(function))
 
