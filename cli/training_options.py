@@ -205,6 +205,19 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "a quarter of it.",
             ),
             click.option(
+                "--cache",
+                type=click.Path(file_okay=False),
+                metavar="DIR",
+                help="Keep what is read of stores in buckets, and of compressed ones, in this folder on a local disk: from the "
+                "second epoch on nothing is downloaded or decompressed.",
+            ),
+            click.option(
+                "--cache-gb",
+                type=float,
+                metavar="GB",
+                help="Size of the cache at most, other runs' and stores' included. Default: most of what is free on its disk.",
+            ),
+            click.option(
                 "--checkpoint-every",
                 type=float,
                 default=10.0,
@@ -247,4 +260,6 @@ def take_execution(options: dict[str, Any]) -> "Execution":
         options.pop("evaluate_every"),
         options.pop("data_workers"),
         options.pop("memory"),
+        options.pop("cache"),
+        options.pop("cache_gb"),
     )

@@ -45,7 +45,7 @@ class DiskCache:
         notice: Callable[[str], None],
     ) -> None:
         self.store, self._notice = store, notice
-        self._state = _state(store.attributes)
+        self.state = _state(store.attributes)  # as it was when it was opened
         block_bytes = sum(store.block_size * column.row_bytes + CHECKSUM_BYTES for column in columns)
         self._folder = CacheFolder(folder, _name(store), block_bytes * len(blocks), limit)
         kept = blocks
@@ -65,23 +65,17 @@ class DiskCache:
     def path(self) -> Path:
         return self._folder.path
 
-    @property
-    def state(self) -> str:
-        """The store's, as it was last looked at."""
-        return self._state
-
-    def look_at_store(self) -> bool:
-        """One request: whether the store has changed since the last look. Raises ``StoreError`` if it is another store."""
+    def store_has_changed(self) -> bool:
+        """One request: whether the store has changed since it was opened or this was last asked; then it is refreshed, and another
+        cache is to be made of it. Raises ``StoreError`` if it is another store."""
         attributes = self.store.chunks.tree.attributes()
         if attributes.get("identity") != self.store.identity:
             raise StoreError(f"{self.store.path} is another store than it was when this run began: run it again.")
-        if (state := _state(attributes)) == self._state:
+        if _state(attributes) == self.state:
             return False
-        self._state = state
         self.store.refresh()
         self.store.chunks.tree.look_again()
-        for column in self.columns.values():
-            column.doubt()
+        self._folder.close()
         return True
 
     def full(self, error: OSError) -> None:
@@ -90,9 +84,6 @@ class DiskCache:
             column.keep_no_more()
         reason = error.strerror or str(error)
         self._notice(f"The cache {self.path.parent} can't be written ({reason}): the run goes on without it.")
-
-    def close(self) -> None:
-        self._folder.close()
 
 
 class CachedColumn(MappedBlocks):
@@ -127,12 +118,6 @@ class CachedColumn(MappedBlocks):
                 int(name) for folder in _subfolders(self._path) for name in os.listdir(folder) if name.isdecimal()
             }
         return blocks <= self._there
-
-    def doubt(self) -> None:
-        """The store has changed: nothing that was read of it before is relied on."""
-        self._blocks.clear()
-        self._verified.clear()
-        self._proved = False
 
     def settle(self) -> None:
         """If all that is kept has been proved against the store as it is now, say so to later runs."""

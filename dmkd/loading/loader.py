@@ -118,18 +118,27 @@ class Loader:
             refuse_what_does_not_fit(self.columns, resident, device)
         elif resident == "auto" and fits_on_gpu_unasked(self.columns, device):
             self.places = place_columns(self.columns, memory, "gpu")
+        self._device, self._cache_at, self._notice = device, (cache, cache_bytes), notice
         self.cache: DiskCache | None = None
-        remote = [column for column in self.columns if not column.plain]
-        if cache is not None and remote:
-            self.cache = DiskCache(store, remote, usable.blocks, Path(cache), cache_bytes, notice)
-        self._device, self._fresh = device, True
-        self._gatherer = self._open()
+        self._open()
+        self._just_opened = True
 
-    def _open(self) -> Gatherer:
-        order = self.order_of
-        return Gatherer(
+    def _open(self) -> None:
+        """Open the columns, by way of the cache if there is one."""
+        order, (folder, limit) = self.order_of, self._cache_at
+        elsewhere = [column for column in self.columns if not column.plain]
+        if folder is not None and any(column.part != VIEWS for column in elsewhere):
+            self.cache = DiskCache(self.store, elsewhere, order.blocks, Path(folder), limit, self._notice)
+        self._gatherer = Gatherer(
             self.store, self.columns, self.places, order.window, order.blocks, self._device, self.threads, self.cache
         )
+
+    def _look_at_store(self) -> None:
+        """Open everything again if the store has changed since: some of it is held in memory."""
+        if self.cache and not self._just_opened and self.cache.store_has_changed():
+            self.columns = columns_of(self.store, self.view_set, self.label_sets)
+            self._open()
+        self._just_opened = False
 
     @property
     def loaders(self) -> "list[Loader]":
@@ -196,9 +205,7 @@ class Loader:
 
     def read(self, batches: Sequence[Chosen]) -> Generator[Batch, None, None]:
         """These batches, read ahead by threads."""
-        if self.cache and not self._fresh and self.cache.look_at_store():
-            self._gatherer = self._open()  # what is held in memory is of the store as it was
-        self._fresh = False
+        self._look_at_store()
         through_window = self._gatherer.needs_window(batches)
         largest = max((len(ids) for ids, _ in batches), default=1)
         # Never several through a window, which holds what single batches need.

@@ -23,6 +23,8 @@ class Execution:
     evaluate_every: int = 1  # epochs; the last one is always measured
     data_workers: int | None = None  # threads that decode the images to evaluate on; None: one a core, at most 8
     memory: float | None = None  # GiB of the store that each worker may hold; None: the loader's default
+    cache: str | None = None  # a folder on a local disk that keeps what can't be mapped where it is
+    cache_gb: float | None = None  # of that folder at most, 10^9 bytes; None: most of what is free
 
     def __post_init__(self) -> None:
         if self.amp not in (None, *AMP):
@@ -35,6 +37,8 @@ class Execution:
             raise UsageError(f"--data-workers must be 0 or more, not {self.data_workers}.")
         if self.memory is not None and not self.memory > 0:
             raise UsageError(f"--memory must be greater than 0 GiB, not {self.memory:g}.")
+        if self.cache_gb is not None and not (self.cache_gb > 0 and self.cache):
+            raise UsageError("--cache-gb is the size of --cache DIR: greater than 0, and not without it.")
 
     def precision(self, device: str) -> str:
         """The arithmetic of the student on a device: bfloat16, float16, tf32 or off."""

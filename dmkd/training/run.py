@@ -66,9 +66,9 @@ class TrainingRun:
         notice: Callable[[str], None],
     ) -> None:
         self.recipe, self.store, self.out, self.execution, self.team = recipe, store, out, execution, team
-        self.notice = notice
+        self.notice: Callable[[str], None] = notice if team.leads else lambda sentence: None
         precision = execution.precision(team.device)
-        self.loader = open_loader(recipe, store, team.device, team.rank, team.world_size, execution.memory)
+        self.loader = open_loader(recipe, store, team.device, team.rank, team.world_size, execution, self.notice)
         if self.loader.selection_notice and team.leads:
             notice(self.loader.selection_notice)
         self.length = run_length(recipe, self.loader.num_images)
@@ -271,10 +271,9 @@ class TrainingRun:
         student = self._as_classifier(self.optimisation.student)
         threads = decoding_threads(team.local_size) if workers is None else workers
         listed = list_evaluation(data, student, threads)
-        notice = self.notice if team.leads else lambda sentence: None
         for sentence in listed.notices:
-            notice(sentence)
-        return KeptImages(listed, student.input_size, team.rank, team.world_size, team.local_size, notice)
+            self.notice(sentence)
+        return KeptImages(listed, student.input_size, team.rank, team.world_size, team.local_size, self.notice)
 
     def _as_classifier(self, student: torch.nn.Module) -> Classifier:
         names, wnids = self.store.class_names, self.store.class_wnids

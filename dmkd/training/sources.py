@@ -1,5 +1,7 @@
 """What a run learns from, one store or several: opened for reading, counted, and described."""
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 from dmkd.loading import Loader
@@ -9,6 +11,7 @@ from dmkd.loading.order import Batches
 from dmkd.loading.usable import usable_images
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.stores import Store, UsageError
+from dmkd.training.execution import Execution
 from dmkd.training.training_recipe import TrainingRecipe
 
 
@@ -34,16 +37,26 @@ def count_images(recipe: TrainingRecipe, store: Store, world_size: int = 1) -> i
 
 
 def open_loader(
-    recipe: TrainingRecipe, store: Store, device: str, rank: int = 0, world_size: int = 1, memory: float | None = None
+    recipe: TrainingRecipe,
+    store: Store,
+    device: str,
+    rank: int = 0,
+    world_size: int = 1,
+    execution: Execution | None = None,
+    notice: Callable[[str], None] = warnings.warn,
 ) -> Loader | Mixture:
-    """The loader that a training recipe asks for, one rank's part of it. ``memory``: GiB a rank, None: the loader's default."""
+    """The loader that a training recipe asks for, one rank's part of it; ``execution`` says what it may hold, and where."""
+    execution = execution or Execution()
     options: dict[str, Any] = {
         "batch_size": rank_batch_size(recipe, world_size),
         "seed": recipe.seed,
         "device": device,
         "rank": rank,
         "world_size": world_size,
-        "memory": MEMORY_BYTES if memory is None else int(memory * 2**30),
+        "memory": MEMORY_BYTES if execution.memory is None else int(execution.memory * 2**30),
+        "cache": execution.cache,
+        "cache_bytes": None if execution.cache_gb is None else int(execution.cache_gb * 1e9),
+        "notice": notice,
     }
     first, *beside = recipe.ingredients(store)
     return Mixture([first, *beside], recipe.weights, **options) if beside else loader_of(first, **options)
