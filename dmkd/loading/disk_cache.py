@@ -66,8 +66,8 @@ class DiskCache:
         return self._folder.path
 
     def store_has_changed(self) -> bool:
-        """One request: whether the store has changed since it was opened or this was last asked; then it is refreshed, and another
-        cache is to be made of it. Raises ``StoreError`` if it is another store."""
+        """One request: whether the store has changed since it was opened; then it is refreshed, and another cache is to be made of
+        it. Raises ``StoreError`` if it is another store."""
         attributes = self.store.chunks.tree.attributes()
         if attributes.get("identity") != self.store.identity:
             raise StoreError(f"{self.store.path} is another store than it was when this run began: run it again.")
