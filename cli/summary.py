@@ -13,6 +13,7 @@ from dmkd.stores.codecs import codec_from_json
 from dmkd.stores.showing.facts import quality_view_in_words, store_facts, teacher_in_words
 
 from .display import duration, percent, print_facts, print_sentence, print_table
+from .traffic import traffic_lines
 
 __all__ = ["print_everything", "print_store", "store_facts"]
 
@@ -39,6 +40,7 @@ def print_everything(facts: dict[str, Any]) -> None:
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in VERSIONS_SHOWN if name in facts["versions"])
     lines = [
         *_what_it_is(facts),
+        *(traffic_lines(facts["training"]) if "training" in facts else ()),
         ("created", f"{_time(facts['created'])}, changed {_time(facts['updated'])} UTC"),
         *([("with", versions)] if versions else []),
         *((f"{'sizes' if not i else ''}", line) for i, line in enumerate(size_lines(facts))),

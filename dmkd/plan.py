@@ -20,7 +20,9 @@ from dmkd.making.recipe_file import resolved_options
 from dmkd.making.resolve import WantedImages, label_sets_of, resolve_images, resolve_labels
 from dmkd.making.sizes import PlannedLabels, StoreSize, disk_sizes
 from dmkd.recipes.image_options import PRESETS, ImageOptions
+from dmkd.recipes.traffic import training_traffic
 from dmkd.stores import LabelSet, UsageError
+from dmkd.training.presets import schedule_for
 
 # NVIDIA H100 SXM, data sheet, without sparsity: TFLOP/s of tensor cores in half precisions; of ordinary ones in float32, as
 # torch leaves TF32 off for matrix products.
@@ -41,6 +43,7 @@ class CostOptions:
     utilisation: float | None = None  # the share of that which is reached; None: 0.4
     gpus: int | None = None  # None: 1
     dollars_per_hour: float | None = None  # of one GPU
+    dollars_per_gb: float | None = None  # of 10^9 bytes that leave the bucket the store is in
 
 
 def plan(
@@ -52,7 +55,8 @@ def plan(
     are exact; ``bytes`` and ``files`` of all, the bytes without metadata; ``flops_per_image`` by part; ``presets``: name ->
     what an image would take by it; ``left``: what is not there yet; ``flops``, ``gpu_hours``, ``hours``, ``dollars`` of that,
     and ``assumption``, the rate behind them in words; ``uncounted``: why some of these are None, in a sentence; ``limits``: why
-    this machine could not do it, in sentences.
+    this machine could not do it, in sentences; ``training``: what training moves (:mod:`dmkd.recipes.traffic`), by the
+    schedule that suits the images.
     ``device`` None: a GPU, whatever there is here.
 
     Raises what ``generate`` would for options that can't be, and ``UsageError`` for a cost that can't be.
@@ -98,6 +102,17 @@ def plan(
         "flops": None if made is None else made + sum(label_flops.values()),
         "uncounted": None if configs else _UNCOUNTED.format(wanted.info.name),
     }
+    first = next(iter(label_sets), None)
+    result["training"] = training_traffic(
+        result["arrays"],
+        num_blocks=wanted.size.num_blocks,
+        image_bytes=wanted.num_images * math.prod(wanted.image_shape),
+        image_codec=wanted.size.image_codec,
+        label_set=first.name if first else None,
+        view_set=first.view_set.name if first else None,
+        epochs=schedule_for(wanted.recipe.generator, max(wanted.image_shape[:2]))[1]["epochs"],
+        dollars_per_gb=cost.dollars_per_gb,
+    )
     return result | _time(result, wanted, cost, made, label_flops)
 
 

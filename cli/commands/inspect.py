@@ -14,8 +14,16 @@ from ..options import json_option, store_option
 @click.option(
     "--all", "every_block", is_flag=True, help="Read what the teachers see in every block, not in a sample of them."
 )
+@click.option(
+    "--dollars-per-gb",
+    type=float,
+    metavar="X",
+    help="Price of 10^9 bytes that leave the bucket: what training from it would cost.",
+)
 @json_option
-def command(path: str | None, store: str | None, every_block: bool, as_json: bool) -> None:
+def command(
+    path: str | None, store: str | None, every_block: bool, dollars_per_gb: float | None, as_json: bool
+) -> None:
     """Show what is in a store: what made it, whether it is complete, how big it is, its views and labels, what the teachers
     see in its images, and the runs that made it.
 
@@ -26,14 +34,20 @@ def command(path: str | None, store: str | None, every_block: bool, as_json: boo
     Examples:
       dmkd inspect imnet.zarr
       dmkd inspect imnet.zarr --all         what the teachers see, from every block
+      dmkd inspect s3://bucket/imnet.zarr --dollars-per-gb 0.09   what training from there moves and costs
       dmkd inspect imnet.zarr --json
     """
-    from dmkd.stores import open_store
+    from dmkd.stores import locations, open_store
+    from dmkd.stores.packing import is_packed
 
     from ..options import existing_store
     from ..summary import print_everything, store_facts
+    from ..traffic import traffic_of
 
-    facts = store_facts(open_store(existing_store(path or store)), every_block)
+    opened = open_store(existing_store(path or store))
+    facts = store_facts(opened, every_block)
+    if locations.scheme(opened.path) or dollars_per_gb is not None:
+        facts["training"] = {**traffic_of(facts, dollars_per_gb), "packed": is_packed(opened)}
     if as_json:
         click.echo(json.dumps(facts))
     else:

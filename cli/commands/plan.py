@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 @click.option("--utilisation", type=float, metavar="X", help="Fraction of --tflops that is achieved. Default: 0.4.")
 @click.option("--gpus", type=int, metavar="N", help="Number of GPUs. Default: --workers, or 1.")
 @click.option("--dollars-per-hour", type=float, metavar="X", help="Price of one GPU. Default: no cost is printed.")
+@click.option(
+    "--dollars-per-gb",
+    type=float,
+    metavar="X",
+    help="Price of 10^9 bytes that leave the bucket, for what training moves. Default: no cost is printed.",
+)
 @json_option
 def command(
     store: str | None,
@@ -40,6 +46,7 @@ def command(
     utilisation: float | None,
     gpus: int | None,
     dollars_per_hour: float | None,
+    dollars_per_gb: float | None,
     as_json: bool,
     **recipe: Any,
 ) -> None:
@@ -60,6 +67,7 @@ def command(
       dmkd plan --recipe recipe.toml --gpus 8
       dmkd plan --tflops 312 --utilisation 0.5                      on A100s
       dmkd plan --store imnet.zarr --images-per-second 3.1          what is left to do there
+      dmkd plan --store s3://bucket/imnet.zarr --dollars-per-gb 0.09    what training from there moves
     """
     images, labels = read_recipe_options(recipe)
     if store is None:
@@ -68,7 +76,12 @@ def command(
     from dmkd.plan import CostOptions
 
     cost = CostOptions(
-        images_per_second, tflops, utilisation, workers or None if gpus is None else gpus, dollars_per_hour
+        images_per_second,
+        tflops,
+        utilisation,
+        workers or None if gpus is None else gpus,
+        dollars_per_hour,
+        dollars_per_gb,
     )
     show_plan(store, images, labels, cost, device, as_json)
 
@@ -99,8 +112,10 @@ def _only_store() -> str:
 def print_plan(plan: dict[str, Any]) -> None:
     from dmkd.making.recipe_file import to_toml
     from dmkd.runtime.space import byte_size
+    from dmkd.stores import locations
 
     from ..display import print_facts, print_table
+    from ..traffic import traffic_lines
 
     click.echo(to_toml(plan["recipe"]) + "\n")
     rough = "" if plan["bytes_are"] == "exact" else f"{plan['bytes_are']} "
@@ -129,6 +144,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     sub_batch = plan["recipe"].get("sub-batch")  # None: found by trial on the GPU
     if sub_batch and plan["block_size"] % sub_batch:
         facts.append(("note", f"{left['sampled']:,} images are sampled: --sub-batch does not divide --block-size."))
+    if locations.scheme(plan["path"]) or "dollars" in plan["training"]:
+        facts += traffic_lines(plan["training"])
     facts += [("here", sentence) for sentence in plan["limits"]]
     print_facts(f"{plan['path']}, {'which is there' if plan['exists'] else 'a new store'}", facts)
     rows = []

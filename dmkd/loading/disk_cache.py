@@ -66,8 +66,8 @@ class DiskCache:
         return self._folder.path
 
     def store_has_changed(self) -> bool:
-        """One request: whether the store has changed since it was opened; then it is refreshed, and another cache is to be made of
-        it. Raises ``StoreError`` if it is another store."""
+        """One request: whether the store has changed since it was opened; then it is refreshed, and another cache is to be made
+        of it. Raises ``StoreError`` if it is another store."""
         attributes = self.store.chunks.tree.attributes()
         if attributes.get("identity") != self.store.identity:
             raise StoreError(f"{self.store.path} is another store than it was when this run began: run it again.")
@@ -187,7 +187,7 @@ class CachedColumn(MappedBlocks):
     def _keep(self, block: int, rows: np.ndarray) -> None:
         content = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
         try:
-            self._write(self._file(block), content, self._checksum(block, content))
+            self._write(self._file(block), memoryview(content), self._checksum(block, content))
         except OSError as error:
             self._cache_is_full(error)
         else:
@@ -206,7 +206,7 @@ class CachedColumn(MappedBlocks):
     def _file(self, block: int) -> Path:
         return self._path / str(block // FILES_A_FOLDER) / str(block)
 
-    def _write(self, path: Path, *parts: "bytes | np.ndarray") -> None:
+    def _write(self, path: Path, *parts: bytes | memoryview) -> None:
         """A file that appears whole or not at all, whoever else writes it. Not synced: a crash of the machine may tear it, which
         its checksum tells."""
         partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")

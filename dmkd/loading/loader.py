@@ -32,10 +32,10 @@ from dmkd.loading.transfer import Transfer
 from dmkd.loading.usable import usable_images
 from dmkd.runtime.accelerators import upload
 from dmkd.runtime.devices import default_cpu_threads
+from dmkd.runtime.space import MEMORY_BYTES
 from dmkd.stores import Store, UsageError, ViewSet
 from dmkd.views.shown import DrawnViews
 
-MEMORY_BYTES = 4 * 2**30
 RESIDENT = ("auto", "ram", "gpu")
 MOST_THREADS = 4
 # Small batches are gathered several at a time: what Python does for each would take longer than the copying.

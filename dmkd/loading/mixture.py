@@ -11,11 +11,12 @@ import torch
 
 from dmkd.loading.batch import Batch
 from dmkd.loading.ingredient import Ingredient
-from dmkd.loading.loader import MEMORY_BYTES, MOST_THREADS, Loader
+from dmkd.loading.loader import MOST_THREADS, Loader
 from dmkd.loading.order import Batches, Chosen, in_proportion
 from dmkd.recipes.label_choice import parse_labels
 from dmkd.recipes.randomness import key64
 from dmkd.runtime.devices import default_cpu_threads
+from dmkd.runtime.space import MEMORY_BYTES
 from dmkd.stores import Store, UsageError
 
 

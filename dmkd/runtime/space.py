@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dmkd.stores import locations
 
+MEMORY_BYTES = 4 * 2**30  # of a store that a loader may hold, unless it is told
+
 
 def available_memory() -> int:
     """Bytes that processes can take without swapping; where the system does not say, all the memory there is."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from dmkd import digits
+
 SCHEDULES = ("step", "cosine", "linear", "poly", "constant")
 
 # Learning rate and weight decay of optimisers that are not SGD, where none is given. Of others the rate must be given.
@@ -65,6 +67,15 @@ DM_KD_SMALL = {
 # All of these defaults, to be used with pad:8 (RandomCrop(32, padding=4) and flip). The T of the paper's own runs is not in
 # print; 4 is also RepDistiller's and mdistiller's, whose KD has lr 0.05, batch 64 and 0.1 of hard labels.
 DM_KD_CIFAR = {**DM_KD_SMALL, "temperature": 4.0}
+
+
+def schedule_for(generator: str | None, image_size: int) -> tuple[str, dict[str, Any]]:
+    """The name and the values of the schedule that suits images of this size, of this generator."""
+    if generator in digits.GENERATORS:
+        return "digits", {**DM_KD, **digits.defaults()["training"]}
+    if image_size < 96:
+        return "dm-kd, small images", DM_KD_SMALL
+    return "dm-kd", DM_KD
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from dmkd.loading import Loader
-from dmkd.loading.loader import MEMORY_BYTES
 from dmkd.loading.mixture import Mixture, images_an_epoch, loader_of
 from dmkd.loading.order import Batches
 from dmkd.loading.usable import usable_images
 from dmkd.recipes.label_choice import parse_labels
+from dmkd.runtime.space import MEMORY_BYTES
 from dmkd.stores import Store, UsageError
 from dmkd.training.execution import Execution
 from dmkd.training.training_recipe import TrainingRecipe

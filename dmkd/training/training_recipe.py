@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dmkd import digits
 from dmkd.loading.ingredient import Ingredient
 from dmkd.loading.usable import default_views
 from dmkd.recipes.label_choice import parse_labels
@@ -14,7 +13,7 @@ from dmkd.recipes.selecting import in_full, selection_of
 from dmkd.recipes.store_choice import complete_weights, labels_of_each
 from dmkd.stores import Store, UsageError
 from dmkd.training.loss_table import HARD, HARD_LABELS, LOSSES, LossOption, loss_options, options_of_some
-from dmkd.training.presets import DM_KD, DM_KD_SMALL, OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE
+from dmkd.training.presets import OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE, schedule_for
 from dmkd.views.policy import parse_policy
 from dmkd.views.shown import shown_views
 
@@ -93,11 +92,7 @@ class TrainingRecipe:
 
 def defaults_for(store: Store) -> tuple[str, dict[str, Any]]:
     """The name and the values of the schedule that suits a store's images."""
-    if store.recipe.get("generator") in digits.GENERATORS:
-        return "digits", {**DM_KD, **digits.defaults()["training"]}
-    if max(store.image_shape[:2]) < 96:
-        return "dm-kd, small images", DM_KD_SMALL
-    return "dm-kd", DM_KD
+    return schedule_for(store.recipe.get("generator"), max(store.image_shape[:2]))
 
 
 def resolve_training(store: Store, given: dict[str, Any], preset: str | None = None) -> tuple[str, TrainingRecipe]:
