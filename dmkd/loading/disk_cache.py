@@ -187,7 +187,7 @@ class CachedColumn(MappedBlocks):
     def _keep(self, block: int, rows: np.ndarray) -> None:
         content = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
         try:
-            self._write(self._file(block), memoryview(content), self._checksum(block, content))
+            self._write(self._file(block), content.data, self._checksum(block, content))
         except OSError as error:
             self._cache_is_full(error)
         else:

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dmkd import digits
-
 SCHEDULES = ("step", "cosine", "linear", "poly", "constant")
 
 # Learning rate and weight decay of optimisers that are not SGD, where none is given. Of others the rate must be given.
@@ -71,6 +69,8 @@ DM_KD_CIFAR = {**DM_KD_SMALL, "temperature": 4.0}
 
 def schedule_for(generator: str | None, image_size: int) -> tuple[str, dict[str, Any]]:
     """The name and the values of the schedule that suits images of this size, of this generator."""
+    from dmkd import digits
+
     if generator in digits.GENERATORS:
         return "digits", {**DM_KD, **digits.defaults()["training"]}
     if image_size < 96:
