@@ -34,6 +34,7 @@ COMMANDS = {
     "card": "dmkd.cli.commands.card",
     "export": "dmkd.cli.commands.export",
     "verify": "dmkd.cli.commands.verify",
+    "tag": "dmkd.cli.commands.tag",
     "convert": "dmkd.cli.commands.convert",
     "pack": "dmkd.cli.commands.pack",
     "push": "dmkd.cli.commands.push",

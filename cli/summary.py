@@ -56,6 +56,8 @@ def print_everything(facts: dict[str, Any]) -> None:
     if facts["selections"]:
         rows = [[f"@{name}", expression] for name, expression in facts["selections"].items()]
         _print_section("Selections", ["name", "images for which"], rows, ())
+    if facts["tags"]:
+        print_tags(facts)
     for name, label_set in facts["label_sets"].items():
         if label_set.get("statistics", {}).get("images"):
             click.echo()
@@ -260,6 +262,14 @@ def column_rows(facts: dict[str, Any]) -> list[list[str]]:
         ]
         for name, column in facts["columns"].items()
     ]
+
+
+def print_tags(facts: dict[str, Any]) -> None:
+    rows = [
+        [name, f"{tag['sha256'][:16]}…", f"{tag['images']:,}", ", ".join(tag["label_sets"]), _time(tag["created"])]
+        for name, tag in facts["tags"].items()
+    ]
+    _print_section("Tags", ["tag", "sha256", "images", "label sets", "made (UTC)"], rows, ("label sets",))
 
 
 def _label_rows(facts: dict[str, Any]) -> list[list[str]]:

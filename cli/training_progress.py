@@ -173,6 +173,7 @@ def print_recipe(preset: str, recipe: TrainingRecipe, store: Store, out: Path) -
             ("loss", loss),
             ("optimiser", f"{recipe.optimizer}, lr {recipe.lr:g}, weight decay {recipe.weight_decay:g}{extras}"),
             ("schedule", f"{recipe.schedule}, {length}, batch {recipe.batch_size}, seed {recipe.seed}"),
+            *([("tag", "{name}, sha256 {sha256}".format(**store.held_to))] if store.held_to else []),
             ("out", str(out)),
         ],
     )

@@ -1,12 +1,15 @@
 """`dmkd verify`: whether a store is sound, and whether models still give what is in it."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from dmkd.runtime.devices import choose_device
 from dmkd.runtime.progress import Display
-from dmkd.stores import UsageError, locations, open_store
+from dmkd.stores import Store, StoreError, UsageError, locations, open_store
+from dmkd.stores.tags import Tag, read_tag, read_tags, verify_tag
+from dmkd.stores.tags.tag import node_of, read_digests
 from dmkd.stores.verifying.finding import ERROR, NOTE, WARNING, Finding
 from dmkd.stores.verifying.repair import Repair, repair
 from dmkd.stores.verifying.verifier import Verifier
@@ -28,6 +31,7 @@ class Report:
     regenerate: dict[str, Any] | None = None
     repair: Repair | None = None
     advice: str | None = None  # the command that makes again what is not there
+    tag: Tag | None = None  # what the store was compared with, and nothing else was looked at
     counts: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +68,7 @@ class Report:
             "seconds": self.seconds,
             "rerun_teacher": self.rerun_teacher,
             "regenerate": self.regenerate,
+            "tag": self.tag and {"name": self.tag.name, "sha256": self.tag.sha256},
             "repair": self.repair
             and {
                 "deleted": [f"{node}, block {block}" for node, block in self.repair.deleted],
@@ -109,7 +114,7 @@ def verify(
             found = list(verifier.block(block))
             findings += found
             advance(1, found[-1].where if found else "")
-    findings += verifier.summary()
+    findings += [*verifier.summary(), *_damaged_tags(store)]
     report_of_reading = (verifier.num_blocks, verifier.chunks, verifier.bytes, time.monotonic() - start)
 
     labels = pixels = mended = None
@@ -136,3 +141,25 @@ def verify(
     if mended and (mended.images or mended.labels):
         report.advice = f"dmkd {'generate' if mended.images else 'label'} --store {path}"
     return report
+
+
+def verify_against_tag(path: str, name: str, display: Display) -> Report:
+    """Compare everything that a tag covers with what is there now; an error in the report is a difference. Raises ``UsageError``
+    if there is no such tag."""
+    store = open_store(path)
+    tag = read_tag(store, name)
+    start = time.monotonic()
+    with display.task(f"verify tag {name}", tag.num_blocks, unit="blocks") as advance:
+        findings = verify_tag(store, tag, advance)
+    seconds = time.monotonic() - start
+    chunks = sum(facts["blocks"] for facts in tag.arrays.values()) + len(tag.manifest["constants"])
+    return Report(path, findings, tag.num_blocks, chunks, tag.bytes, seconds, tag=tag)
+
+
+def _damaged_tags(store: Store) -> Iterator[Finding]:
+    """Tags that nothing can be compared with any more; the store itself may be sound."""
+    for name in read_tags(store):
+        try:
+            read_digests(store.chunks, read_tag(store, name))
+        except StoreError as error:
+            yield Finding(WARNING, node_of(name), str(error))

@@ -17,6 +17,7 @@ from .identity import refuse_mismatch
 from .reader import Reader
 from .run_log import RUNS
 from .store import Store
+from .tags.tag import DIGESTS, node_of, read_tags
 from .trees.tree import open_tree
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def convert(source: Reader, path: str, advance: Callable[[int], object] = lambda
                     _copy_block(source, target, arrays, block)
             advance(sum(len(source.block_ids(block)) for block in blocks))
         copy_runs(source.chunks.tree, target)
+        _copy_tags(source, target)
         target.set_attributes(source.chunks.tree.attributes())  # the state among them, so this comes last
     except OSError as error:
         raise write_error(path, error) from error
@@ -155,3 +157,14 @@ def copy_runs(source: "Tree", target: "Tree", node: str = RUNS) -> None:
         target.create_group(below)
         target.set_attributes(source.attributes(below), below)
         copy_runs(source, target, below)
+
+
+def _copy_tags(source: Reader, target: "Tree") -> None:
+    """Rows are the same in every format, so what was tagged is."""
+    tree = source.chunks.tree
+    for name in read_tags(source):
+        node = node_of(name)
+        target.create_group(layout.TAGS)
+        target.create_group(node)
+        target.write_constant(f"{node}/{DIGESTS}", tree.read_constant(f"{node}/{DIGESTS}"))
+        target.set_attributes(tree.attributes(node), node)

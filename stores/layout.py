@@ -1,4 +1,4 @@
-"""The store format, on one page.
+"""The store format, on one page. FORMAT.md is the specification, from which a reader can be written in any language.
 
 A store is one tree of arrays. Axis 0 of every array is the image id, cut into blocks of B ids; one block is one chunk.
 N images, H x W pixels, V views an image, P view components, C classes, B ids a block.
@@ -14,6 +14,8 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     labels/<label set>/constants/...   what a codec needs to decode all blocks alike, such as a basis: written once, one chunk
     columns/<name>            float64   (N, 2)          (B, 2)          NaN    a number of the user's for each image; its crc32c
     runs/<time>-<host>-<process>/...   who made which block, when and on what: groups with attributes, no arrays (run_log.py)
+    tags/<name>               what the store held when it was given this name: a group whose attribute ``manifest`` has a sha256
+                              for each array, and a constant ``digests`` with one for each block (tags/tag.py)
     card                      the data set's card: a group whose attribute ``readme`` is its README.md: for people, in no identity
 
 Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``, ``block_size``,
@@ -77,6 +79,7 @@ QUALITY = "quality"
 CONSTANTS = "constants"
 COLUMNS = "columns"
 SELECTIONS = "selections"
+TAGS = "tags"
 CARD = "card"
 
 DEFAULT_PRECISION = "float32"  # of a teacher that names none

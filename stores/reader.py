@@ -27,6 +27,8 @@ class Reader:
     :meth:`refresh`.
     """
 
+    held_to: dict[str, str] | None = None  # name and sha256 of the tag that what is read is held to (tagged_store.py)
+
     def __init__(self, path: str) -> None:
         self.path = path
         self.chunks = Chunks(path)

@@ -13,6 +13,7 @@ from .codecs import Codec
 from .column_writing import add_column, remove_column
 from .errors import StoreWriteError, UsageError, write_error
 from .identity import fingerprint, refuse_mismatch
+from .names import check_name
 from .reader import Reader
 from .run_log import RunLog, utc_now
 from .sets import LabelSet
@@ -91,7 +92,7 @@ class Store(Reader):
 
         ``description`` is everything that determines the views; its fingerprint is the view set's identity.
         """
-        _check_name(name, "view set")
+        check_name(name, "view set")
         description = {"components": list(components), "num_views": num_views, **description}
         node = f"{layout.VIEWS}/{name}"
         if name in self.chunks.tree.children(layout.VIEWS):
@@ -127,7 +128,7 @@ class Store(Reader):
         kept for later runs and is not part of the identity. ``quality_view``: the view that the quality is of, where that
         is not the canonical one of its views; a set that is there goes on as it was begun.
         """
-        _check_name(name, "label set")
+        check_name(name, "label set")
         self._forget_sets()  # another process may have added the views
         views = self.views[view_set]
         description = {
@@ -163,7 +164,7 @@ class Store(Reader):
         If interrupted, or when the store has grown, the same call writes what is missing. Raises ``UsageError`` for values of
         another shape, NaN or infinity, for a name that selections have a meaning for, and unless ``replace`` for a name under
         which there are other numbers."""
-        _check_name(name, "column")
+        check_name(name, "column")
         add_column(self, name, values, description, replace)
         self._forget_sets()
 
@@ -174,7 +175,7 @@ class Store(Reader):
 
     def save_selection(self, name: str, expression: str) -> None:
         """Keep a selection under a name, in place of one that is there."""
-        _check_name(name, "selection")
+        check_name(name, "selection")
         self.chunks.tree.create_group(layout.SELECTIONS)
         self.chunks.tree.set_attributes({name: expression}, layout.SELECTIONS)
 
@@ -265,11 +266,6 @@ class Store(Reader):
 
 # Of a label set that is there: where its teacher was found, how far it is, and what follows from teacher and views.
 _NOT_COMPARED = ("identity", "source", "fitted", "quality_view")
-
-
-def _check_name(name: str, what: str) -> None:
-    if not name or not all(c.isalnum() or c in "._-" for c in name) or name.startswith((".", "_")):
-        raise UsageError(f"{name!r} is not a valid {what} name: use letters, digits, '.', '_' and '-'.")
 
 
 def _with_precision(label_set: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,10 @@ from ..completion import files, folders
 from ..help import MAIN, RUN, HeadedCommand, heading
 from ..options import device_option, existing_store, find_store, json_option, stores_option
 from ..training_options import execution_options, take_execution, training_options
+
+if TYPE_CHECKING:
+    from dmkd.runtime.progress import Display
+    from dmkd.stores import Store
 
 
 @click.command("train-student", cls=HeadedCommand, short_help="Train a student on a store alone.")
@@ -32,6 +36,12 @@ from ..training_options import execution_options, take_execution, training_optio
     metavar="NAME",
     help="Without labels: a view set of the store, rrc (a new random crop of each image in each epoch; "
     "rrc,scale=0.5:1,flip=0), pad (moved by up to 4 pixels), or whole. Default: the store's first, else rrc.",
+)
+@click.option(
+    "--tag",
+    metavar="NAME",
+    help="Learn from what the store, or each of several, held when it was tagged (dmkd tag), and from nothing else. Default: all "
+    "that it holds.",
 )
 @training_options
 @heading(MAIN)
@@ -65,6 +75,7 @@ from ..training_options import execution_options, take_execution, training_optio
 @json_option
 def command(
     stores: tuple[str, ...],
+    tag: str | None,
     student_args: tuple[str, ...],
     preset: str | None,
     val: str | None,
@@ -93,6 +104,7 @@ def command(
       dmkd train-student --student vit_small_patch16_224 --student-arg drop_path_rate=0.1 --ema 0.9999 --clip-grad 1
       dmkd train-student --loss hard                                  the same images, without a teacher
       dmkd train-student --loss hard --views rrc,scale=0.5:1 --size 64
+      dmkd train-student --tag v1                                     what the tag covers, and the summary cites it
       dmkd train-student --store generated.zarr --store photos.zarr --labels resnet34.tv_in1k,photos.zarr:
       dmkd train-student --store generated.zarr=3 --store photos.zarr --val photos-test.zarr
     """
@@ -101,7 +113,7 @@ def command(
     from dmkd.recipes.label_choice import parse_labels
     from dmkd.recipes.store_choice import parse_store
     from dmkd.runtime.devices import choose_device
-    from dmkd.stores import open_store
+    from dmkd.runtime.progress import Silent
     from dmkd.training.training_recipe import (
         parse_student_args,
         preset_notice,
@@ -119,7 +131,8 @@ def command(
         check_data(val)
     execution = take_execution(options)
     options["student_args"] = parse_student_args(student_args) or None
-    opened, *others = (open_store(path) for path in paths)
+    display = make_display() if leads() else Silent()
+    opened, *others = _opened(paths, tag, options["labels"], display)
     if others:
         name, recipe = resolve_mixture([opened, *others], [weight for _, weight in named], options, preset)
     else:
@@ -131,7 +144,6 @@ def command(
     stem = "+".join(Path(one.store.path.rstrip("/")).stem for one in ingredients)
     labels = "+".join(dict.fromkeys(name for one in ingredients for name in parse_labels(one.labels))) or recipe.loss
     folder = Path(out or f"students/{stem}-{recipe.student}-{labels}")
-    display = make_display()
     if not as_json and leads():
         print_recipe(name, recipe, opened, folder)
     if leads() and (sentence := preset_notice(preset, opened, recipe)):
@@ -145,3 +157,22 @@ def command(
         click.echo(json.dumps(summary))
     else:
         print_result(summary)
+
+
+def _opened(paths: list[str], tag: str | None, labels: str | None, display: "Display") -> "list[Store]":
+    """The stores, or what they held when they were given this tag."""
+    from dmkd.recipes.label_choice import parse_labels
+    from dmkd.recipes.store_choice import labels_of_each
+    from dmkd.stores import open_store
+    from dmkd.stores.tagged_store import open_tagged
+    from dmkd.stores.tags import read_tag
+
+    stores: list[Store] = [open_store(path) for path in paths]
+    if tag is None:
+        return stores
+    of_each = labels_of_each(labels, stores) if stores[1:] else [labels]
+    tagged: list[Store] = []
+    for store, of_it in zip(stores, of_each, strict=True):
+        with display.task(f"compare with tag {tag}", read_tag(store, tag).num_blocks, unit="blocks") as advance:
+            tagged.append(open_tagged(store.path, tag, parse_labels(of_it), advance))
+    return tagged

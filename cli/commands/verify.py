@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dmkd.stores.errors import UsageError
+
 from ..completion import files
 from ..options import device_option, json_option, store_option
 
@@ -30,6 +32,9 @@ COLOURS = {"error": "red", "warning": "yellow", "note": None}
 @click.option(
     "--regenerate", type=float, metavar="SHARE", help="Make the images of this share of the blocks again, and compare."
 )
+@click.option(
+    "--tag", metavar="NAME", help="Compare what a tag covers with the tag (dmkd tag), block by block, and nothing else."
+)
 @device_option
 @json_option
 @click.pass_context
@@ -41,6 +46,7 @@ def command(
     repair: bool,
     rerun_teacher: float | None,
     regenerate: float | None,
+    tag: str | None,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -52,27 +58,38 @@ def command(
     deletes only what dmkd can make again and exits with 0 once no damage is left; the next run then fills the gaps. Do not
     repair a store while another command is writing to it.
 
+    With --tag the store is compared with what it held when it was tagged: 0 if all of that is there unchanged, whatever was added
+    since.
+
     \b
     Examples:
       dmkd verify imnet.zarr
       dmkd verify imnet.zarr --allow-incomplete
       dmkd verify imnet.zarr --repair
       dmkd verify imnet.zarr --rerun-teacher 0.01 --regenerate 0.001
+      dmkd verify imnet.zarr --tag v1
       dmkd verify --store imnet.zarr --json
     """
-    from dmkd.verify import verify
+    from dmkd.verify import verify, verify_against_tag
 
     from ..display import make_display
     from ..options import existing_store
 
-    report = verify(
-        existing_store(path or store),
-        mend=repair,
-        rerun_teacher=rerun_teacher,
-        regenerate=regenerate,
-        device=device,
-        display=make_display(),
-    )
+    if tag is not None:
+        if repair or rerun_teacher is not None or regenerate is not None:
+            raise UsageError(
+                "--tag compares a store with its tag and does nothing else: leave --repair, --rerun-teacher and --regenerate out."
+            )
+        report = verify_against_tag(existing_store(path or store), tag, make_display())
+    else:
+        report = verify(
+            existing_store(path or store),
+            mend=repair,
+            rerun_teacher=rerun_teacher,
+            regenerate=regenerate,
+            device=device,
+            display=make_display(),
+        )
     if as_json:
         click.echo(json.dumps(report.to_json()))
     else:
@@ -112,6 +129,8 @@ def print_report(report: "Report") -> None:
                 f"{numbers['max_difference']} grey levels at most",
             )
         )
+    if report.tag:
+        facts.append(("tag", f"{report.tag.name}, sha256 {report.tag.sha256}"))
     print_facts(f"{report.path}: {_verdict(report)}", facts)
     for kind in COLOURS:
         findings = [finding for finding in report.findings if finding.severity == kind]
@@ -123,6 +142,8 @@ def print_report(report: "Report") -> None:
 
 
 def _verdict(report: "Report") -> str:
+    if report.tag:
+        return "as it was tagged" if report.sound else f"DIFFERS from tag {report.tag.name}"
     if not report.sound:
         return "DAMAGED" if report.complete else "DAMAGED, and incomplete"
     return "sound and complete" if report.complete else "sound, but INCOMPLETE"

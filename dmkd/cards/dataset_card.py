@@ -15,6 +15,7 @@ from dmkd.recipes.id_ranges import id_ranges
 from dmkd.stores import DamagedChunkError, LabelSet, Store
 from dmkd.stores.opinions import average_opinion, sample_size, sampled
 from dmkd.stores.showing.facts import quality_view_facts, quality_view_in_words, teacher_in_words
+from dmkd.stores.tags import read_tags
 
 NAMES_SHOWN = 20  # class names in the text
 
@@ -136,6 +137,7 @@ def _contents(store: Store) -> list[str]:
         ("pixels", f"uint8, {'x'.join(map(str, store.image_shape))}, written as {store.image_codec}"),
         ("classes", f"{_classes(store)}: {shown}{more}"),
         ("identity", f"`{store.identity}`"),
+        *((f"tag {name}", f"sha256 `{tag.sha256}`") for name, tag in read_tags(store).items()),
     ]
     parts = ["## What is in it", markdown_table(("", ""), facts)]
     if views := store.views:

@@ -11,6 +11,7 @@ from dmkd.recipes.label_choice import parse_labels
 from dmkd.recipes.store_choice import complete_weights, labels_of_each, parse_store
 from dmkd.runtime.devices import choose_device
 from dmkd.stores import Store, UsageError, open_store
+from dmkd.stores.tagged_store import open_tagged
 
 OneStore = Store | str | os.PathLike[str]
 Several = Sequence[OneStore | tuple[OneStore, float]]
@@ -25,6 +26,7 @@ def loader(  # type: ignore[overload-overlap]  # a text is a sequence of texts
     device: str | None = None,
     view_set: str | None = None,
     select: str | None = None,
+    tag: str | None = None,
     **options: Any,
 ) -> Loader: ...
 
@@ -38,6 +40,7 @@ def loader(
     device: str | None = None,
     view_set: str | None = None,
     select: str | None = None,
+    tag: str | None = None,
     **options: Any,
 ) -> Mixture: ...
 
@@ -50,6 +53,7 @@ def loader(
     device: str | None = None,
     view_set: str | None = None,
     select: str | None = None,
+    tag: str | None = None,
     **options: Any,
 ) -> Loader | Mixture:
     """Batches of a store, shuffled, on the device.
@@ -64,8 +68,9 @@ def loader(
     label set, or none if it has none. ``view_set`` matters only without labels: a view set of the store, ``"rrc"`` (a new
     random crop of each image in each epoch; with options as in ``"rrc,scale=0.5:1,flip=0"``) or ``"whole"`` (each image as it
     is); None is the store's only view set, or random crops if it has none. ``device`` None: the first GPU, or the CPU.
-    ``select``: which images, as in ``--select``; ``options`` are those of :class:`Loader`: ``seed``, ``memory``, ``resident``,
-    ``rank``, ``world_size``, ``threads``, ``depth``.
+    ``select``: which images, as in ``--select``. ``tag``: read what the store, or each of several, held when it was given this
+    tag, and nothing else; what proves the rest is compared first. ``options`` are those of :class:`Loader`: ``seed``,
+    ``memory``, ``resident``, ``rank``, ``world_size``, ``threads``, ``depth``.
 
     Several stores, ``["real.zarr", ("generated.zarr", 3)]`` or ``["real.zarr", "generated.zarr=3"]``, give a
     :class:`~dmkd.loading.mixture.Mixture`, whose batches have a share of each; without weights each image comes once an
@@ -75,12 +80,12 @@ def loader(
     """
     device = choose_device(device)
     if isinstance(store, Store | str | os.PathLike):
-        one = _ingredient(_opened(store), labels, view_set, select)
+        one = _ingredient(_opened(store), labels, view_set, select, tag)
         return loader_of(one, batch_size=batch_size, device=device, **options)
     pairs = [_with_weight(entry) for entry in store]
     stores = [_opened(path) for path, _ in pairs]
     ingredients = [
-        _ingredient(opened, of_it, view_set, select)
+        _ingredient(opened, of_it, view_set, select, tag)
         for opened, of_it in zip(stores, labels_of_each(labels, stores), strict=True)
     ]
     weights = complete_weights([weight for _, weight in pairs])
@@ -97,8 +102,12 @@ def _with_weight(entry: OneStore | tuple[OneStore, float]) -> tuple[OneStore, fl
     return parse_store(entry) if isinstance(entry, str) else (entry, None)
 
 
-def _ingredient(store: Store, labels: str | None, view_set: str | None, select: str | None) -> Ingredient:
+def _ingredient(
+    store: Store, labels: str | None, view_set: str | None, select: str | None, tag: str | None
+) -> Ingredient:
     """What is learnt of a store, with what is left out chosen where there is but one choice."""
+    if tag is not None:
+        store = open_tagged(store.path, tag, parse_labels(labels))
     labels = only(store, "label set") if labels is None else labels
     for name in parse_labels(labels):
         if name not in store.labels:

@@ -68,6 +68,7 @@ def described(loader: Loader | Mixture) -> dict[str, Any]:
     description: dict[str, Any] = {
         "store": {"identity": first.store.identity, "images": loader.num_images},
         "labels": _labels(first),
+        **_tag(first),
     }
     if isinstance(loader, Mixture):
         description["stores"] = {
@@ -77,6 +78,7 @@ def described(loader: Loader | Mixture) -> dict[str, Any]:
                 "share": images / loader.num_images,
                 "labels": _labels(one),
                 "views": one.view_set.name,
+                **_tag(one),
             }
             for number, (one, images) in enumerate(zip(loader.loaders, loader.images.tolist(), strict=True), 1)
         }
@@ -94,6 +96,10 @@ def described_in_full(loader: Loader | Mixture) -> dict[str, Any]:
 
 def _labels(loader: Loader) -> dict[str, str]:
     return {name: label_set.identity for name, label_set in loader.label_sets.items()}
+
+
+def _tag(loader: Loader) -> dict[str, Any]:
+    return {"tag": loader.store.held_to} if loader.store.held_to else {}
 
 
 def _teachers(loader: Loader) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..errors import DamagedChunkError
 from ..opinions import sampled, statistics
 from ..reader import Reader
 from ..sets import LabelSet, ViewSet
+from ..tags.tag import Tag, read_tags
 
 Listing = Mapping[str, Mapping[int, int]]  # node -> block -> bytes
 
@@ -81,6 +82,7 @@ def store_facts(store: Reader, every_block: bool = False) -> dict[str, Any]:
         "label_sets": labels,
         "columns": {name: _column_facts(store, column, missing) for name, column in store.columns.items()},
         "selections": store.selections,
+        "tags": {name: _tag_facts(tag) for name, tag in read_tags(store).items()},
         "damaged": list(dict.fromkeys(damaged)),
         "runs": store.run_summaries(),
         "created": attributes["created"],
@@ -178,6 +180,15 @@ def _column_facts(store: Reader, column: Column, missing: list[int]) -> dict[str
         facts |= {"smallest": float(values.min()), "mean": float(values.mean()), "largest": float(values.max())}
         facts["sampled"] = len(blocks) < len(there)
     return facts
+
+
+def _tag_facts(tag: Tag) -> dict[str, Any]:
+    return {
+        "sha256": tag.sha256,
+        "created": tag.created,
+        "images": tag.images_made,
+        "label_sets": sorted(tag.manifest["label_sets"]),
+    }
 
 
 def _absent(store: Reader, blocks: Mapping[int, int]) -> list[int]:

@@ -82,7 +82,7 @@ def test_whatever_is_a_path_is_completed_as_one(command):
     parsed = main.get_command(None, command)
     context = click.Context(parsed)
     for parameter in parsed.params:
-        if isinstance(parameter, click.Argument) and parameter.metavar in ("SELECTION", "HUB"):
+        if isinstance(parameter, click.Argument) and parameter.metavar in ("SELECTION", "HUB", "[NAME]"):
             continue
         if isinstance(parameter, click.Argument):
             kind = "file"

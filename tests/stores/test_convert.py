@@ -145,7 +145,7 @@ def test_a_copy_that_is_killed_goes_on_and_ends_the_same(tmp_path, name):
 def test_what_changed_in_the_source_meanwhile_is_copied_again(tmp_path, monkeypatch):
     source = filled_store(tmp_path / "s.zarr")
     monkeypatch.setattr(
-        "dmkd.stores.convert._copy_runs", lambda *_: 1 / 0
+        "dmkd.stores.convert.copy_runs", lambda *_: 1 / 0
     )  # all blocks are copied, and it is not finished
     with pytest.raises(ZeroDivisionError):
         convert(source, str(tmp_path / "s.h5"))
