@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hub_server import TOKEN, HubServer
 from places import PLACES, Folder
+from store_schema import problems_below
 
 from dmkd.stores import Store, create_store, parse_codec
 
@@ -102,6 +103,21 @@ def hub(monkeypatch) -> Iterator[HubServer]:
 def place(request, tmp_path) -> Folder:
     """Where a store can be made: in a folder, in a bucket, and in an HDF5 file."""
     return PLACES[request.param].new(tmp_path, request)
+
+
+@pytest.fixture(autouse=True)
+def _stores_are_of_the_format(request, tmp_path_factory) -> Iterator[None]:
+    """Whatever stores a test has made, their metadata is what the format's schema says."""
+    yield
+    base = tmp_path_factory.getbasetemp()
+    new = [folder for folder in base.iterdir() if folder.name not in _LOOKED_INTO and not folder.is_symlink()]
+    _LOOKED_INTO.update(folder.name for folder in new)
+    if not request.node.get_closest_marker("breaks_metadata"):
+        problems = [problem for folder in new if folder.is_dir() for problem in problems_below(folder)]
+        assert not problems, "\n".join(["Stores that the test made are not of the format:", *problems])
+
+
+_LOOKED_INTO: set[str] = set()
 
 
 def make_teacher(folder: Path, architecture: str = "test_resnet", seed: int = 0, num_classes: int = 10) -> Path:

@@ -53,6 +53,9 @@ def test_a_wheel_is_one_package_and_puts_nothing_else_into_site_packages(tmp_pat
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
     lines = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=tmp_path, env=environment).splitlines()
     assert lines == [str(tmp_path / "site/dmkd/__init__.py"), "True"]
+    stores = tmp_path / "site/dmkd/stores"
+    assert {path.name for path in stores.glob("schema/*")} == {"format-1.json", "vectors-1.json"}
+    assert (stores / "FORMAT.md").exists()
     # From the repository's root Python finds the folder dmkd/ first; its siblings must be found too.
     code = "import dmkd.stores, dmkd.cli.main; print(dmkd.stores.__file__)"
     found = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT, env=environment).strip()

@@ -262,6 +262,7 @@ def change_attributes(path, node, **changes):
     file.write_text(json.dumps(description))
 
 
+@pytest.mark.breaks_metadata
 @pytest.mark.parametrize(
     ("node", "changes", "where"),
     [

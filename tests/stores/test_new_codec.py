@@ -71,6 +71,7 @@ def dmkd(*arguments):
     return done.stdout
 
 
+@pytest.mark.breaks_metadata  # the schema knows nothing of it
 def test_every_command_takes_it(here, tiny_generator, tiny_teacher):
     # fmt: off
     options = ["--store", "s.zarr", "--generator", tiny_generator, "--teacher", tiny_teacher, "--images", 32, "--block-size", 16,
