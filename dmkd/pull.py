@@ -17,18 +17,24 @@ from dmkd.runtime.whole_files import write_file, writing
 from dmkd.stores import Store, StoreError, UsageError, locations, open_store
 from dmkd.stores.create import PULLING
 from dmkd.stores.hub_repository import HubFile, HubRepository, hub_errors, nodes_among
+from dmkd.stores.tags import Tag, read_tag, verify_tag
+from dmkd.stores.verifying.finding import ERROR
 
 ROOT = "zarr.json"
 DOWNLOADS = 8  # at once
 BOOKKEEPING = ".cache"  # of huggingface_hub, while files are coming
 
 
-def pull_store(path: str, to: str, display: Display) -> Store:
+def pull_store(path: str, to: str, display: Display, *, tag: str | None = None) -> Store:
     """Copy the store at ``path`` (hf://datasets/USER/NAME, perhaps @REVISION) to the folder ``to`` -> the copy.
 
-    If interrupted, the same call goes on, with the commit that it began with; a file that was coming is fetched again. Raises
-    ``UsageError`` if ``to`` is taken or there is not enough room, ``StoreError`` if the hub fails or a file came damaged.
+    With a ``tag`` the revision of that name is meant, unless the path names one, and the copy is compared with the store's tag
+    of that name. If interrupted, the same call goes on, with the commit that it began with; a file that was coming is fetched
+    again. Raises ``UsageError`` if ``to`` is taken or there is not enough room, ``StoreError`` if the hub fails, a file came
+    damaged or the copy is not what was tagged.
     """
+    if tag and "@" not in path:
+        path = f"{path.rstrip('/')}@{tag}"
     if locations.scheme(path) != locations.HUB:
         raise UsageError(f"{path} is not on the hub: a store is pulled from hf://datasets/USER/NAME.")
     folder = Path(to)
@@ -45,7 +51,20 @@ def pull_store(path: str, to: str, display: Display) -> Store:
         _fetch_all(repository, commit, wanted, folder, advance)
         shutil.rmtree(folder / BOOKKEEPING, ignore_errors=True)
         write_file(folder / ROOT, repository.read(commit, ROOT))
-    return open_store(to)
+    copy = open_store(to)
+    if tag:
+        _hold_to(copy, read_tag(copy, tag), display)
+    return copy
+
+
+def _hold_to(store: Store, tag: Tag, display: Display) -> None:
+    with display.task(f"compare with {tag.name}", tag.num_blocks, unit="blocks") as advance:
+        findings = verify_tag(store, tag, advance)
+    if wrong := [finding for finding in findings if finding.severity == ERROR]:
+        raise StoreError(
+            f"{store.path} came as it is on the hub, which is not what was tagged {tag.name} ({wrong[0].where}: "
+            f"{wrong[0].sentence}): `dmkd verify {store.path} --tag {tag.name}` shows all that differs."
+        )
 
 
 def _begun(folder: Path, path: str) -> str | None:

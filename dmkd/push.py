@@ -26,6 +26,7 @@ from dmkd.stores.hub_repository import nodes_among
 from dmkd.stores.identity import refuse_mismatch
 from dmkd.stores.packing import chunks_to_pack, is_packed, pack
 from dmkd.stores.run_log import RUNS
+from dmkd.stores.tags import write_tag
 
 ROOT, CARD, PREVIEW = "zarr.json", "README.md", "preview"
 PREVIEW_IMAGES, PREVIEW_JPEG = 300, 90
@@ -59,9 +60,10 @@ def push_store(
 ) -> Pushed:
     """Publish the store ``source``, a local folder, at ``path`` (hf://datasets/USER/NAME, @BRANCH if it is not main).
 
-    Packs the store and writes its card. ``tag`` is a name for the state that is pushed; ``runs``: the run log too. Files of a
-    store that are there and no longer here are deleted. Raises ``UsageError`` for what can't be pushed or a place that is taken,
-    ``StoreError`` as the store and the hub do. If interrupted, the same call goes on.
+    Packs the store, tags it and writes its card. ``tag`` is a name for what is pushed, in the store and on the hub; what it
+    covers is proved to be sound first. ``runs``: the run log too. Files of a store that are there and no longer here are
+    deleted. Raises ``UsageError`` for what can't be pushed or a place that is taken, ``StoreError`` as the store and the hub do.
+    If interrupted, the same call goes on.
     """
     if locations.scheme(source) or not Path(source).is_dir():
         raise UsageError(f"{source} is not a folder: copy it to one first (`dmkd convert {source} NAME.zarr`).")
@@ -81,6 +83,9 @@ def push_store(
     if not is_packed(store):
         with display.task("pack", chunks_to_pack(store), unit="chunks") as advance:
             pack(store, advance)
+    if tag:
+        with display.task(f"tag {tag}", store.num_blocks, unit="blocks") as advance:
+            write_tag(store, tag, advance)
     write_card(store, licence)
     with tempfile.TemporaryDirectory() as folder:
         files = _store_files(Path(source), runs) | _made_files(store, path, Path(folder))

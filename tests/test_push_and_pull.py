@@ -22,6 +22,7 @@ from dmkd.cli.main import main
 from dmkd.runtime import hub_upload
 from dmkd.stores import NotAStoreError, open_store
 from dmkd.stores.packing import pack
+from dmkd.stores.tags import read_tag
 from dmkd.stores.trees import shards
 
 PLACE = "hf://datasets/user/digits"
@@ -148,6 +149,7 @@ def test_a_branch_and_a_tag(hub: HubServer, store):
     assert repository.branches == {"main": first, "next": second} and repository.tags == {"v2": second}
     assert pushed(store.path, "--tag", "v2", place=f"{PLACE}@next")["commit"] == second
     store.write_block(3, **block_arrays(store, 3, seed=1001))
+    shutil.rmtree(Path(store.path) / "tags")
     assert "has a tag v2 already" in refused("push", store.path, f"{PLACE}@next", "--tag", "v2")
     assert repository.branches["next"] == second
     assert "names a tag" in refused("push", store.path, f"{PLACE}@v2")
@@ -201,6 +203,20 @@ def test_pull_gives_the_same_store(hub: HubServer, store, tmp_path, monkeypatch)
     fetched = [name for name, _ in hub.downloaded if name != "zarr.json"]
     assert len(set(fetched)) == len(fetched) == len(contents(Path(store.path))) - 1
     assert "already exists" in refused("pull", PLACE)
+
+
+def test_a_tag_is_the_stores_and_the_hubs_and_a_pull_is_held_to_it(hub: HubServer, store, tmp_path):
+    pushed(store.path, "--create", "--tag", "v1")
+    tag = read_tag(open_store(store.path), "v1")
+    assert read_tag(open_store(f"{PLACE}@v1"), "v1").sha256 == tag.sha256
+    store.write_block(3, **block_arrays(store, 3, seed=1000))
+    assert "has another tag v1" in refused("push", store.path, PLACE, "--tag", "v1")
+    pushed(store.path)  # under the store's tag, which no longer holds
+    result = dmkd("pull", PLACE, tmp_path / "v1.zarr", "--tag", "v1")
+    assert result.exit_code == 0, result.output
+    message = refused("pull", f"{PLACE}@main", tmp_path / "main.zarr", "--tag", "v1", code=1)
+    assert "is not what was tagged v1" in message and "block 3" in message
+    assert "has no tag 'main'" in refused("pull", PLACE, tmp_path / "none.zarr", "--tag", "main")
 
 
 def test_an_interrupted_pull_does_not_open_and_goes_on_with_its_commit(hub: HubServer, store, tmp_path):

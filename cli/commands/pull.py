@@ -14,8 +14,11 @@ from ..options import json_option
 @click.command("pull", short_help="Copy a store from the Hugging Face hub.")
 @click.argument("source", shell_complete=words("hf://datasets/"), metavar="HUB")
 @click.argument("target", shell_complete=files, required=False, metavar="[STORE]")
+@click.option(
+    "--tag", metavar="NAME", help="The revision of this name, held to the store's tag of this name (`dmkd tag`)."
+)
 @json_option
-def command(source: str, target: str | None, as_json: bool) -> None:
+def command(source: str, target: str | None, tag: str | None, as_json: bool) -> None:
     """Copy the store at HUB, hf://datasets/USER/NAME, to the folder STORE (NAME.zarr by default). @REVISION may follow NAME: a
     tag, a branch or a commit.
 
@@ -25,7 +28,8 @@ def command(source: str, target: str | None, as_json: bool) -> None:
     \b
     Examples:
       dmkd pull hf://datasets/me/imnet
-      dmkd pull hf://datasets/me/imnet@v1 imnet-v1.zarr
+      dmkd pull hf://datasets/me/imnet@main imnet-new.zarr
+      dmkd pull hf://datasets/me/imnet imnet-v1.zarr --tag v1
     """
     place = hub_path(source)
     if place.kind != "dataset":
@@ -40,7 +44,7 @@ def command(source: str, target: str | None, as_json: bool) -> None:
     from ..summary import print_store, store_facts
 
     name = place.name.rpartition("/")[2].removesuffix(".zarr")
-    pulled = pull_store(source, target or f"{name}.zarr", make_display())
+    pulled = pull_store(source, target or f"{name}.zarr", make_display(), tag=tag)
     if as_json:
         click.echo(json.dumps(store_facts(pulled)))
     else:

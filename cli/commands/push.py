@@ -19,7 +19,11 @@ from ..options import existing_store, json_option
 @click.argument("target", shell_complete=words("hf://datasets/", "hf://"), metavar="HUB")
 @click.option("--create", is_flag=True, help="Make the repository if there is none, for everybody to see.")
 @click.option("--private", is_flag=True, help="Make it if there is none, for those whom you let in.")
-@click.option("--tag", metavar="NAME", help="Name what is pushed, such as v1: hf://…@v1 stays what it is now.")
+@click.option(
+    "--tag",
+    metavar="NAME",
+    help="Name what is pushed, such as v1: hf://…@v1 stays what it is now. A store is tagged so too (`dmkd tag`).",
+)
 @click.option(
     "--licence",
     metavar="TEXT",
