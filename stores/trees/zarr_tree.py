@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,10 +11,7 @@ import numpy as np
 import zarr
 import zarr.errors
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.metadata import ArrayV3Metadata
 from zarr.core.sync import sync
-from zarr.storage import MemoryStore, StorePath
 
 from .. import image_chunks, locations  # noqa: F401  # image_chunks registers its codecs with zarr
 from ..errors import DamagedMetadataError
@@ -23,13 +19,11 @@ from ..image_codecs import parse_image_codec
 from ..layout import ArraySpec
 from . import shards
 from .folder import Folder
-from .mapping import map_file
-from .packed import LOOSE_NAME, SHARD_NAME, PackedArray, ShapeOfArray
-from .packed_local import LocalPacked
-from .plain_chunks import decode_plain, is_plain
+from .packed import PackedArray
+from .packed_remote import KeptSpans
+from .zarr_array import ZarrArray
 
 if TYPE_CHECKING:
-    from .packed_remote import KeptSpans
     from .place import Place
 
 # An array of more is packed from the start: file systems and hubs dislike folders of tens of thousands of files.
@@ -55,9 +49,8 @@ class ZarrTree:
     def __init__(self, path: str) -> None:
         self.path = path
         self._opened: Place | None = None
-        self._arrays: dict[str, zarr.Array] = {}
-        self._packed_arrays: dict[str, PackedArray | None] = {}
-        self._spans: KeptSpans | None = None
+        self._arrays: dict[str, ZarrArray] = {}
+        self._kept: KeptSpans | None = None
         self._group: zarr.Group | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -137,7 +130,7 @@ class ZarrTree:
             attributes=dict(attributes or {}),
             overwrite=True,
         )
-        self._forget_array(node)
+        self._arrays.pop(node, None)
         self._pack_if_many(node)
 
     def write_constant(self, node: str, values: np.ndarray) -> None:
@@ -156,88 +149,51 @@ class ZarrTree:
         array[...] = values
 
     def read_constant(self, node: str) -> np.ndarray:
-        return np.asarray(self._array(node)[...])
+        return np.asarray(self._array(node).loose[...])
 
     def shape(self, node: str) -> tuple[int, ...]:
-        return self._array(node).shape
+        return self._array(node).loose.shape
 
     def dtype(self, node: str) -> np.dtype:
-        return self._array(node).dtype
+        return self._array(node).loose.dtype
 
     def resize(self, node: str, num_rows: int) -> None:
         array = self._node(node)  # read again: zarr writes the attributes anew, as they were when the array was opened
         assert isinstance(array, zarr.Array)
         array.resize((num_rows, *array.shape[1:]))
-        self._forget_array(node)
+        self._arrays.pop(node, None)
         self._pack_if_many(node)
 
     # Blocks
 
     def present_blocks(self, node: str) -> set[int]:
         """Blocks whose chunk exists, by one listing (zarr's ``nchunks_initialized`` is quadratic)."""
-        if packed := self._packed(node):
-            return packed.present()
-        names = self.place.names(node)
-        if any(map(SHARD_NAME.fullmatch, names)) and (packed := self.packed(node)):  # since we looked
-            return packed.present()
-        return {int(match[1]) for name in names if (match := LOOSE_NAME.fullmatch(name))}
+        present = self._array(node).present()
+        if present is None:  # another process has packed it
+            self._arrays.pop(node)
+            present = self._array(node).present()
+        return present or set()
 
     def chunk_bytes(self, node: str) -> dict[int, int]:
         """Block -> bytes of its chunk as it is stored, of those that exist, by one listing."""
-        if packed := self._packed(node):
-            return packed.chunk_bytes()
-        sizes = self.place.sizes(node)
-        return {int(match[1]): size for name, size in sizes.items() if (match := LOOSE_NAME.fullmatch(name))}
+        return self._array(node).chunk_bytes()
 
     def has_block(self, node: str, block: int) -> bool:
-        if packed := self._packed(node):
-            return packed.has(block)
-        return sync(self._root.store.exists(f"{node}/{self._chunk_name(node, block)}"))
+        array = self._array(node)
+        return array.packed.has(block) if array.packed else sync(self._root.store.exists(array.key(block)))
 
     def write_block(self, node: str, block: int, rows: np.ndarray) -> None:
         """Write a block's rows as one chunk, atomically. The caller has checked shape and dtype."""
-        array = self._array(node)
-        start = block * array.chunks[0]
-        try:
-            array[start : start + len(rows)] = rows
-        except FileNotFoundError:
-            # Another process, starting or ending on this store, took our temporary file for a dead writer's.
-            array[start : start + len(rows)] = rows
-        if packed := self._packed(node):
-            packed.forget()
+        self._array(node).write(block, rows)
 
     def read_block(self, node: str, block: int) -> np.ndarray:
-        """The rows of one block. A wrong checksum is zarr's ``ValueError``; the caller says which chunk it was."""
-        if packed := self._packed(node):
-            try:
-                return self._decoded(node, block, packed.read(block))
-            except ValueError:  # perhaps another process packed the array since we looked
-                packed.forget()
-                return self._decoded(node, block, packed.read(block))
-        if not isinstance(self.place, Folder):
-            return self._decoded(node, block, self.chunk(node, block))
-        array = self._array(node)
-        start = block * array.chunks[0]
-        return np.asarray(array[start : start + array.chunks[0]])
-
-    def _decoded(self, node: str, block: int, chunk: bytes | None) -> np.ndarray:
-        """The rows of a chunk."""
-        if chunk is None:
-            raise ValueError("there is no such block")
-        array = self._array(node)
-        start = block * array.chunks[0]
-        if is_plain(array):
-            return decode_plain(chunk, array)[: array.shape[0] - start]
-        key = f"{node}/{self._chunk_name(node, block)}"
-        alone = MemoryStore({key: default_buffer_prototype().buffer.from_bytes(chunk)})
-        opened: zarr.Array = zarr.Array(zarr.AsyncArray(array.metadata, StorePath(alone, node)))  # type: ignore[type-var]
-        return np.asarray(opened[start : start + array.chunks[0]])
+        """The rows of one block. A wrong checksum is a ``ValueError``; the caller says which chunk it was."""
+        return self._array(node).read(block)
 
     def look_again(self) -> None:
         """Read metadata, listings and indices anew."""
         self._arrays.clear()
-        self._packed_arrays.clear()
-        self._spans = None
+        self._kept = None
 
     def for_each(self, work: Callable[[int], None], blocks: Iterable[int]) -> None:
         """Run ``work``, which reads a block, on each block: several at once in a bucket, where most of the time is waiting."""
@@ -252,38 +208,30 @@ class ZarrTree:
             return list(pool.map(work, items))
 
     def delete_block(self, node: str, block: int) -> None:
-        if packed := self._packed(node):
-            packed.delete(block)
-            return
-        sync(self._root.store.delete(f"{node}/{self._chunk_name(node, block)}"))
+        array = self._array(node)
+        if array.packed:
+            array.packed.delete(block)
+        else:
+            sync(self._root.store.delete(array.key(block)))
 
     def chunk_path(self, node: str, block: int) -> str:
         """Where a block's chunk is, for messages."""
-        if (packed := self._packed(node)) and block not in packed.loose():
-            return (
-                f"{locations.join(self.path, packed.shard_key(block // packed.shape.blocks_per_shard))} (block {block})"
-            )
-        return locations.join(self.path, node, self._chunk_name(node, block))
+        return self._array(node).path(block)
 
     def is_chunk_file(self, node: str, block: int) -> bool:
         """Whether a user can copy and delete this chunk alone, at its :meth:`chunk_path`."""
-        packed = self._packed(node)
-        return packed is None or block in packed.loose()
+        return self._array(node).is_file(block)
 
     def has_plain_files(self, node: str) -> bool:
         """Whether each chunk is in a local file: the rows as they are in memory here, in C order, then their crc32c."""
-        array = self._array(node)
-        native = sys.byteorder == "little" or array.dtype.itemsize == 1
-        return isinstance(self.place, Folder) and is_plain(array) and native
+        return self._array(node).has_plain_files
 
     def mapped_chunk(self, node: str, block: int) -> np.ndarray:
         """A chunk of an array that :meth:`has_plain_files`, uint8, mapped from its file."""
         for _ in range(2):
-            packed = self._packed(node)
-            chunk = packed.mapped(block) if isinstance(packed, LocalPacked) else map_file(self.chunk_path(node, block))
-            if chunk is not None:
+            if (chunk := self._array(node).mapped(block)) is not None:
                 return chunk
-            self._forget_array(node)  # another process may have packed it
+            self._arrays.pop(node, None)  # another process may have packed it
         raise FileNotFoundError(self.chunk_path(node, block))
 
     # Packing
@@ -294,14 +242,12 @@ class ZarrTree:
 
     def packed(self, node: str) -> PackedArray | None:
         """The blocks of an array that is packed, by its metadata as they are now."""
-        self._forget_array(node)
-        return self._packed(node)
+        self._arrays.pop(node, None)
+        return self._array(node).packed
 
     def chunk(self, node: str, block: int) -> bytes | None:
         """A block's chunk as it is stored; None if it is missing."""
-        if packed := self._packed(node):
-            return packed.read(block)
-        return self.place.read_bytes(f"{node}/{self._chunk_name(node, block)}")
+        return self._array(node).chunk(block)
 
     def make_packed(self, node: str, blocks_per_shard: int) -> None:
         """Write the metadata of a packed array in place of a loose one's: its blocks are loose until they are folded."""
@@ -312,21 +258,14 @@ class ZarrTree:
         metadata = json.loads(content)
         if shards.blocks_per_shard(metadata) is None:
             self.place.write_bytes(key, json.dumps(shards.as_packed(metadata, blocks_per_shard), indent=2).encode())
-        self._forget_array(node)
+        self._arrays.pop(node, None)
 
     def _pack_if_many(self, node: str) -> None:
         array = self._array(node)
-        if not self._packed(node) and array.shape[0] > array.chunks[0] * MOST_LOOSE_BLOCKS:
-            chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
-            self.make_packed(node, shards.choose_blocks_per_shard(chunk_bytes, -(-array.shape[0] // array.chunks[0])))
-
-    def _packed(self, node: str) -> PackedArray | None:
-        self._array(node)
-        return self._packed_arrays[node]
-
-    def _forget_array(self, node: str) -> None:
-        self._arrays.pop(node, None)
-        self._packed_arrays.pop(node, None)
+        blocks = -(-array.loose.shape[0] // array.block_size)
+        if not array.packed and blocks > MOST_LOOSE_BLOCKS:
+            chunk_bytes = math.prod(array.loose.chunks) * array.loose.dtype.itemsize
+            self.make_packed(node, shards.choose_blocks_per_shard(chunk_bytes, blocks))
 
     def count_partials(self) -> int:
         return len(self.place.partials())
@@ -379,31 +318,12 @@ class ZarrTree:
                 f"{file} is damaged ({error}): restore this one file from a backup of the store."
             ) from error
 
-    def _array(self, node: str) -> zarr.Array:
-        if node not in self._arrays:
-            array = self._node(node)
-            if not isinstance(array, zarr.Array):
+    def _array(self, node: str) -> ZarrArray:
+        array = self._arrays.get(node)
+        if array is None:
+            found = self._node(node)
+            if not isinstance(found, zarr.Array):
                 raise KeyError(f"{node} is not an array")
-            metadata = array.metadata
-            packed = isinstance(metadata, ArrayV3Metadata) and shards.blocks_per_shard(metadata.to_dict())
-            if packed:
-                metadata = ArrayV3Metadata.from_dict(shards.as_loose(metadata.to_dict()))
-                array = zarr.Array(zarr.AsyncArray(metadata, array.store_path))
-            # Chunks full of the fill value must be written too: an all-black block is done, not missing.
-            # open_array(config=...) is silently ignored on an existing array in zarr 3.1.6; with_config works.
-            array = array.with_config({"write_empty_chunks": True})
-            self._packed_arrays[node] = self._open_packed(node, array, packed) if packed else None
-            self._arrays[node] = array
-        return self._arrays[node]
-
-    def _open_packed(self, node: str, array: zarr.Array, blocks_per_shard: int) -> PackedArray:
-        shape = ShapeOfArray.of(array, blocks_per_shard)
-        if isinstance(self.place, Folder):
-            return LocalPacked(self.place, node, shape)
-        from .packed_remote import KeptSpans, RemotePacked
-
-        self._spans = self._spans or KeptSpans()
-        return RemotePacked(self.place, node, shape, self._spans)
-
-    def _chunk_name(self, node: str, block: int) -> str:
-        return "c." + ".".join([str(block)] + ["0"] * (self._array(node).ndim - 1))
+            self._kept = self._kept or KeptSpans()
+            array = self._arrays[node] = ZarrArray(self.place, node, found, self._kept)
+        return array
