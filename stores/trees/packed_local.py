@@ -22,6 +22,13 @@ class LocalPacked(PackedArray):
         super().__init__(place, node, shape)
         self._indices: dict[int, tuple[tuple[int, int, int], np.ndarray]] = {}
 
+    def has(self, block: int) -> bool:
+        try:
+            with self._found(block) as found:
+                return found is not None
+        except ValueError:
+            return True  # damaged, which is found out when it is read
+
     def read(self, block: int) -> bytes | None:
         with self._found(block) as found:
             return None if found is None else os.pread(found.file, found.length, found.start)
