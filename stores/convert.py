@@ -58,8 +58,10 @@ def convert(source: Reader, path: str, advance: Callable[[int], object] = lambda
 
 def begin(source: Reader, target: "Tree", path: str) -> None:
     """Make the root, or check that an existing one was started for this source."""
-    if not locations.scheme(path) and os.path.realpath(path) == os.path.realpath(source.path):
-        raise UsageError(f"{path} is the store itself: give the copy another name.")
+    itself, copy = (place if locations.scheme(place) else os.path.realpath(place) for place in (source.path, path))
+    if f"{copy}/".startswith(f"{itself}/"):
+        where = "the store itself" if copy == itself else f"inside the store {source.path}"
+        raise UsageError(f"{path} is {where}: give the copy another name.")
     begun = {layout.FORMAT: layout.FORMAT_VERSION, "identity": source.identity}
     if not target.exists():
         if target.taken():

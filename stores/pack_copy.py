@@ -6,7 +6,7 @@ from functools import partial
 from .convert import begin
 from .create import open_store
 from .errors import DamagedChunkError, UsageError, write_error
-from .packing import Advance, packable, soundness_of, typical_chunk_bytes
+from .packing import Advance, packable, refuse_at_work, soundness_of, typical_chunk_bytes
 from .store import Store
 from .trees import shards
 from .trees.tree import open_tree
@@ -21,14 +21,22 @@ def chunks_to_copy(store: Store) -> int:
 def pack_copy(source: Store, path: str, advance: Advance = lambda chunks: None) -> Store:
     """Copy a Zarr store to ``path``, packed -> the copy. ``advance`` is told numbers of chunks.
 
-    After an interruption the same call goes on with the shards that are missing. Raises ``UsageError`` if the path is taken or no
-    Zarr store's, ``DamagedChunkError`` if ``source`` is damaged, ``StoreWriteError`` if the disk fails.
+    After an interruption the same call goes on with the shards that are missing; if ``source`` has changed meanwhile, with all of
+    them. Raises ``UsageError`` if the path is taken or no Zarr store's, or if another process is writing ``source``,
+    ``DamagedChunkError`` if ``source`` is damaged, ``StoreWriteError`` if the disk fails.
     """
     tree, target = packable(source), open_tree(path)
     if not isinstance(target, ZarrTree):
         raise UsageError(f"{path}: {target.a_kind} has no shards; `dmkd convert` makes one.")
+    refuse_at_work(source)
     begin(source, target, path)
     try:
+        changed = {"updated": tree.attributes().get("updated")}
+        if target.attributes().get("updated") != changed["updated"]:
+            for node in source.array_nodes():
+                for name in target.place.names(node):
+                    target.place.remove(f"{node}/{name}")
+            target.set_attributes(changed)
         _copy_metadata(source, tree, target)
         for node in source.array_nodes():
             packed = target.packed(node)

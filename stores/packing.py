@@ -55,8 +55,7 @@ def pack(store: Store, advance: Advance = lambda chunks: None) -> None:
     """
     tree = packable(store)
     store.require_writable()
-    if others := RunsAtWork(tree).besides(""):
-        raise UsageError(f"{store.path} is being written by {others[0]}: pack it when that has ended.")
+    refuse_at_work(store)
     try:
         tree.sweep_partials()
         for node in store.array_nodes():
@@ -67,12 +66,19 @@ def pack(store: Store, advance: Advance = lambda chunks: None) -> None:
     store.touch()
 
 
+def refuse_at_work(store: Store) -> None:
+    """Raise ``UsageError`` if another process is writing the store."""
+    if others := RunsAtWork(store.chunks.tree).besides(""):
+        raise UsageError(f"{store.path} is being written by {others[0]}: pack it when that has ended.")
+
+
 def fold_packed(store: Store) -> None:
-    """At the end of a run: put loose blocks of arrays that are packed into shards. Does nothing to a store that is not."""
+    """At the end of a run: put loose blocks of arrays that are packed into shards. Does nothing to a store that is not. While
+    other runs are at work, only full shards are written: the last one to end writes the others."""
     tree = zarr_tree(store)
     if tree is not None and any(tree.packed(node) for node in store.array_nodes()):
         try:
-            _fold(store, tree, only_full=False, advance=lambda chunks: None)
+            _fold(store, tree, only_full=bool(RunsAtWork(tree).besides("")), advance=lambda chunks: None)
         except OSError as error:
             raise write_error(store.path, error) from error
 

@@ -188,7 +188,8 @@ class PackedFolder(Folder):
             node, _, file = name.rpartition("/")
             if node and file[0].isdecimal():
                 number, _, ending = file.partition(".")
-                index = shards.parse_index(super().read(name)[-36:], 2)
+                content = super().read(name)
+                index = shards.parse_index(content[-36:], 2, len(content))
                 found += [
                     f"{node}/c.{2 * int(number) + place}.{ending}".rstrip(".") for place in shards.blocks_in(index)
                 ]
@@ -203,7 +204,10 @@ class PackedFolder(Folder):
         if not Path(name).name.startswith("c.") or not os.path.exists(self._shard(name)):
             return None
         content = Path(self._shard(name)).read_bytes()
-        index, place = shards.parse_index(content[-36:], 2), int(name.rpartition("/c.")[2].split(".")[0]) % 2
+        index, place = (
+            shards.parse_index(content[-36:], 2, len(content)),
+            int(name.rpartition("/c.")[2].split(".")[0]) % 2,
+        )
         return None if index[place, 0] == shards.ABSENT else (content, index, place)
 
     def _shard(self, name: str) -> str:

@@ -5,6 +5,7 @@ many bytes it may take; what nobody has used for longest is deleted where there 
 opening, under one lock on the folder.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -12,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dmkd.runtime.space import free_disk
-from dmkd.runtime.whole_files import writing
+from dmkd.runtime.whole_files import sweep_partials, writing
 
 SHARE_OF_FREE = 0.9  # of what is free on the disk, where no limit is given
 IN_USE = "in-use"
@@ -33,10 +34,18 @@ class CacheFolder:
             with open(folder / "lock", "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._in_use = os.open(self.path / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
+                with suppress(BlockingIOError):  # nobody else uses it
+                    fcntl.flock(self._in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    sweep_partials(self.path)
                 fcntl.flock(self._in_use, fcntl.LOCK_SH)
                 os.utime(self.path / IN_USE)
                 self.budget = self._make_room(folder, needed, limit)
-                os.pwrite(self._in_use, f"{self.budget:20}".encode(), 0)
+                try:
+                    os.pwrite(self._in_use, f"{self.budget:20}".encode(), 0)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+                    self.budget = 0
 
     def close(self) -> None:
         """It is not in use any more."""
@@ -70,7 +79,12 @@ class CacheFolder:
 
 
 def _bytes_below(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # a temporary file that has been renamed since
+                total += os.stat(os.path.join(parent, name)).st_size
+    return total
 
 
 def _reserved(folder: Path) -> int:

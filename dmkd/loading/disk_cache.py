@@ -57,6 +57,7 @@ class DiskCache:
                 "the store in each epoch."
             )
         each = map_limit() // max(1, len(columns))
+        self.is_full = False  # no more is kept
         self.columns: Mapping[str, CachedColumn] = {
             column.name: CachedColumn(self, column, set(kept.tolist()), each) for column in columns
         }
@@ -79,11 +80,11 @@ class DiskCache:
         return True
 
     def full(self, error: OSError) -> None:
-        """The disk takes no more."""
-        for column in self.columns.values():
-            column.keep_no_more()
-        reason = error.strerror or str(error)
-        self._notice(f"The cache {self.path.parent} can't be written ({reason}): the run goes on without it.")
+        """The disk takes no more: said once."""
+        if not self.is_full:
+            self.is_full = True
+            reason = error.strerror or str(error)
+            self._notice(f"The cache {self.path.parent} can't be written ({reason}): the run goes on without it.")
 
 
 class CachedColumn(MappedBlocks):
@@ -104,19 +105,17 @@ class CachedColumn(MappedBlocks):
         rows = self._from_disk(block)
         if rows is None:
             rows = self._column.read(block)
-            if block in self._may_keep:
+            if block in self._may_keep and not self._cache.is_full:
                 self._keep(block, rows)
         return rows
 
     def has_all(self, blocks: Iterable[int]) -> bool:
         """Whether all of these are on the disk."""
         blocks = set(blocks)
-        if not blocks <= self._may_keep:
+        if self._cache.is_full or not blocks <= self._may_keep:
             return False
         if not blocks <= self._there:
-            self._there = {
-                int(name) for folder in _subfolders(self._path) for name in os.listdir(folder) if name.isdecimal()
-            }
+            self._there = self._list()
         return blocks <= self._there
 
     def settle(self) -> None:
@@ -126,23 +125,26 @@ class CachedColumn(MappedBlocks):
             with suppress(OSError):
                 self._write(self._path / PROVED_AT, self._cache.state.encode())
 
-    def keep_no_more(self) -> None:
-        self._may_keep = set()
-
     # Below: files
 
     def _begin(self) -> bool:
         """Make the folder -> whether all that is in it has been proved against the store as it is now."""
         try:
-            return (self._path / PROVED_AT).read_text() == self._cache.state
+            return (self._path / PROVED_AT).read_bytes() == self._cache.state.encode()
         except FileNotFoundError:
             pass
+        if self._list():  # left by somebody who was interrupted while he deleted it
+            return False
         try:
             self._path.mkdir(parents=True, exist_ok=True)
             self._write(self._path / PROVED_AT, self._cache.state.encode())
         except OSError as error:
-            self._cache_is_full(error)
+            self._cache.full(error)
         return True
+
+    def _list(self) -> set[int]:
+        """Blocks whose files are there now."""
+        return {int(name) for _, _, names in os.walk(self._path) for name in names if name.isdecimal()}
 
     def _from_disk(self, block: int) -> np.ndarray | None:
         """The rows, mapped; None if they are not there, damaged or no longer true."""
@@ -189,15 +191,10 @@ class CachedColumn(MappedBlocks):
         try:
             self._write(self._file(block), content.data, self._checksum(block, content))
         except OSError as error:
-            self._cache_is_full(error)
+            self._cache.full(error)
         else:
             self._there.add(block)
             self._verified.add(block)
-
-    def _cache_is_full(self, error: OSError) -> None:
-        if self._may_keep:
-            self._cache.full(error)
-            self._may_keep = set()
 
     def _checksum(self, block: int, content: np.ndarray) -> bytes:
         place = f"{self._store.identity} {self._column.node} {block}".encode()
@@ -237,7 +234,3 @@ def _some(blocks: np.ndarray, count: int) -> np.ndarray:
     """``count`` of these, the same ones in each process."""
     order = np.argsort(mix64(blocks.astype(np.uint64) ^ key64(0, "kept in a cache")), kind="stable")
     return blocks[order[:count]]
-
-
-def _subfolders(path: Path) -> list[Path]:
-    return [folder for folder in path.iterdir() if folder.is_dir()]

@@ -125,18 +125,29 @@ class PackedArray(ABC):
         ``only_full``: leave shards alone whose blocks are not all there yet. ``advance`` is told numbers of blocks. A kill
         leaves every block in one place or in both, equal.
         """
+        listing = self._list()
         waiting: dict[int, list[int]] = {}
-        for block in sorted(self.loose()):
+        for block in sorted(listing.deleted.union(listing.loose)):
             waiting.setdefault(block // self.shape.blocks_per_shard, []).append(block)
+
+        def read(block: int) -> bytes | None:
+            chunk = self.read(block)
+            if chunk is None and block in listing.loose:
+                raise _FoldedError
+            return chunk
+
         present = self.present() if only_full else set()
         damaged: list[int] = []
         for shard, blocks in waiting.items():
             if only_full and not present.issuperset(self._blocks(shard)):
                 continue
             try:
-                self._write_shard(shard, self.read, chunk_is_sound)
+                self._write_shard(shard, read, chunk_is_sound)
             except _DamagedError as error:
                 damaged.append(error.block)
+                continue
+            except _FoldedError:
+                self.forget()
                 continue
             for block in blocks:
                 self.place.remove(self.loose_key(block))
@@ -230,6 +241,10 @@ class PackedArray(ABC):
 
 class _EmptyError(Exception):
     """A shard has no block."""
+
+
+class _FoldedError(Exception):
+    """Another process has put a loose block into its shard meanwhile."""
 
 
 class _DamagedError(Exception):

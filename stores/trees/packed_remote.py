@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from ..errors import StoreUnreachableError
+from ..errors import StoreError, StoreUnreachableError
 from . import shards
 from .packed import Listing, PackedArray, ShapeOfArray
 from .place import Place
@@ -39,9 +39,19 @@ class RemotePacked(PackedArray):
         shard, place = divmod(block, self.shape.blocks_per_shard)
         if (size := listing.shards.get(shard)) is None:
             return self.place.read_bytes(self.loose_key(block))  # made since
+        try:
+            return self._chunk(shard, size, place) or self.place.read_bytes(self.loose_key(block))
+        except StoreError:  # such as for a range that is not there
+            if self._list().shards.get(shard) == size:
+                raise
+        self.forget()  # another process has replaced the shard since
+        return self.read(block)
+
+    def _chunk(self, shard: int, size: int, place: int) -> bytes | None:
+        """Out of a shard of this size; None if it is not there."""
         start, length = self._index(shard, size)[place].tolist()
         if start == shards.ABSENT:
-            return self.place.read_bytes(self.loose_key(block))
+            return None
         first, stop = self._spans[shard, size][place].tolist()
         content = self._kept.get((self.shard_key(shard), size, first), lambda: self._range(shard, first, stop - first))
         return content[start - first : start - first + length]
@@ -71,7 +81,7 @@ class RemotePacked(PackedArray):
             content = self._kept.get(
                 (self.shard_key(shard), size, start), lambda: self._range(shard, start, size - start)
             )
-            index = shards.parse_index(content, self.shape.blocks_per_shard)
+            index = shards.parse_index(content, self.shape.blocks_per_shard, size)
             self._spans[shard, size] = shards.spans(index, SPAN_BYTES)
             self._indices[shard, size] = index
         return index

@@ -28,13 +28,19 @@ def index_bytes(blocks_per_shard: int) -> int:
     return 16 * blocks_per_shard + 4
 
 
-def parse_index(content: bytes, blocks_per_shard: int) -> np.ndarray:
-    """The index at the end of a shard -> uint64 (blocks, 2): offsets and lengths. Raises ``ValueError`` if it is damaged."""
+def parse_index(content: bytes, blocks_per_shard: int, shard_bytes: int) -> np.ndarray:
+    """The index at the end of a shard of this size -> uint64 (blocks, 2): offsets and lengths. Raises ``ValueError`` if it is
+    damaged or points outside the shard."""
     if len(content) != index_bytes(blocks_per_shard):
         raise ValueError(f"the shard is too short for the index of {blocks_per_shard:,} blocks")
     if google_crc32c.value(content[:-4]) != int.from_bytes(content[-4:], "little"):
         raise ValueError("stored and computed checksum of the shard's index do not match")
-    return np.frombuffer(content[:-4], "<u8").reshape(blocks_per_shard, 2)
+    index = np.frombuffer(content[:-4], "<u8").reshape(blocks_per_shard, 2)
+    starts, lengths = index[blocks_in(index)].T
+    room = np.uint64(shard_bytes - len(content))
+    if (lengths > room).any() or (starts > room - lengths).any():
+        raise ValueError("the shard's index points outside the shard")
+    return index
 
 
 def blocks_in(index: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def test_chunks_begin_where_mapped_memory_is_copied_fast(tmp_path):
         pack(store)
         content = (Path(store.path) / "images" / "0.0.0.0").read_bytes()
         per_shard = store.chunks.tree.packed("images").shape.blocks_per_shard
-        index = shards.parse_index(content[-shards.index_bytes(per_shard) :], per_shard)
+        index = shards.parse_index(content[-shards.index_bytes(per_shard) :], per_shard, len(content))
         assert (index[shards.blocks_in(index), 0] % wanted == 0).all() and len(shards.blocks_in(index)) == 3
 
 
