@@ -1,6 +1,9 @@
 """Corrupts a finished store in every way that files go bad, and counts what `dmkd verify` finds and what readers accept.
 
-    python benchmarks/corruptions.py            # a small store of random contents, 200 corruptions
+    python benchmarks/corruptions.py            # small stores of random contents, 200 corruptions of each kind of store
+
+Of a store of loose chunks; of a packed one (shards, and what is loose beside them: shard_corruptions.py); of a loader's cache
+(cache_corruptions.py), where what counts is that an epoch hands out what the store holds, and that the cache is whole afterwards.
 
 ``found``: verify reports the corrupted array, as an error; or, if the deleted chunk is the one that marks a block as made,
 reports the block as missing. ``read_as_good``: a reader got rows of the corrupted block, or rows that depend on it,
@@ -15,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -35,22 +39,27 @@ class Corruption:
     kind: str
     node: str
     blocks: tuple[int, ...]
-    before: dict[Path, bytes]
+    before: dict[Path, bytes | None]  # None: there was no such file
+    deletion: bool = False  # what was there is missing now, rather than wrong
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.node}, block {' and '.join(map(str, self.blocks))}"
 
     def undo(self) -> None:
         for file, content in self.before.items():
+            self.put(file, content)
+
+    @staticmethod
+    def put(file: Path, content: bytes | None) -> None:
+        if content is None:
+            file.unlink(missing_ok=True)
+        else:
             file.write_bytes(content)
 
 
 def arrays_of(store_path: Path | str) -> list[str]:
     """The store's arrays that have chunks of blocks."""
-    root = Path(store_path)
-    folders = {file.parent for file in root.rglob("c.*") if CHUNK.fullmatch(file.name)}
-    nodes = sorted(str(folder.relative_to(root)) for folder in folders)
-    return [node for node in nodes if "/constants/" not in node]
+    return sorted(open_store(store_path).array_nodes())
 
 
 def corrupt(store_path: Path | str, rng: np.random.Generator, kind: str, node: str | None = None) -> Corruption:
@@ -59,7 +68,7 @@ def corrupt(store_path: Path | str, rng: np.random.Generator, kind: str, node: s
     chunks = {int(match[1]): file for file in folder.iterdir() if (match := CHUNK.fullmatch(file.name))}
     block, other = (int(number) for number in rng.permutation(sorted(chunks))[:2])
     file, content = chunks[block], chunks[block].read_bytes()
-    before = {file: content}
+    before: dict[Path, bytes | None] = {file: content}
     if kind == "bit flip":
         place, bit = rng.integers(len(content)), rng.integers(8)
         damaged = bytearray(content)
@@ -75,14 +84,14 @@ def corrupt(store_path: Path | str, rng: np.random.Generator, kind: str, node: s
     elif kind == "deleted":
         file.unlink()
     elif kind == "swapped":
-        before[chunks[other]] = chunks[other].read_bytes()
-        assert before[chunks[other]] != content, f"{node}: blocks {block} and {other} hold the same"
-        file.write_bytes(before[chunks[other]])
+        before[chunks[other]] = swapped = chunks[other].read_bytes()
+        assert swapped != content, f"{node}: blocks {block} and {other} hold the same"
+        file.write_bytes(swapped)
         chunks[other].write_bytes(content)
         return Corruption(kind, node, (block, other), before)
     else:
         raise ValueError(f"{kind!r} is not one of {', '.join(kinds)}.")
-    return Corruption(kind, node, (block,), before)
+    return Corruption(kind, node, (block,), before, deletion=kind == "deleted")
 
 
 def found_by_verify(store_path: Path | str, corruption: Corruption) -> bool:
@@ -93,7 +102,7 @@ def found_by_verify(store_path: Path | str, corruption: Corruption) -> bool:
         findings += verifier.block(block)
     findings += verifier.summary()
     errors = [finding for finding in findings if finding.severity == ERROR]
-    if corruption.kind == "deleted" and not errors:
+    if corruption.deletion and not errors:
         return any(finding.severity == NOTE and _concerns(finding, corruption.node) for finding in findings)
     return all(any(e.block == block and _concerns(e, corruption.node) for e in errors) for block in corruption.blocks)
 
@@ -175,13 +184,18 @@ def make_store(path: Path | str, seed: int = 0, num_images: int = 40, block_size
         )
     rng = np.random.default_rng(seed)
     for block in range(store.num_blocks):
-        n = len(store.block_ids(block))
-        views = {name: _views(rng, n, view_set.num_views) for name, view_set in store.views.items()}
-        labels = {name: _labels(rng, n, label_set.num_views) for name, label_set in store.labels.items()}
-        images = rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8)
-        class_ids = rng.integers(0, 10, n).astype(np.int32)
-        store.write_block(block, images=images, class_ids=class_ids, views=views, labels=labels)
+        store.write_block(block, **random_block(store, block, rng))
     return store
+
+
+def random_block(store: Store, block: int, rng: np.random.Generator) -> dict[str, Any]:
+    """What :meth:`dmkd.stores.Store.write_block` takes."""
+    n = len(store.block_ids(block))
+    views = {name: _views(rng, n, view_set.num_views) for name, view_set in store.views.items()}
+    labels = {name: _labels(rng, n, label_set.num_views) for name, label_set in store.labels.items()}
+    images = rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8)
+    class_ids = rng.integers(0, 10, n).astype(np.int32)
+    return {"images": images, "class_ids": class_ids, "views": views, "labels": labels}
 
 
 def _views(rng: np.random.Generator, n: int, num_views: int) -> np.ndarray:
@@ -196,19 +210,43 @@ def _labels(rng: np.random.Generator, n: int, num_views: int) -> tuple[np.ndarra
     return logits, quality
 
 
-def run(
-    store_path: Path | str, count: int, seed: int, kinds: Sequence[str] = kinds
-) -> list[tuple[Corruption, bool, list[str]]]:
+Result = tuple[Corruption, bool, list[str]]  # what was done, whether it was found, what was read as good
+
+
+def run(store_path: Path | str, count: int, seed: int, kinds: Sequence[str] = kinds) -> list[Result]:
     """``count`` corruptions, all kinds and all arrays in turn, each on the sound store -> (what, found, read as good)."""
     rng, nodes = np.random.default_rng(seed), arrays_of(store_path)
     plan = [(kind, node) for node in nodes for kind in kinds]
-    results = []
-    for number in range(count):
-        kind, node = plan[number % len(plan)]
-        corruption = corrupt(store_path, rng, kind, node)
-        results.append((corruption, found_by_verify(store_path, corruption), read_as_good(store_path, corruption)))
+    return [_result(store_path, corrupt(store_path, rng, *plan[number % len(plan)])) for number in range(count)]
+
+
+def run_packed(folder: Path, count: int, seed: int) -> tuple[list[Result], dict[str, int]]:
+    """The same of a packed store; and what bits of padding do, which belong to nothing."""
+    import shard_corruptions
+
+    store, other = (shard_corruptions.make_packed_store(folder / f"{n}.zarr", seed + n) for n in range(2))
+    rng = np.random.default_rng(seed)
+    results = [
+        _result(store.path, shard_corruptions.corrupt(store, other, rng, kind, node))
+        for kind, node in shard_corruptions.plan(arrays_of(store.path), count)
+    ]
+    return results, shard_corruptions.harmless(store, other, rng, _everything)
+
+
+def _result(store_path: Path | str, corruption: Corruption) -> Result:
+    try:
+        return corruption, found_by_verify(store_path, corruption), read_as_good(store_path, corruption)
+    finally:
         corruption.undo()
-    return results
+
+
+def _everything(store: Store) -> list[bytes]:
+    """All that readers of a sound store get."""
+    every = slice(None)
+    found = [store.images[every], store.class_ids[every], *(views[every] for views in store.views.values())]
+    for label_set in store.labels.values():
+        found += [label_set.logits(every), label_set.quality[every]]
+    return [rows.tobytes() for rows in found]
 
 
 def main() -> None:
@@ -216,18 +254,33 @@ def main() -> None:
     parser.add_argument("--corruptions", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = make_store(Path(folder) / "s.zarr").path
-        results = run(path, options.corruptions, options.seed)
+    print(json.dumps(measure(options.corruptions, options.seed)))
+
+
+def measure(count: int, seed: int) -> dict[str, Any]:
+    """All of it, with tables."""
+    import cache_corruptions
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        loose = _counts(run(make_store(folder / "s.zarr").path, count, seed))
+        packed, harmless = run_packed(folder, count, seed)
+        (folder / "cached").mkdir()
+        cache = cache_corruptions.run(folder / "cached", count, seed)
+        return {**loose, "packed": {**_counts(packed), **harmless}, "cache": cache}
+
+
+def _counts(results: Sequence[Result]) -> dict[str, int]:
+    """A table, and its sums."""
     done, found = Counter(c.kind for c, _, _ in results), Counter(c.kind for c, seen, _ in results if seen)
     good = Counter(c.kind for c, _, read in results if read)
-    print(f"{'kind':<29}{'corruptions':>12}{'found':>8}{'read as good':>14}")
-    for kind in kinds:
-        print(f"{kind:<29}{done[kind]:>12}{found[kind]:>8}{good[kind]:>14}")
+    print(f"{'kind':<31}{'corruptions':>12}{'found':>8}{'read as good':>14}")
+    for kind in done:
+        print(f"{kind:<31}{done[kind]:>12}{found[kind]:>8}{good[kind]:>14}")
     for corruption, seen, read in results:
         if not seen or read:
             print(f"{corruption}: {'found' if seen else 'NOT FOUND'}; read as good: {', '.join(read) or 'nothing'}")
-    print(json.dumps({"corruptions": len(results), "found": found.total(), "read_as_good": good.total()}))
+    return {"corruptions": len(results), "found": found.total(), "read_as_good": good.total()}
 
 
 if __name__ == "__main__":

@@ -157,6 +157,6 @@ def _outcome(error: BaseException | None) -> str:
     return f"failed: {error}" if isinstance(error, DmkdError) else f"failed: {type(error).__name__}: {error}"
 
 
-def utc_now() -> str:
-    """ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def utc_now(timespec: str = "seconds") -> str:
+    """ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec=timespec)

@@ -259,8 +259,9 @@ class Store(Reader):
         return self.chunks.tree.sweep_partials()
 
     def touch(self, versions: Mapping[str, str] | None = None) -> None:
-        """Set the time of the last change, and the versions of the libraries that made it. Refreshes."""
-        self.chunks.tree.set_attributes({"updated": utc_now(), **({"versions": dict(versions)} if versions else {})})
+        """Set the time of the last change, by which caches know it, and the versions of the libraries that made it. Refreshes."""
+        time = {"updated": utc_now("microseconds")}
+        self.chunks.tree.set_attributes({**time, **({"versions": dict(versions)} if versions else {})})
         self.refresh()
 
 

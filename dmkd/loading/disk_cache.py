@@ -197,7 +197,7 @@ class CachedColumn(MappedBlocks):
             self._verified.add(block)
 
     def _checksum(self, block: int, content: np.ndarray) -> bytes:
-        place = f"{self._store.identity} {self._column.node} {block}".encode()
+        place = f"{self._cache.path.name} {self._column.node} {block}".encode()
         return google_crc32c.extend(google_crc32c.value(place), content).to_bytes(CHECKSUM_BYTES, "little")
 
     def _file(self, block: int) -> Path:
