@@ -230,7 +230,7 @@ def run_packed(folder: Path, count: int, seed: int) -> tuple[list[Result], dict[
         _result(store.path, shard_corruptions.corrupt(store, other, rng, kind, node))
         for kind, node in shard_corruptions.plan(arrays_of(store.path), count)
     ]
-    return results, shard_corruptions.harmless(store, other, rng, _everything)
+    return results, shard_corruptions.harmless(store, other, rng, everything)
 
 
 def _result(store_path: Path | str, corruption: Corruption) -> Result:
@@ -240,7 +240,7 @@ def _result(store_path: Path | str, corruption: Corruption) -> Result:
         corruption.undo()
 
 
-def _everything(store: Store) -> list[bytes]:
+def everything(store: Store) -> list[bytes]:
     """All that readers of a sound store get."""
     every = slice(None)
     found = [store.images[every], store.class_ids[every], *(views[every] for views in store.views.values())]

@@ -8,7 +8,10 @@
 - full disk: the same on a disk that holds half of the store (a tmpfs of that size; without permission to mount, in one process
   with a limit on file sizes). Then the disk is enlarged, and the same command restarted.
 - S3 server: the same into a bucket of OpenStack Swift, which is killed after a third of the blocks and restarted 8 seconds later.
-- corruptions: 200 in a finished store (benchmarks/corruptions.py): found by `dmkd verify`, read as good.
+- packed: 16 kills each of `dmkd pack` in place, into a copy and into a bucket; 8 of a run that packs as it goes, and of two
+  students that share a cache (benchmarks/pack_kills.py).
+- corruptions: 200 each in a store, in a packed store, in a cache (benchmarks/corruptions.py): found by `dmkd verify`, read as
+  good.
 
 Each store is then compared with an undisturbed run's. ``missing``: an array has no chunk of a block. ``duplicated``: an array
 has more than one chunk of a block, or one of a block that does not exist; a half-written file (.partial) is left; two image
@@ -38,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import corruptions
+import pack_kills
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path += [str(ROOT), str(ROOT / "tests")]  # dmkd's command line; the tests' tiny models, and their S3 server
@@ -70,10 +74,11 @@ class Scale:
     steps: int
     kills: dict[str, int]  # target -> how many
     corruptions: int
+    kills_of_pack: int
 
 
-FULL = Scale(72, 12, {"actor": 26, "helper": 3, "gcs": 1, "raylet": 4, "command": 6}, 200)
-QUICK = Scale(48, 4, {"actor": 3, "command": 1}, 40)
+FULL = Scale(72, 12, {"actor": 26, "helper": 3, "gcs": 1, "raylet": 4, "command": 6}, 200, 16)
+QUICK = Scale(48, 4, {"actor": 3, "command": 1}, 40, 4)
 
 
 # The processes that this one has started
@@ -432,12 +437,6 @@ def hashes(place: Any) -> dict[str, str]:
     return {name: hashlib.sha256(chunk).hexdigest() for name, chunk in place.chunks().items()}
 
 
-def corrupt_a_store(path: Path, count: int, seed: int) -> dict[str, int]:
-    results = corruptions.run(corruptions.make_store(path).path, count, seed)
-    found, good = sum(found for _, found, _ in results), sum(bool(read) for _, _, read in results)
-    return {"corruptions": len(results), "found": found, "read_as_good": good}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
@@ -451,7 +450,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dmkd-faults-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "RAY_TMPDIR": name}
-        damaged = corrupt_a_store(folder / "corrupted.zarr", scale.corruptions, options.seed)
+        damaged = corruptions.measure(scale.corruptions, options.seed)
+        packing = pack_kills.run(folder / "packing", scale.kills_of_pack, options.seed, options.quick)
         models = make_models(folder / "models")
         undisturbed = undisturbed_run(models, folder / "undisturbed.zarr", scale)
         try:
@@ -461,7 +461,8 @@ def main() -> None:
                 runs["S3 server"] = run_on_s3(models, folder / "swift", scale, undisturbed)
         finally:
             end_leftovers()
-    result = summary(runs) | damaged | {"seconds": round(time.monotonic() - start), "runs": runs}
+    facts = {"seconds": round(time.monotonic() - start), "runs": runs, "kills_of_packing": packing}
+    result = summary(runs) | damaged | facts
     print_tables(result)
     if options.json:
         print(json.dumps(result))
@@ -498,6 +499,8 @@ def print_tables(result: dict[str, Any]) -> None:
     for name, run in result["runs"].items():
         for end in run.get("ends", []):
             print(f"  {name}: {end['code']}; {', '.join(end['killed']) or 'nothing'}; {end['last_line']}")
+    for name, row in result["kills_of_packing"].items():
+        print(f"{name:16}{', '.join(f'{key}: {value}' for key, value in row.items())}")
     print(f"\n{result['corruptions']} corruptions: {result['found']} found, {result['read_as_good']} read as good")
     print(f"{result['seconds']} s")
 

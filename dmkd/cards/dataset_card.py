@@ -6,6 +6,7 @@ It is kept in the store, as the attribute ``readme`` of its group ``card``, and 
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -206,7 +207,8 @@ def _making(store: Store) -> list[str]:
     """The recipe, field by field, and the versions."""
     recipe = [(f"`{key}`", _shown(value)) for key, value in store.recipe.items() if value is not None]
     versions = ", ".join(f"{name} {number}" for name, number in sorted(store.attributes["versions"].items()))
-    made = f"Made from {store.attributes['created']} to {store.attributes['updated']} (UTC)"
+    updated = datetime.fromisoformat(store.attributes["updated"]).isoformat(timespec="seconds")
+    made = f"Made from {store.attributes['created']} to {updated} (UTC)"
     return [
         "## How it was made",
         markdown_table(("field of the recipe", "value"), recipe),

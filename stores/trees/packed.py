@@ -48,6 +48,9 @@ class Listing(NamedTuple):
     deleted: set[int]
     shards: dict[int, int]
 
+    def loose_state(self, block: int) -> tuple[bool, int | None]:
+        return block in self.deleted, self.loose.get(block)
+
 
 class PackedArray(ABC):
     """The blocks of one packed array. Threads may share it. Raises ``ValueError`` for damage, ``OSError`` or a ``StoreError``
@@ -149,8 +152,10 @@ class PackedArray(ABC):
             except _FoldedError:
                 self.forget()
                 continue
+            now = self._list()
             for block in blocks:
-                self.place.remove(self.loose_key(block))
+                if now.loose_state(block) == listing.loose_state(block):  # else somebody has just made it
+                    self.place.remove(self.loose_key(block))
             self.forget()
             advance(len(blocks))
         return damaged
