@@ -82,7 +82,7 @@ def kill_until_done(
 
 def run_packing(folder: Path, kills: int, seed: int, bucket: str | None) -> dict[str, dict[str, Any]]:
     """Of `dmkd pack`: by what it was told to do."""
-    rng, source = random.Random(seed), make_store(folder / "source.zarr", seed, num_images=1600)
+    rng, source = random.Random(seed), make_store(folder / "source.zarr", seed, num_images=800)
     wanted = everything(source)
     places = {"in place": folder / "s.zarr", "copy": folder / "copy.zarr", "Swift": bucket and f"{bucket}/copy.zarr"}
     found = {}
@@ -101,9 +101,10 @@ def run_packing(folder: Path, kills: int, seed: int, bucket: str | None) -> dict
                 return lost + (how == "in place")
             return lost + _lost(there, wanted)
 
-        seconds = 3.0 if how == "Swift" else 0.4
-        row = kill_until_done([lambda w=words: start(EIGHT_A_SHARD, *w)], kills, seconds, rng, look)  # type: ignore[misc]
+        command = [lambda w=words: start(EIGHT_A_SHARD, *w)]  # type: ignore[misc]
+        row = kill_until_done(command, kills, 3.0 if how == "Swift" else 0.4, rng, look)
         finished = open_store(str(place))
+        print(f"pack, {how}: {row}", file=sys.stderr)
         found[f"pack, {how}"] = row | {"packed": is_packed(finished), "partials": finished.chunks.tree.count_partials()}
     return found
 
