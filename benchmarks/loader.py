@@ -66,7 +66,7 @@ RunEpoch = Callable[[int], int]  # epoch -> images seen
 # The data, made once: dmkd's store, and each peer's own format from the same pixels
 
 
-def make_data(folder: Path, size: int, images: int, views: int, codec: str) -> None:
+def make_data(folder: Path, size: int, images: int, views: int, codec: str, image_codec: str = "raw") -> None:
     from dmkd.stores import create_store, open_store, parse_codec
 
     path = folder / "store.zarr"
@@ -76,6 +76,7 @@ def make_data(folder: Path, size: int, images: int, views: int, codec: str) -> N
         num_images=images,
         image_shape=(size, size, 3),
         class_names=[str(i) for i in range(CLASSES)],
+        image_codec=image_codec,
     )
     store = open_store(str(path))
     description = {"policy": "rrc", "size": size, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}

@@ -74,7 +74,7 @@ def loader_rates(paths: dict[str, Path]) -> dict[str, Any]:
 
 @contextmanager
 def counted_requests() -> Iterator[Counter[str]]:
-    """What obstore asks of a bucket within this context: by kind, and the bytes that came."""
+    """What obstore asks of a bucket within this context: by kind, and the bytes that came of chunks."""
     import obstore
 
     counts: Counter[str] = Counter()
@@ -84,7 +84,10 @@ def counted_requests() -> Iterator[Counter[str]]:
         def call(*args: Any, **kwargs: Any) -> Any:
             counts["requests"] += 1
             counts[name.removesuffix("_async")] += 1
-            return original(*args, **kwargs)
+            found = original(*args, **kwargs)
+            if name in ("get", "get_range"):
+                counts["bytes"] += len(found) if name == "get_range" else found.meta["size"]
+            return found
 
         return call
 
