@@ -3,8 +3,8 @@
     python benchmarks/bucket.py                 # 4,096 images of 256x256; needs 5 GB of disk
     python benchmarks/bucket.py --quick --json
 
-A local S3 server, OpenStack Swift in a process of its own (tests/swift_server.py; moto where Swift can't run), serves all of them on
-the same cores as they run on, so each also pays for what is served to it. All give uint8 images (n, H, W, 3) in batches of 256,
+A local S3 server, OpenStack Swift in a process of its own (tests/swift_server.py; moto where Swift can't run), serves all of
+them on the same cores as they run on, so each also pays for what is served to it. All give uint8 images (n, H, W, 3) in batches of 256,
 shuffled, and have two workers; the three below read the very same JPEG files of quality 90:
 
     dmkd          a packed store, with a cache folder: labels (float16, 1000 classes, one of the stored views) come along
@@ -229,7 +229,7 @@ OURS = ["dmkd.loading.api", "zarr", "obstore", "simplejpeg"]
 
 
 def two_epochs(peer: str, folder: Path, images: int) -> dict[str, Any]:
-    """In a process of its own: images a second, requests and megabytes of the first epoch, opening included, and of the second."""
+    """In a process of its own: images a second, requests and megabytes of the first epoch, with opening, and of the second."""
     import torch
 
     torch.set_num_threads(1)

@@ -30,8 +30,8 @@ class ImageFilesCodec(ArrayBytesCodec):
         """uint8 (H, W, 3), C-contiguous -> a file. The same image gives the same bytes."""
 
     @abstractmethod
-    def decode_image(self, file: memoryview) -> np.ndarray:
-        """A file -> uint8 (H, W, 3). Raises ``ValueError`` if it is damaged."""
+    def decode_image(self, file: memoryview, to: np.ndarray) -> np.ndarray:
+        """A file -> uint8 (H, W, 3), in ``to`` if it is of that shape. Raises ``ValueError`` if it is damaged."""
 
     def encode_images(self, images: np.ndarray) -> bytes:
         """uint8 (n, H, W, 3) -> the chunk."""
@@ -49,10 +49,9 @@ class ImageFilesCodec(ArrayBytesCodec):
             raise ValueError(f"the offsets of the chunk's {count} images are wrong")
         images = np.empty(shape, np.uint8)
         for number, (start, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
-            image = self.decode_image(chunk[start:end])
+            image = self.decode_image(chunk[start:end], images[number])
             if image.shape != shape[1:]:
                 raise ValueError(f"image {number} of the chunk is {image.shape} and should be {shape[1:]}")
-            images[number] = image
         return images
 
     def as_stored(self, images: np.ndarray) -> np.ndarray:
@@ -102,10 +101,10 @@ class JpegCodec(ImageFilesCodec):
             image, quality=self.quality, colorspace="RGB", colorsubsampling="444", fastdct=False
         )
 
-    def decode_image(self, file: memoryview) -> np.ndarray:
+    def decode_image(self, file: memoryview, to: np.ndarray) -> np.ndarray:
         import simplejpeg
 
-        return simplejpeg.decode_jpeg(file, colorspace="RGB", fastdct=False, fastupsample=False)
+        return simplejpeg.decode_jpeg(file, colorspace="RGB", fastdct=False, fastupsample=False, buffer=to)
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "configuration": {"quality": self.quality}}
@@ -125,14 +124,17 @@ class WebpCodec(ImageFilesCodec):
         Image.fromarray(image).save(file, "WEBP", lossless=True, method=1, quality=0)
         return file.getvalue()
 
-    def decode_image(self, file: memoryview) -> np.ndarray:
+    def decode_image(self, file: memoryview, to: np.ndarray) -> np.ndarray:
         from PIL import Image
 
         try:
             with Image.open(io.BytesIO(file), formats=["WEBP"]) as image:
-                return np.asarray(image.convert("RGB"))
+                pixels = np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError) as error:
             raise ValueError(f"an image of the chunk is damaged ({error})") from error
+        if pixels.shape == to.shape:
+            to[...] = pixels
+        return pixels
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "configuration": {}}

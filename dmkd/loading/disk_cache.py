@@ -105,8 +105,10 @@ class CachedColumn(MappedBlocks):
         rows = self._from_disk(block)
         if rows is None:
             rows = self._column.read(block)
-            if block in self._may_keep and not self._cache.is_full:
-                self._keep(block, rows)
+            if block in self._may_keep and not self._cache.is_full and self._keep(block, rows):
+                # Out of the page cache, where they are anyhow: a window then takes no memory of its own.
+                kept = self._on_disk(block)
+                return rows if kept is None else kept
         return rows
 
     def has_all(self, blocks: Iterable[int]) -> bool:
@@ -186,15 +188,17 @@ class CachedColumn(MappedBlocks):
             pass
         return False
 
-    def _keep(self, block: int, rows: np.ndarray) -> None:
+    def _keep(self, block: int, rows: np.ndarray) -> bool:
+        """Whether it could be."""
         content = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
         try:
             self._write(self._file(block), content.data, self._checksum(block, content))
         except OSError as error:
             self._cache.full(error)
-        else:
-            self._there.add(block)
-            self._verified.add(block)
+            return False
+        self._there.add(block)
+        self._verified.add(block)
+        return True
 
     def _checksum(self, block: int, content: np.ndarray) -> bytes:
         place = f"{self._cache.path.name} {self._column.node} {block}".encode()

@@ -27,7 +27,13 @@ def decode_plain(chunk: bytes, array: "zarr.Array") -> np.ndarray:
     """A chunk -> the rows of its block, fill values and all. Raises ``ValueError`` if it is damaged."""
     if len(chunk) != plain_bytes(array):
         raise ValueError(f"it has {len(chunk):,} bytes, not {plain_bytes(array):,}")
+    content = checked(chunk)
+    return content.view(array.dtype.newbyteorder("<")).reshape(array.chunks).astype(array.dtype, copy=False)
+
+
+def checked(chunk: bytes) -> np.ndarray:
+    """A chunk without the crc32c at its end, uint8 (n,), not copied. Raises ``ValueError`` if that is wrong."""
     content = np.frombuffer(chunk, np.uint8)[:-CHECKSUM_BYTES]
     if google_crc32c.value(content) != int.from_bytes(chunk[-CHECKSUM_BYTES:], "little"):
         raise ValueError("stored and computed checksum do not match")
-    return content.view(array.dtype.newbyteorder("<")).reshape(array.chunks).astype(array.dtype, copy=False)
+    return content

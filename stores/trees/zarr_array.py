@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
-from zarr.core.buffer import default_buffer_prototype
 from zarr.core.metadata import ArrayV3Metadata
-from zarr.storage import MemoryStore, StorePath
 
 from .. import locations
 from . import shards
+from .decoding import decode_chunk
 from .folder import Folder
 from .mapping import map_file
 from .packed import LOOSE_NAME, SHARD_NAME, PackedArray, ShapeOfArray
 from .packed_local import LocalPacked
 from .packed_remote import KeptSpans, RemotePacked
-from .plain_chunks import decode_plain, is_plain
+from .plain_chunks import is_plain
 
 if TYPE_CHECKING:
     from .place import Place
@@ -133,11 +132,4 @@ class ZarrArray:
         """The rows of a chunk."""
         if chunk is None:
             raise ValueError("there is no such block")
-        start = block * self.block_size
-        if self.plain:
-            return decode_plain(chunk, self.loose)[: self.loose.shape[0] - start]
-        alone = MemoryStore({self.key(block): default_buffer_prototype().buffer.from_bytes(chunk)})
-        opened: zarr.Array = zarr.Array(
-            zarr.AsyncArray(self.loose.metadata, StorePath(alone, self.node))  # type: ignore[type-var]
-        )
-        return np.asarray(opened[start : start + self.block_size])
+        return decode_chunk(chunk, self.loose, block)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -51,6 +52,7 @@ class ZarrTree:
         self._opened: Place | None = None
         self._arrays: dict[str, ZarrArray] = {}
         self._kept: KeptSpans | None = None
+        self._opening = Lock()
         self._group: zarr.Group | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -319,11 +321,12 @@ class ZarrTree:
             ) from error
 
     def _array(self, node: str) -> ZarrArray:
-        array = self._arrays.get(node)
-        if array is None:
-            found = self._node(node)
-            if not isinstance(found, zarr.Array):
-                raise KeyError(f"{node} is not an array")
-            self._kept = self._kept or KeptSpans()
-            array = self._arrays[node] = ZarrArray(self.place, node, found, self._kept)
-        return array
+        with self._opening:  # threads that begin together ask a bucket once
+            array = self._arrays.get(node)
+            if array is None:
+                found = self._node(node)
+                if not isinstance(found, zarr.Array):
+                    raise KeyError(f"{node} is not an array")
+                self._kept = self._kept or KeptSpans()
+                array = self._arrays[node] = ZarrArray(self.place, node, found, self._kept)
+            return array
