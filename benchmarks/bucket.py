@@ -4,8 +4,8 @@
     python benchmarks/bucket.py --quick --json
 
 A local S3 server, OpenStack Swift in a process of its own (tests/swift_server.py; moto where Swift can't run), serves all of
-them on the same cores as they run on, so each also pays for what is served to it. All give uint8 images (n, H, W, 3) in batches of 256,
-shuffled, and have two workers; the three below read the very same JPEG files of quality 90:
+them on the same cores as they run on, so each also pays for what is served to it. All give uint8 images (n, H, W, 3) in batches
+of 256, shuffled, and have two workers; the three below read the very same JPEG files of quality 90:
 
     dmkd          a packed store, with a cache folder: labels (float16, 1000 classes, one of the stored views) come along
     litdata       LitData's StreamingDataset and StreamingDataLoader, whose own cache folder is kept between the epochs

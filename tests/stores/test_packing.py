@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -359,3 +360,25 @@ def test_a_bucket_that_ends_a_range_early_is_asked_again_and_never_believed(buck
     monkeypatch.setattr(Bucket, "read_bytes", lambda *a: (c := whole(*a)) and (c[:-3] if a[2:] else c))
     with pytest.raises(StoreUnreachableError, match=r"bytes were asked for and .* came; rerun the same command"):
         open_store(store.path).images[:]
+
+
+def test_threads_that_begin_together_ask_a_bucket_once(bucket_path, tmp_path, monkeypatch):
+    pack_copy(filled_store(tmp_path / "s.zarr", num_images=100), bucket_path)
+    store, asked = open_store(bucket_path), []
+
+    def counting(where, name):
+        original = getattr(where, name)
+
+        def call(self, *arguments):
+            asked.append((name, *arguments))
+            time.sleep(0.05)
+            return original(self, *arguments)
+
+        monkeypatch.setattr(where, name, call)
+
+    counting(zarr_tree.ZarrTree, "_node")
+    counting(packed_remote.RemotePacked, "_list")
+    store.chunks.look_again([])
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda block: store.chunks.decoded("checks", block), [0] * 8))
+    assert asked == [("_node", "checks"), ("_list",)]
