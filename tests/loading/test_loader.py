@@ -216,7 +216,7 @@ def test_rows_on_the_device_are_the_stores_rows(store):
     ids, which = np.array([7, 99, 0, 7]), np.array([2, 0, 1, 0])
     for column in loader(store).columns:
         with ThreadPoolExecutor(2) as executor:
-            rows = DeviceRows(store, column, reader_of(store, column), np.arange(7), "cpu", executor)
+            rows = DeviceRows(store, column, reader_of(store, column, None), np.arange(7), "cpu", executor)
         blocks = np.concatenate([column.read(block) for block in range(7)])
         expected = blocks[ids, which] if column.by_view else blocks[ids]
         np.testing.assert_array_equal(rows.pick(ids, which if column.by_view else None).numpy(), expected)
