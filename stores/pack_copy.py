@@ -31,6 +31,7 @@ def pack_copy(source: Store, path: str, advance: Advance = lambda chunks: None) 
     refuse_at_work(source)
     begin(source, target, path)
     try:
+        target.sweep_partials()
         changed = {"updated": tree.attributes().get("updated")}
         if target.attributes().get("updated") != changed["updated"]:
             for node in source.array_nodes():

@@ -104,9 +104,11 @@ def test_a_copy_that_is_interrupted_begins_anew_if_its_source_has_changed(tmp_pa
     with pytest.raises(KeyboardInterrupt):
         pack_copy(source, str(target), stop)
     assert (target / "images/0.0.0.0").exists()
+    (target / "images/0.0.0.0.abc.partial").write_bytes(b"half")
     source.write_block(1, **block_arrays(source, 1, seed=7))
     source.touch()
     copy = pack_copy(source, str(target))
+    assert not list(target.rglob("*.partial"))
     np.testing.assert_array_equal(copy.images[:], source.images[:])
     np.testing.assert_array_equal(
         copy.labels["teacher"].logits(slice(None)), source.labels["teacher"].logits(slice(None))
