@@ -11,7 +11,6 @@ import numpy as np
 from corruptions import make_store, random_block
 
 from dmkd.loading import Loader
-from dmkd.loading.disk_cache import PROVED_AT
 from dmkd.stores import Store, open_store
 from dmkd.stores.trees.zarr_tree import ZarrTree
 
@@ -27,8 +26,6 @@ kinds = (
     "all of another store",
     "store changed",
     "store changed, and damaged",
-    "store changed, its mark lost",
-    "store changed, its mark damaged",
 )
 
 
@@ -90,12 +87,6 @@ def damage(kind: str, cache: Path, other_cache: Path, store: Store, rng: np.rand
         shutil.copy(twin, file)
     elif kind == "all of another store":
         shutil.copytree(twin.parent.parent, array, dirs_exist_ok=True)
-    elif kind.endswith("mark lost"):
-        for mark in cache.rglob(PROVED_AT):
-            mark.unlink()
-    elif kind.endswith("mark damaged"):
-        for mark in cache.rglob(PROVED_AT):
-            mark.write_bytes(b"\xff\xfe\x00")
 
 
 def run(folder: Path, count: int, seed: int) -> dict[str, Any]:

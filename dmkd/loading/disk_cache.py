@@ -1,8 +1,8 @@
 """Blocks of a store that can't be mapped (in a bucket, or compressed), kept on a local disk in a form that can.
 
-A block's rows are a file: the rows as they are in memory, then a crc32c over store, array, block and rows, which is compared when
-a process first touches the file. Rows were proved to be their images' before they were kept. Whoever finds that the store has
-changed since proves what is kept against the store's checks once more, and reads again what has changed.
+A block's rows are a file: the rows as they are in memory, then a crc32c over the store and its state, array, block and rows, which
+is compared when a process first touches the file. Rows were proved to be their images' before they were kept. Where the checksum
+is another, since the store has changed or the file is damaged, they are proved by the store's checks, or read again.
 """
 
 import os
@@ -25,7 +25,6 @@ from dmkd.stores.trees.mapping import map_file
 
 FILES_A_FOLDER = 1000
 CHECKSUM_BYTES = 4
-PROVED_AT = "proved-at"  # the state of the store that all blocks of an array have been proved against
 
 
 class DiskCache:
@@ -98,7 +97,6 @@ class CachedColumn(MappedBlocks):
         self._path = cache.path / column.node.replace("/", "--")
         self._there: set[int] = set()  # files known to be there
         self._verified: set[int] = set()  # read, and found to be what they should
-        self._proved = self._begin()
 
     def read(self, block: int) -> np.ndarray:
         """The rows of a block (n, ...), proved. Raises what reading the store raises."""
@@ -107,7 +105,7 @@ class CachedColumn(MappedBlocks):
             rows = self._column.read(block)
             if block in self._may_keep and not self._cache.is_full and self._keep(block, rows):
                 # Out of the page cache, where they are anyhow: a window then takes no memory of its own.
-                kept = self._on_disk(block)
+                kept, _ = self._on_disk(block)
                 return rows if kept is None else kept
         return rows
 
@@ -120,29 +118,7 @@ class CachedColumn(MappedBlocks):
             self._there = self._list()
         return blocks <= self._there
 
-    def settle(self) -> None:
-        """If all that is kept has been proved against the store as it is now, say so to later runs."""
-        if not self._proved and self.has_all(self._verified) and self._there <= self._verified:
-            self._proved = True
-            with suppress(OSError):
-                self._write(self._path / PROVED_AT, self._cache.state.encode())
-
     # Below: files
-
-    def _begin(self) -> bool:
-        """Make the folder -> whether all that is in it has been proved against the store as it is now."""
-        try:
-            return (self._path / PROVED_AT).read_bytes() == self._cache.state.encode()
-        except FileNotFoundError:
-            pass
-        if self._list():  # left by somebody who was interrupted while he deleted it
-            return False
-        try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            self._write(self._path / PROVED_AT, self._cache.state.encode())
-        except OSError as error:
-            self._cache.full(error)
-        return True
 
     def _list(self) -> set[int]:
         """Blocks whose files are there now."""
@@ -150,28 +126,38 @@ class CachedColumn(MappedBlocks):
 
     def _from_disk(self, block: int) -> np.ndarray | None:
         """The rows, mapped; None if they are not there, damaged or no longer true."""
-        rows = self._on_disk(block)
-        if rows is None or (block not in self._verified and not self._proved and not self._still_true(block, rows)):
-            return None
+        rows, checksum = self._on_disk(block)
+        if rows is None or block in self._verified:
+            return rows
+        content = rows.reshape(-1).view(np.uint8)
+        if self._checksum(block, content) != checksum:  # damaged, or proved against another state of the store
+            if not self._still_true(block, rows):
+                return None
+            with suppress(OSError):
+                self._seal(block, content)
         self._verified.add(block)
         return rows
 
-    def _on_disk(self, block: int) -> np.ndarray | None:
-        """The rows as they were kept; None if they are not there or damaged."""
+    def _on_disk(self, block: int) -> tuple[np.ndarray | None, bytes]:
+        """The rows as they lie there, None if they do not, and their checksum."""
         try:
             content = map_file(str(self._file(block)))
         except (ValueError, OSError):
-            return None
+            content = None
         ids = self._store.block_ids(block)
         count = len(ids) * self._row_bytes
         if content is None or len(content) != count + CHECKSUM_BYTES:
-            return None
-        if block not in self._verified and self._checksum(block, content[:count]) != content[count:].tobytes():
-            return None
-        return content[:count].view(self.dtype).reshape(len(ids), *self.shape[1:])
+            return None, b""
+        return content[:count].view(self.dtype).reshape(len(ids), *self.shape[1:]), content[count:].tobytes()
+
+    def _seal(self, block: int, content: np.ndarray) -> None:
+        """Note that this is what the store holds as it is now."""
+        with open(self._file(block), "r+b") as file:
+            file.seek(len(content))
+            file.write(self._checksum(block, content))
 
     def _still_true(self, block: int, rows: np.ndarray) -> bool:
-        """Whether rows that were kept are what the store has now, by its checks."""
+        """Whether rows on the disk are what the store has now, by its checks."""
         ids, column = np.array(self._store.block_ids(block)), self._column
         try:
             if column.part == VIEWS:  # small, and proved by what is left out of them here
@@ -180,7 +166,7 @@ class CachedColumn(MappedBlocks):
                 column.prove(ids, rows)
                 return True
             parts = [other for other in self._cache.columns.values() if other._column.label_set == column.label_set]
-            arrays = {other._column.part: found for other in parts if (found := other._on_disk(block)) is not None}
+            arrays = {other._column.part: found for other in parts if (found := other._on_disk(block)[0]) is not None}
             if len(arrays) == len(parts):
                 self._store.labels[column.label_set].prove(ids, arrays)
                 return True
@@ -201,7 +187,7 @@ class CachedColumn(MappedBlocks):
         return True
 
     def _checksum(self, block: int, content: np.ndarray) -> bytes:
-        place = f"{self._cache.path.name} {self._column.node} {block}".encode()
+        place = f"{self._cache.path.name} {self._cache.state} {self._column.node} {block}".encode()
         return google_crc32c.extend(google_crc32c.value(place), content).to_bytes(CHECKSUM_BYTES, "little")
 
     def _file(self, block: int) -> Path:
@@ -211,7 +197,7 @@ class CachedColumn(MappedBlocks):
         """A file that appears whole or not at all, whoever else writes it. Not synced: a crash of the machine may tear it, which
         its checksum tells."""
         partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(partial, "wb") as file:
                 for part in parts:

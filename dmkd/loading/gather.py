@@ -77,9 +77,6 @@ class Gatherer:
                 yield Reading(self.pool, sources, window, executor, largest)
             finally:
                 executor.shutdown(wait=False, cancel_futures=True)
-        if self.cache:
-            for column in self.cache.columns.values():
-                column.settle()
 
     def _window_of(self, batches: Sequence[Chosen], executor: Executor) -> BlockWindow:
         readers = {name: self.readers[name] for name in self._through_window}

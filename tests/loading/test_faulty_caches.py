@@ -10,7 +10,6 @@ from conftest import block_arrays, filled_store
 
 from dmkd.loading import Loader
 from dmkd.loading.cache_folder import CacheFolder
-from dmkd.loading.disk_cache import PROVED_AT
 from dmkd.stores import open_store
 
 
@@ -67,17 +66,18 @@ def test_a_cache_that_is_deleted_while_it_is_in_use(store, tmp_path, after):
     assert epoch(make(store, tmp_path / "cache", notices)) == expected[0]
 
 
-@pytest.mark.parametrize("mark", [None, b"", b"\xff\xfe"])
-def test_what_is_not_marked_as_proved_is_proved(store, tmp_path, mark):
-    """As when a run was killed while it deleted this."""
+def test_what_was_kept_before_the_store_changed_is_not_believed_whenever_it_is_written(store, tmp_path):
+    """As when a run that began before the change keeps a block after another has proved the rest."""
     epoch(make(store, tmp_path / "cache", []))
-    for file in (tmp_path / "cache").rglob(PROVED_AT):
-        file.unlink()
-        if mark is not None:
-            file.write_bytes(mark)
+    old = {file: file.read_bytes() for file in (tmp_path / "cache").rglob("2") if file.is_file()}
     store.write_block(2, **block_arrays(store, 2, seed=99))
     store.touch()
-    assert epoch(make(store, tmp_path / "cache", [])) == epoch(make(store, None, []))
+    expected = epoch(make(store, None, []))
+    assert epoch(make(store, tmp_path / "cache", [])) == expected
+    for file, content in old.items():
+        assert file.read_bytes() != content
+        file.write_bytes(content)
+    assert epoch(make(store, tmp_path / "cache", [])) == expected
 
 
 def test_half_written_files_are_swept_unless_somebody_may_be_writing_them(tmp_path):
