@@ -66,6 +66,7 @@ class Chunks:
     def __init__(self, path: str) -> None:
         self.path = path
         self.tree: Tree = open_tree(path)
+        self._listing = Lock()
         self.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,10 +144,12 @@ class Chunks:
 
     def _require(self, node: str, blocks: Iterable[int]) -> None:
         """Raise ``MissingBlockError`` unless all of these blocks are there."""
-        for _ in range(2):  # a block may have been made since the last listing
-            if absent := sorted(set(blocks) - self._present.get(node, set())):
-                self.missing(node)
-        if absent:
+        wanted = set(blocks)
+        if not wanted <= self._present.get(node, set()):
+            with self._listing:  # threads that begin together ask once
+                if not wanted <= self._present.get(node, set()):
+                    self.missing(node)
+        if absent := sorted(wanted - self._present.get(node, set())):
             raise MissingBlockError(
                 f"Block {absent[0]} of {node} in {self.path} has not been made yet ({len(absent)} of the blocks asked "
                 "for are missing): rerun the command that makes it (dmkd generate, import or label); "

@@ -37,10 +37,13 @@ class MappedBlocks(ABC):
         rows = self._blocks.get(block)
         if rows is None:
             rows = self.read(block)
-            while len(self._blocks) >= self.max_maps:  # the oldest goes; whoever still reads it keeps it mapped
-                self._blocks.pop(next(iter(self._blocks)), None)
-            self._blocks[block] = rows
+            self._stay_mapped(block, rows)
         return rows
+
+    def _stay_mapped(self, block: int, rows: np.ndarray) -> None:
+        while len(self._blocks) >= self.max_maps:  # the oldest goes; whoever still reads it keeps it mapped
+            self._blocks.pop(next(iter(self._blocks)), None)
+        self._blocks[block] = rows
 
     @abstractmethod
     def read(self, block: int) -> np.ndarray:

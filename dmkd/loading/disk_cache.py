@@ -1,8 +1,8 @@
 """Blocks of a store that can't be mapped (in a bucket, or compressed), kept on a local disk in a form that can.
 
-A block's rows are a file: the rows as they are in memory, then a crc32c over the store and its state, array, block and rows, which
-is compared when a process first touches the file. Rows were proved to be their images' before they were kept. Where the checksum
-is another, since the store has changed or the file is damaged, they are proved by the store's checks, or read again.
+A block's rows are a file: the rows as they are in memory, then a crc32c over the store and its state, array, block and rows,
+which is compared when a process first touches the file. Rows were proved to be their images' before they were kept. Where the
+checksum is another, since the store has changed or the file is damaged, they are proved by the store's checks, or read again.
 """
 
 import os
@@ -98,15 +98,24 @@ class CachedColumn(MappedBlocks):
         self._there: set[int] = set()  # files known to be there
         self._verified: set[int] = set()  # read, and found to be what they should
 
+    def block(self, block: int) -> np.ndarray:
+        """As :meth:`read`. What is in the cache stays mapped: a second epoch finds its pages where the first left them."""
+        rows = self._blocks.get(block)
+        return self.read(block) if rows is None else rows
+
     def read(self, block: int) -> np.ndarray:
         """The rows of a block (n, ...), proved. Raises what reading the store raises."""
         rows = self._from_disk(block)
         if rows is None:
             rows = self._column.read(block)
-            if block in self._may_keep and not self._cache.is_full and self._keep(block, rows):
-                # Out of the page cache, where they are anyhow: a window then takes no memory of its own.
-                kept, _ = self._on_disk(block)
-                return rows if kept is None else kept
+            if block not in self._may_keep or self._cache.is_full or not self._keep(block, rows):
+                return rows
+            # Out of the page cache, where they are anyhow: a window then takes no memory of its own.
+            kept, _ = self._on_disk(block)
+            if kept is None:
+                return rows
+            rows = kept
+        self._stay_mapped(block, rows)
         return rows
 
     def has_all(self, blocks: Iterable[int]) -> bool:

@@ -33,7 +33,7 @@ def reader_of(store: Store, column: Column, cache: DiskCache | None) -> ReadBloc
     """Reads a block's rows (n, ...), verified: straight from the file where that can be done, without Zarr's work for each
     chunk; else by way of the cache, if there is one."""
     if cache and column.name in cache.columns:
-        return cache.columns[column.name].read
+        return cache.columns[column.name].block
     if not column.plain or column.label_set is not None:  # labels are verified together, by way of the store
         return column.read
     mapped = mapped_array(store, column)

@@ -58,7 +58,7 @@ def test_rows_kept_on_the_gpu_are_there_before_any_is_picked(store):
 
     with absent_gpu(waits):
         rows = DeviceRows(
-            store, column, reader_of(store, column), np.arange(7), "cuda", SimpleNamespace(map=one_by_one)
+            store, column, reader_of(store, column, None), np.arange(7), "cuda", SimpleNamespace(map=one_by_one)
         )
         assert done == [[]] * 7, "copies of blocks do not wait for one another"
         assert waits == ["All that was queued is waited for."]
