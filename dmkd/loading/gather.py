@@ -71,15 +71,17 @@ class Gatherer:
         """What rows are read with, ``largest`` images at a time at most. ``batches``: all that will be read, in their order, for
         a window to read ahead; None: without a window."""
         # Two sets of threads: what is held whole is small and wanted by the first batch, and would wait for a window's blocks.
-        pools = [ThreadPoolExecutor(self.threads, f"dmkd-loader-{what}") for what in ("reading", "holding")]
-        reading, holding = pools
-        try:
-            window = self._window_of(batches, reading) if batches else None
-            sources = self._sources if window is None else {**self._sources, **window.sources}
-            yield Reading(self.pool, sources, window, holding, largest)
-        finally:
-            for pool in pools:
-                pool.shutdown(wait=False, cancel_futures=True)
+        with (
+            ThreadPoolExecutor(self.threads, "dmkd-loader-reading") as reading,
+            ThreadPoolExecutor(self.threads, "dmkd-loader-holding") as holding,
+        ):
+            try:
+                window = self._window_of(batches, reading) if batches else None
+                sources = self._sources if window is None else {**self._sources, **window.sources}
+                yield Reading(self.pool, sources, window, holding, largest)
+            finally:
+                for executor in (reading, holding):
+                    executor.shutdown(wait=False, cancel_futures=True)
 
     def _window_of(self, batches: Sequence[Chosen], executor: Executor) -> BlockWindow:
         readers = {name: self.readers[name] for name in self._through_window}
