@@ -22,10 +22,11 @@ dmkd gets as much memory as the raw pixels take, half of which is for what is he
 are not held in memory, and about as many are mixed as in WebDataset's buffer.
 
 Each measurement is a process with an empty cache that runs two epochs; the clock starts once libraries are imported. Peers
-take turns; reported are the medians of the rounds. Before each, another process takes 3 GB of memory and ends: a virtual machine
-that has given pages back to its host pays for their return, which would be counted as the first epoch's of whoever comes first. ``plain_read_mb_per_second``: the bytes of the packed raw store's images by
-obstore, 16 threads, 8 MB a request; ``raw_first_of_plain_read``: dmkd_raw's MB/s in its first epoch over that.
-``requests``: of dmkd's loader, those for chunks and indices, and the megabytes that came, of each epoch.
+take turns; reported are the medians of the rounds. Before each, another process takes 3 GB of memory and ends: a virtual
+machine that has given pages back to its host pays for their return, which would be counted as part of a first epoch.
+``plain_read_mb_per_second``: the bytes of the packed raw store's images by obstore, 16 threads, 8 MB a request;
+``raw_first_of_plain_read``: dmkd_raw's MB/s in its first epoch over that. ``requests``: of dmkd's loader, those for chunks and
+indices, and the megabytes that came, of each epoch.
 
 A peer that is not installed is null: pip install webdataset litdata boto3. (litdata pins older versions of what dmkd uses; into
 a folder of its own, then: pip install --no-deps --target DIR litdata lightning_utilities tifffile, and PYTHONPATH=DIR.)
@@ -274,7 +275,7 @@ def plain_read() -> float:
 
 def measured(peer: str, folder: Path, images: int) -> dict[str, Any] | None:
     command = [sys.executable, __file__, "--run", peer, "--data", str(folder), "--images", str(images)]
-    subprocess.run([sys.executable, "-c", f"bytes(bytearray(b'x') * {WARM_BYTES})"], check=True)
+    subprocess.run([sys.executable, "-c", f"bytearray(b'x') * {WARM_BYTES}"], check=True)
     limits = {"OMP_NUM_THREADS": "1", "LITDATA_DISABLE_VERSION_CHECK": "1"}
     found = subprocess.run(command, env={**os.environ, **limits}, stdout=-1, stderr=-1, text=True, check=False)
     if found.returncode:
