@@ -6,6 +6,7 @@ A new backend has a class here and a line in ``PLACES``: then all that is true o
 import json
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -139,22 +140,32 @@ class PackedFolder(Folder):
     """A folder whose arrays are packed from the start, in shards of two blocks, and where every block that is written is folded
     into its shard at once. Chunks have the names that they would have as files."""
 
-    @classmethod
-    def new(cls, folder: Path, request: pytest.FixtureRequest) -> "PackedFolder":
-        from dmkd.stores.trees import zarr_tree
+    paths: ClassVar[set[str]] = set()  # of all such places
 
-        patch = pytest.MonkeyPatch()  # for as long as the place is there
-        request.addfinalizer(patch.undo)
-        patch.setattr(zarr_tree, "MOST_LOOSE_BLOCKS", 0)
-        patch.setattr(zarr_tree.shards, "choose_blocks_per_shard", lambda chunk_bytes, blocks: 2)
-        write = zarr_tree.ZarrTree.write_block
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path)
+        if not self.paths:
+            self._pack_what_is_made_there()
+        self.paths.add(self.path)
+
+    @classmethod
+    def _pack_what_is_made_there(cls) -> None:
+        from dmkd.stores.trees.zarr_tree import ZarrTree
+
+        pack_if_many, write = ZarrTree._pack_if_many, ZarrTree.write_block
+
+        def pack(tree, node: str) -> None:
+            if tree.path in cls.paths:
+                tree.make_packed(node, 2)
+            else:
+                pack_if_many(tree, node)
 
         def write_and_fold(tree, node: str, block: int, rows: object) -> None:
             write(tree, node, block, rows)
-            tree.packed(node).fold(lambda chunk: True, False, lambda blocks: None)
+            if tree.path in cls.paths:
+                tree.packed(node).fold(lambda chunk: True, False, lambda blocks: None)
 
-        patch.setattr(zarr_tree.ZarrTree, "write_block", write_and_fold)
-        return super().new(folder, request)
+        ZarrTree._pack_if_many, ZarrTree.write_block = pack, write_and_fold
 
     def sibling(self, name: str) -> "PackedFolder":
         return PackedFolder(Path(self.path).parent / name)
