@@ -51,6 +51,6 @@ def map_part(file: int, start: int, length: int) -> np.ndarray:
         raise OSError(error, os.strerror(error))
     memory = (ctypes.c_uint8 * size).from_address(address)
     weakref.finalize(memory, _libc.munmap, address, size).atexit = False
-    content = np.frombuffer(memory, np.uint8)[start - page :]
+    content = np.frombuffer(memoryview(memory), np.uint8)[start - page :]
     content.flags.writeable = False
     return content
