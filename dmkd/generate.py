@@ -27,13 +27,15 @@ from dmkd.making.resolve import (
     resolve_labels,
     teachers_wanted,
 )
+from dmkd.making.round_request import is_begun, resolve_round
 from dmkd.making.sizes import StoreSize
-from dmkd.making.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray
+from dmkd.making.sub_batch import Trial, find_sub_batch, find_sub_batch_on_ray, run_on_ray_gpu
 from dmkd.recipes.class_list import classes_of
 from dmkd.recipes.class_names import classes_written_alike, first_synonym
 from dmkd.recipes.dtypes import FLOAT8
 from dmkd.recipes.image_options import ImageOptions
 from dmkd.recipes.recipe import Recipe
+from dmkd.recipes.rounds import Round, RoundOptions, check_round
 from dmkd.runtime.devices import choose_device
 from dmkd.runtime.progress import Display
 from dmkd.runtime.ray_session import cluster_gpus
@@ -52,9 +54,11 @@ def generate(
     run: RunOptions,
     display: Display,
     tell_recipe: Callable[[str], None] | None = None,
+    round_options: RoundOptions | None = None,
 ) -> tuple[Store, list[str]]:
     """Make a store, or resume one: images, and in the same pass their labels -> the store, its label sets.
 
+    ``round_options``: the images that the store does not have yet are a round, which may follow a student.
     ``tell_recipe`` is given a new store's resolved recipe, as TOML. Everything is checked before the first file is
     written. Raises ``MismatchError`` if the store was made with another recipe, and leaves it as it is.
     """
@@ -66,8 +70,15 @@ def generate(
     if not run.ray_address:  # on a cluster the workers find out
         wanted = _as_this_machine_can(wanted, images, device, display)
     store, recipe = wanted.store, wanted.recipe
+    if round_options is not None:
+        check_round(round_options)
     if store is not None:
         store.require_writable()
+        begun = _check_growth(store, images.images, round_options)
+    elif round_options is not None:
+        raise UsageError(
+            f"There is no store at {path} that a round could be added to: make its first images without one."
+        )
     request = resolve_labels(labels, wanted, device)
     workers = planned_workers(run, device)
 
@@ -105,8 +116,10 @@ def generate(
         if swept := store.sweep_partials():
             display.notice(f"Swept {swept} half-written files that an interrupted run left behind.")
     add_label_sets(store, request)
-    if images.images is not None:
-        store.grow(images.images)
+    if round_options is not None and not begun:
+        _begin_round(store, wanted, round_options, images.images or 0, run, device, display)
+    if images.images is not None or store.rounds:
+        store.grow(max(images.images or 0, store.num_images, *(one.stop for one in store.rounds)))
     label_sets = () if labels.teachers == ("none",) else tuple(store.labels)
     order = WorkOrder(store.path, label_sets, device, recipe.cpu_threads, wanted.source.weights)
     # A codec that is fitted on logits needs some images before its first label: those get their labels at the end.
@@ -122,6 +135,43 @@ def generate(
     store.touch(library_versions())
     write_card(store)
     return store, list(label_sets)
+
+
+def _check_growth(store: Store, num_images: int | None, asked: RoundOptions | None) -> bool:
+    """Whether a round that is asked for has been begun already. Raises ``UsageError`` for images that can't be added so."""
+    if asked is not None:
+        return is_begun(store, asked, num_images)
+    if store.rounds and num_images is not None and num_images > store.rounds[-1].stop:
+        raise UsageError(
+            f"The last images of {store.path} were made in round {len(store.rounds)}: add --follow STUDENT to make more in a "
+            "round that follows a student, or --round for one that follows none."
+        )
+    return False
+
+
+def _begin_round(
+    store: Store,
+    wanted: WantedImages,
+    asked: RoundOptions,
+    num_images: int,
+    run: RunOptions,
+    device: str,
+    display: Display,
+) -> None:
+    from dmkd.making.strength import StrengthTrial, largest_strength
+
+    def find_strength(one: Round, student: bytes) -> float:
+        assert asked.agreement is not None
+        display.notice(f"Trying how hard images can be pushed: at most {one.strength:g}.")
+        trial = StrengthTrial(store.path, one.to_json(), student, wanted.source.weights, asked.agreement)
+        if not run.ray_address:
+            return largest_strength(trial, device)
+        failed = "The strength could not be tried on a Ray worker ({}): leave --agreement out."
+        return run_on_ray_gpu(largest_strength, trial, device, address=run.ray_address, failed=failed)
+
+    here = _driver_device(run, device)
+    one, student = resolve_round(store, wanted.recipe, wanted.info, asked, num_images, here, display, find_strength)
+    store.add_round(one.to_json(), student)
 
 
 def label(path: str, labels: LabelOptions, run: RunOptions, display: Display) -> tuple[Store, list[str]]:

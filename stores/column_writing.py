@@ -11,7 +11,7 @@ from .errors import DamagedChunkError, UsageError, write_error
 from .reader import Reader
 
 # What selections mean by these words is not a user's to say.
-RESERVED = ("class_id", "image_id", "top1", "p_class", "entropy", "agree", "rank")
+RESERVED = ("class_id", "image_id", "top1", "p_class", "entropy", "agree", "rank", layout.ROUND, layout.SCORE)
 
 
 def add_column(store: Reader, name: str, values: np.ndarray, description: str, replace: bool) -> None:

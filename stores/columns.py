@@ -38,6 +38,7 @@ class Column:
         self.attributes = attributes
         self.identity: str = attributes["identity"]
         self.description: str = attributes["description"]
+        self.of_rounds: bool = attributes.get("of_rounds", False)  # written with each block, not by a user
         self.rows = ColumnRows(chunks, self.node, self.identity)
         self._chunks = chunks
 

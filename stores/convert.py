@@ -48,6 +48,7 @@ def convert(source: Reader, path: str, advance: Callable[[int], object] = lambda
                 for block in blocks:
                     _copy_block(source, target, arrays, block)
             advance(sum(len(source.block_ids(block)) for block in blocks))
+        _copy_rounds(source, target)
         copy_runs(source.chunks.tree, target)
         _copy_tags(source, target)
         target.set_attributes(source.chunks.tree.attributes())  # the state among them, so this comes last
@@ -149,6 +150,16 @@ def _differs(source: Reader, target: "Tree", node: str, block: int) -> bool:
     return not source.chunks.has(node, block) or not np.array_equal(
         source.chunks.decoded(node, block), target.read_block(node, block)
     )
+
+
+def _copy_rounds(source: Reader, target: "Tree") -> None:
+    for one in source.rounds:
+        target.create_group(layout.ROUNDS)
+        target.create_group(one.node)
+        if one.description.get("student"):
+            weights = np.frombuffer(one.student_weights(), np.uint8)
+            target.write_constant(f"{one.node}/{layout.STUDENT}", weights)
+        target.set_attributes(source.chunks.tree.attributes(one.node), one.node)
 
 
 def copy_runs(source: "Tree", target: "Tree", node: str = RUNS) -> None:

@@ -16,6 +16,8 @@ N images, H x W pixels, V views an image, P view components, C classes, B ids a 
     runs/<time>-<host>-<process>/...   who made which block, when and on what: groups with attributes, no arrays (run_log.py)
     tags/<name>               what the store held when it was given this name: a group whose attribute ``manifest`` has a sha256
                               for each array, and a constant ``digests`` with one for each block (tags/tag.py)
+    rounds/<k>                what the images of round k were made by: a group with attributes, and the constant ``student``, the
+                              safetensors file of the student that they follow, if they follow one (rounds.py)
     card                      the data set's card: a group whose attribute ``readme`` is its README.md: for people, in no identity
 
 Attributes of the root: ``dmkd_format``, ``state``, ``recipe``, ``identity``, ``source``, ``class_names``, ``block_size``,
@@ -27,7 +29,11 @@ constants and arrays are there. A ``teacher`` names the ``precision`` of its for
 of its last layer are of these C alone. ``quality_view`` is the view that quality is of, which is its teacher's evaluation view:
 ``box``, ``size`` and ``interpolation``; without it, quality is of the view set's ``canonical`` view, at its ``size`` and
 ``interpolation`` (in label sets of dmkd before there was the attribute, whoever the teacher is). Of a column: ``description``,
-``identity``. Saved selections are attributes of the group ``selections``: name -> expression.
+``identity``. In a store with
+rounds the columns ``round`` and ``score``, marked ``of_rounds``, are written with each block; a score is NaN where there was no
+student. Of a round: ``start`` and ``images``, its ids, ``before``, the identity of the round before it (of the first one, the
+store's), and ``identity``, which follows from that and from all the rest. Saved
+selections are attributes of the group ``selections``: name -> expression.
 
 Class ids are 0 to C - 1. Where the recipe has ``compact_classes`` they number its ``classes``, ids of the generator, in ascending
 order; in older stores of some ``classes`` they are the generator's ids, and C is all that it has.
@@ -78,6 +84,9 @@ LABELS = "labels"
 QUALITY = "quality"
 CONSTANTS = "constants"
 COLUMNS = "columns"
+ROUND, SCORE = "round", "score"  # columns of a store that has rounds
+ROUNDS = "rounds"
+STUDENT = "student"
 SELECTIONS = "selections"
 TAGS = "tags"
 CARD = "card"

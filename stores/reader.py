@@ -9,6 +9,7 @@ from .chunks import Chunks, Ids
 from .columns import Column, read_columns
 from .errors import UsageError
 from .image_codecs import ImageCodec, stored_image_codec
+from .rounds import StoredRound, read_rounds
 from .rows import CheckRows, ClassRows, ImageRows, Rows
 from .run_log import read_runs, run_summaries
 from .sets import LabelSet, ViewSet, read_label_sets, read_view_sets
@@ -35,6 +36,7 @@ class Reader:
         self._views: dict[str, ViewSet] | None = None
         self._labels: dict[str, LabelSet] | None = None
         self._columns: dict[str, Column] | None = None
+        self._rounds: list[StoredRound] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}
@@ -52,7 +54,7 @@ class Reader:
         self._forget_sets()
 
     def _forget_sets(self) -> None:
-        self._views = self._labels = self._columns = None
+        self._views = self._labels = self._columns = self._rounds = None
 
     # What the store is
 
@@ -161,6 +163,18 @@ class Reader:
         if self._columns is None:
             self._columns = read_columns(self.chunks)
         return dict(self._columns)
+
+    @property
+    def rounds(self) -> list[StoredRound]:
+        """Rounds 1, 2, ..., as they were at the first look; images before the first one's are round 0."""
+        if self._rounds is None:
+            self._rounds = read_rounds(self.chunks)
+        return list(self._rounds)
+
+    @property
+    def lineage(self) -> str:
+        """The identity of the last round, which follows from those before it; without rounds the store's own."""
+        return self.rounds[-1].identity if self.rounds else self.identity
 
     def column(self, name: str) -> Column:
         """The column of this name. Raises ``UsageError`` if there is none."""

@@ -15,6 +15,7 @@ from .errors import StoreWriteError, UsageError, write_error
 from .identity import fingerprint, refuse_mismatch
 from .names import check_name
 from .reader import Reader
+from .round_writing import COLUMN_DESCRIPTIONS, add_round
 from .run_log import RunLog, utc_now
 from .sets import LabelSet
 from .writing import new_block, write
@@ -74,16 +75,18 @@ class Store(Reader):
         class_ids: np.ndarray | None = None,
         views: Mapping[str, np.ndarray] | None = None,
         labels: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+        columns: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Write the given parts of one block of n ids: views, then labels, then class ids and checks, images last.
 
         ``images`` uint8 (n, H, W, 3) and ``class_ids`` int32 (n,) go together; ``views`` name -> float32 (n, V, P); ``labels``
         name -> (what the codec takes, float32 logits (n, V, C) or features (n, V, d); float32 quality (n, 3)), of images and
-        views that are given too or stored already. Everything is checked (shape, dtype, range, finite) before the
-        first byte is written. What no longer holds counts as missing from then on: labels that were made from other images
-        or views than these. Raises ``UsageError`` on wrong data, ``StoreWriteError`` if the disk fails.
+        views that are given too or stored already; ``columns`` name -> float64 (n,), of new images of a store with rounds.
+        Everything is checked (shape, dtype, range, finite) before the first byte is written. What no longer holds counts as
+        missing from then on: labels that were made from other images or views than these. Raises ``UsageError`` on wrong data,
+        ``StoreWriteError`` if the disk fails.
         """
-        write(self, new_block(self, block, images, class_ids, views or {}, labels or {}))
+        write(self, new_block(self, block, images, class_ids, views or {}, labels or {}, columns or {}))
 
     def add_view_set(
         self, name: str, num_views: int, components: Sequence[str], description: Mapping[str, Any]
@@ -170,7 +173,9 @@ class Store(Reader):
 
     def remove_column(self, name: str) -> None:
         """Delete a column. Raises ``UsageError`` if there is none."""
-        remove_column(self, self.column(name).name)
+        if self.column(name).of_rounds:
+            raise UsageError(f"Column {name} of {self.path} says how its rounds came about, and can't be removed.")
+        remove_column(self, name)
         self._forget_sets()
 
     def save_selection(self, name: str, expression: str) -> None:
@@ -178,6 +183,19 @@ class Store(Reader):
         check_name(name, "selection")
         self.chunks.tree.create_group(layout.SELECTIONS)
         self.chunks.tree.set_attributes({name: expression}, layout.SELECTIONS)
+
+    def add_round(self, description: Mapping[str, Any], student: bytes | None = None) -> None:
+        """Write down what the images from ``description["start"]`` on, ``description["images"]`` of them, are made by; then
+        :meth:`grow`. ``student``: the safetensors file of the student that they follow, if they do, whose ``file_sha256`` is in
+        ``description["student"]``. Raises ``UsageError`` if the store has a column ``round`` or ``score`` of its own."""
+        for name, column in self.columns.items():
+            if name in COLUMN_DESCRIPTIONS and not column.of_rounds:
+                raise UsageError(
+                    f"{self.path} has a column {name!r} of its own, which is what a store with rounds calls one of theirs: "
+                    f"add it under another name, then `dmkd columns --remove {name}`."
+                )
+        add_round(self, description, student)
+        self._forget_sets()
 
     def fit_label_set(self, name: str, constants: Mapping[str, np.ndarray]) -> None:
         """Write the constants of a label set's codec and make room for its blocks; once only, they never change."""

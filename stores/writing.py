@@ -10,7 +10,7 @@ import numpy as np
 from . import layout
 from .checks import bind_views, image_checks, label_checks, quality_checks
 from .chunks import Chunks
-from .columns import Column, column_bound
+from .columns import Column, bind_column, column_bound
 from .errors import UsageError, write_error
 from .reader import Reader
 from .sets import LabelSet
@@ -26,6 +26,7 @@ class NewBlock:
     ids: np.ndarray  # int64 (n,)
     views: Arrays
     labels: Arrays
+    columns: Arrays  # of rounds
     images: Arrays  # class ids, checks and images; empty without images
 
     @property
@@ -41,6 +42,7 @@ def new_block(
     class_ids: np.ndarray | None,
     views: Mapping[str, np.ndarray],
     labels: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    columns: Mapping[str, np.ndarray],
 ) -> NewBlock:
     """What to write for a block, from the arguments of :meth:`dmkd.stores.Store.write_block`. Raises ``UsageError`` for data
     that the arrays can't hold."""
@@ -60,7 +62,8 @@ def new_block(
             label_set = store.labels[name]
             stored_views = of_views.get(label_set.views_node)
             of_labels |= _label_rows(store.chunks, label_set, ids, image_checks, stored_views, values, quality)
-    return NewBlock(block, ids, of_views, of_labels, of_images)
+    of_columns = _column_rows(store, ids, of_images.get(layout.CHECKS), columns)
+    return NewBlock(block, ids, of_views, of_labels, of_columns, of_images)
 
 
 def write(store: Reader, new: NewBlock) -> None:
@@ -69,7 +72,7 @@ def write(store: Reader, new: NewBlock) -> None:
     try:
         with store.chunks.tree.transaction():
             _retire(store, new)
-            for node, rows in {**new.views, **new.labels, **new.images}.items():
+            for node, rows in {**new.views, **new.labels, **new.columns, **new.images}.items():
                 store.chunks.write(node, new.block, rows)
     except OSError as error:
         raise write_error(f"block {new.block} of {store.path}", error) from error
@@ -129,6 +132,26 @@ def _label_rows(
     }
 
 
+def _column_rows(
+    store: Reader, ids: np.ndarray, image_checks: np.ndarray | None, columns: Mapping[str, np.ndarray]
+) -> Arrays:
+    of_rounds = {name: column for name, column in store.columns.items() if column.of_rounds}
+    if columns.keys() != (of_rounds.keys() if image_checks is not None else set()):
+        raise UsageError(
+            f"New images of {store.path} need numbers in columns {', '.join(of_rounds) or 'none'}, and what was given is "
+            f"{', '.join(columns) or 'none'}; nothing was written."
+        )
+    arrays = {}
+    for name, values in columns.items():
+        if values.shape != ids.shape or values.dtype != np.float64:
+            raise UsageError(
+                f"Column {name} takes {len(ids)} float64 here, not {values.dtype} of shape {values.shape}."
+            )
+        assert image_checks is not None
+        arrays[of_rounds[name].node] = bind_column(of_rounds[name].identity, ids, image_checks, values)
+    return arrays
+
+
 def _checked(
     chunks: Chunks, node: str, rows: np.ndarray, count: int, dtype: str, shape: tuple[int, ...] | None = None
 ) -> np.ndarray:
@@ -184,6 +207,8 @@ def _labels_hold(chunks: Chunks, label_set: LabelSet, new: NewBlock) -> bool:
 
 def _column_holds(chunks: Chunks, column: Column, new: NewBlock) -> bool:
     """Whether a block's numbers will still belong to its images."""
+    if column.node in new.columns:
+        return True  # they are written anew, before the images
     stored = _stored(chunks, column.node, new.block)
     return stored is not None and bool(column_bound(column.identity, new.ids, new.images[layout.CHECKS], stored).all())
 

@@ -8,10 +8,12 @@ import click
 from ..help import MAIN, HeadedCommand, heading
 from ..options import find_store, json_option
 from ..recipe_options import read_recipe_options, recipe_options
+from ..round_options import read_round, round_options
 
 
 @click.command("generate", cls=HeadedCommand, short_help="Make images and their first labels.")
 @recipe_options
+@round_options
 @heading(MAIN)
 @click.option("--dry-run", is_flag=True, help="Print what would be made, as dmkd plan does, and write nothing.")
 @json_option
@@ -46,6 +48,7 @@ def command(
       dmkd generate --store sd.zarr --generator ./sd --class-names imagenet --prompt "a photo of a {}" --prompt "a {}"
     """
     path = find_store(store)
+    rounds = read_round(recipe)
     images, labels = read_recipe_options(recipe)
     if dry_run:
         from dmkd.plan import CostOptions
@@ -61,7 +64,7 @@ def command(
     from ..summary import print_store, store_facts
 
     run = RunOptions(workers, device, ray_address)
-    made, _ = generate(path, images, labels, run, make_display(), lambda toml: click.echo(toml, err=True))
+    made, _ = generate(path, images, labels, run, make_display(), lambda toml: click.echo(toml, err=True), rounds)
     if as_json:
         click.echo(json.dumps(store_facts(made)))
     else:

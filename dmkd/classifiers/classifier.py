@@ -12,7 +12,7 @@ from dmkd.runtime.accelerators import upload
 from dmkd.runtime.precision import computing_in
 from dmkd.stores.errors import UsageError
 from dmkd.views.policy import canonical_box
-from dmkd.views.render import normalise
+from dmkd.views.render import normalise, render
 
 Box = tuple[float, float, float, float]
 
@@ -119,6 +119,28 @@ class Classifier:
         """uint8 (n, 3, S, S) on the model's device -> float32 (n, C)."""
         with computing_in(self.precision, pixels.device):
             return self._of_classes(self.model(self._inputs(pixels)).float())
+
+    def differentiable_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Images, float32 (n, 3, H, W) in [0, 1] on the model's device, as its evaluation view shows them -> float32 (n, C),
+        through which gradients flow back. The pixels are not rounded between the steps, as those of :meth:`logits` are."""
+        height, width = images.shape[2:]
+        top, left, tall, wide = self.canonical_box((height, width))
+        rows = slice(round(top * height), round((top + tall) * height))
+        columns = slice(round(left * width), round((left + wide) * width))
+        seen, size = images[:, :, rows, columns], (self.input_size, self.input_size)
+        if seen.shape[2:] != size:
+            mode = self.interpolation if self.interpolation in ("bilinear", "bicubic") else "bilinear"
+            seen = torch.nn.functional.interpolate(seen, size, mode=mode, antialias=True)
+        mean, std = upload(torch.tensor([self.mean, self.std])[..., None, None], seen.device)
+        with computing_in(self.precision, images.device):
+            inputs = ((seen - mean) / std).contiguous(memory_format=self._layout(seen.device))
+            return self._of_classes(self.model(inputs).float())
+
+    def evaluation_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Images, uint8 (n, H, W, 3) on the model's device, through its evaluation view -> float32 (n, C)."""
+        view = np.array([(*self.canonical_box((images.shape[1], images.shape[2])), 0.0)], np.float32)
+        views = np.repeat(view, len(images), 0)
+        return self.logits(render(images, views, size=self.input_size, interpolation=self.interpolation))
 
     def _of_classes(self, outputs: torch.Tensor) -> torch.Tensor:
         """(..., outputs of the model) -> (..., C)."""

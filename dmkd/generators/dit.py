@@ -13,7 +13,15 @@ from dmkd.generators.dit_files import DiTFiles, dit_files
 from dmkd.generators.float8 import to_float8
 from dmkd.generators.pixels import not_finite, to_uint8
 from dmkd.generators.samplers import check_steps, sampler_named
-from dmkd.generators.sampling import check_guided_channels, denoise, draw_noise, image_generators
+from dmkd.generators.samplers.solver import signal_shares
+from dmkd.generators.sampling import (
+    Push,
+    Steer,
+    check_guided_channels,
+    denoise,
+    draw_noise,
+    image_generators,
+)
 from dmkd.recipes.dtypes import FLOAT8
 from dmkd.recipes.guidance import parse_guidance, parse_interval
 from dmkd.recipes.image_options import ImageOptions
@@ -21,6 +29,7 @@ from dmkd.stores.errors import UsageError
 
 # Pixels decoded at once: the decoder's activations take 168 MB an image of 256 x 256 in float32.
 _DECODE_PIXELS = 16 * 256 * 256
+_DIFFERENTIATED_PIXELS = 4 * 256 * 256  # what backpropagation keeps takes several times as much
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,10 @@ class GeneratorInfo:
 
     @property
     def can_be_compiled(self) -> bool:
+        return True
+
+    @property
+    def can_be_steered(self) -> bool:
         return True
 
     @property
@@ -191,9 +204,11 @@ class Generator:
         guidance: float | np.ndarray,
         guided_channels: int,
         guidance_interval: tuple[float, float] | None = None,
+        steer: Steer | None = None,
     ) -> torch.Tensor:
         """Images of class ids, int64 (n,), from seeds, int64 (n,) in [0, 2^32): uint8 (n, H, W, 3) on the device.
 
+        ``steer`` pushes them towards a higher score while they are sampled.
         Raises ``UsageError`` for a class, seed or option out of range, ``DmkdError`` if a latent or pixel is not finite.
         """
         latents = self.latents(
@@ -204,6 +219,7 @@ class Generator:
             guidance=guidance,
             guided_channels=guided_channels,
             guidance_interval=guidance_interval,
+            steer=steer,
         )
         images, finite = self._decode(latents)
         # Both in one transfer: each makes the CPU wait for the device.
@@ -224,6 +240,7 @@ class Generator:
         guidance: float | np.ndarray,
         guided_channels: int,
         guidance_interval: tuple[float, float] | None = None,
+        steer: Steer | None = None,
     ) -> torch.Tensor:
         """As ``sample``, but the latents before decoding: float32 (n, C, h, w), as the transformer sees them, unchecked."""
         check_steps(sampler, steps, sampler_named(sampler).steps(self.info.num_train_timesteps))
@@ -258,7 +275,30 @@ class Generator:
             null_class=self.info.num_classes,  # the embedding after the last class's
             dtype=self.dtype,
             device=self.device,
+            push=None if steer is None else self._push(steer),
         )
+
+    def _push(self, steer: Steer) -> Push:
+        """The gradient goes through the decoder, a few images at a time."""
+        at_once = max(1, _DIFFERENTIATED_PIXELS // self.info.image_size**2)
+
+        def gradient(latents: torch.Tensor) -> torch.Tensor:
+            parts = []
+            for start in range(0, len(latents), at_once):
+                images = slice(start, start + at_once)
+                with torch.enable_grad():
+                    part = latents[images].detach().requires_grad_()
+                    score = steer.score((self._pixels(part) / 2 + 0.5).clamp(0, 1), images)
+                    parts.append(torch.autograd.grad(score.sum(), part)[0])
+            return torch.cat(parts)
+
+        prediction_type = self.scheduler_config.get("prediction_type", "epsilon")
+        return Push(steer, gradient, signal_shares(self.scheduler_config), prediction_type)
+
+    def _pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (n, C, h, w) -> what the decoder makes of them, float32 (n, 3, H, W)."""
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        return self.vae.decode(scaled, return_dict=False)[0].float()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents, (n, C, h, w), to images, float32 (n, 3, H, W) in [0, 1]; NaN stays NaN."""
@@ -272,8 +312,8 @@ class Generator:
             return torch.empty((0, 3, size, size), device=self.device), torch.ones((), dtype=torch.bool).to(self.device)
         parts = -(-len(latents) * size * size // _DECODE_PIXELS)
         images, finite = [], []
-        for part in (latents / self.vae.config.scaling_factor).tensor_split(parts):
-            pixels = self.vae.decode(part.to(self.vae.dtype), return_dict=False)[0].float()
+        for part in latents.tensor_split(parts):
+            pixels = self._pixels(part)
             finite.append(torch.isfinite(pixels).all())  # before clamping hides an infinity
             images.append((pixels / 2 + 0.5).clamp(0, 1))
         return torch.cat(images), torch.stack(finite).all()

@@ -63,6 +63,10 @@ class GeneratorFacts(Protocol):
         """Whether its models may go through ``torch.compile``."""
 
     @property
+    def can_be_steered(self) -> bool:
+        """Whether its ``sample`` takes a ``steer``: a :class:`dmkd.generators.sampling.Steer`."""
+
+    @property
     def least_guidance(self) -> float:
         """The smallest guidance scale that it takes."""
 

@@ -50,6 +50,10 @@ class PluginInfo:
         return False
 
     @property
+    def can_be_steered(self) -> bool:
+        return False
+
+    @property
     def least_guidance(self) -> float:
         return 0
 

@@ -8,13 +8,18 @@ From the first line of ``denoise`` to the last the CPU never waits for the devic
 draws its noise, and moves on to the next.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from dmkd.generators.samplers.solver import Solver
+from dmkd.generators.samplers.solver import Solver, as_prediction, predicted_noise, predicted_x0
 from dmkd.runtime.accelerators import upload
 from dmkd.stores.errors import UsageError
+
+_NO_GRADIENT = 1e-20  # a norm: where there is no gradient nothing is pushed
 
 
 def check_guided_channels(guided_channels: int, latent_channels: int) -> None:
@@ -44,6 +49,43 @@ def draw_noise(generators: Sequence[torch.Generator], latent_shape: Sequence[int
     return torch.cat([torch.randn((1, *latent_shape), generator=generator) for generator in generators])
 
 
+class Steer(Protocol):
+    """What pushes latents while they are sampled: towards images of a higher score (classifier guidance on the predicted x0)."""
+
+    window: tuple[int, int]  # training timesteps, both ends included
+    strength: float  # the push, as a share of the predicted noise's norm
+
+    def score(self, pixels: torch.Tensor, images: slice) -> torch.Tensor:
+        """Of these of the images of a sub-batch, float32 (n, 3, H, W) in [0, 1] -> float32 (n,), differentiable."""
+
+
+@dataclass(frozen=True)
+class Push:
+    """A :class:`Steer` as :func:`denoise` needs it."""
+
+    steer: Steer
+    gradient: Callable[[torch.Tensor], torch.Tensor]  # of the score, by the noiseless latents: (n, C, h, w) -> the same
+    signal_shares: Sequence[float]  # alpha bar by training timestep
+    prediction_type: str
+
+    def applied(self, timestep: int, output: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """The transformer's prediction, float32 (n, C, h, w), pushed if the timestep is in the window.
+
+        The noise becomes noise - strength * |noise| * gradient / |gradient|, as in Dhariwal & Nichol 2021, alg. 2, with the
+        gradient at the predicted x0 as if the transformer were constant (Bansal et al. 2023), so it is not backpropagated
+        through."""
+        low, high = self.steer.window
+        if not low <= timestep <= high:
+            return output
+        share = self.signal_shares[timestep]
+        alpha, sigma = math.sqrt(share), math.sqrt(1 - share)
+        noise = predicted_noise(self.prediction_type, output, latents, alpha, sigma)
+        gradient = self.gradient(predicted_x0(self.prediction_type, output, latents, alpha, sigma))
+        sizes = [part.flatten(1).norm(dim=1)[:, None, None, None] for part in (noise, gradient)]
+        noise = noise - self.steer.strength * sizes[0] / sizes[1].clamp_min(_NO_GRADIENT) * gradient
+        return as_prediction(self.prediction_type, noise, latents, alpha, sigma)
+
+
 @torch.no_grad()
 def denoise(
     transformer: torch.nn.Module,
@@ -59,6 +101,7 @@ def denoise(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     guidance_interval: tuple[float, float] | None = None,
+    push: Push | None = None,
 ) -> torch.Tensor:
     """Noise, float32 (n, C, h, w), and class ids, int64 (n,), both on the CPU, to latents, float32 (n, C, h, w), on
     ``device``, where the transformer is.
@@ -71,6 +114,7 @@ def denoise(
     ``guided_channels`` channels; the other ones, and predicted variances, are the conditional half's. ``guidance`` is one
     scale, or float (n,) on the CPU, one for each image. With guidance 1, and outside ``guidance_interval`` (shares of the
     training timesteps: Kynkäänniemi et al. 2024), the unconditional half is not computed.
+    What ``push`` does comes after guidance.
     """
     n, channels, *size = noise.shape
     scale = torch.as_tensor(guidance, dtype=torch.float32)
@@ -98,6 +142,8 @@ def denoise(
             conditional, unconditional = output[:n], output[n:, :guided_channels]
             eps = unconditional + scale * (conditional[:, :guided_channels] - unconditional)
             output = torch.cat([eps, conditional[:, guided_channels:]], dim=1)
+        if push is not None:
+            output = torch.cat([push.applied(timestep, output[:, :channels], latents), output[:, channels:]], dim=1)
         if not solver.learned_variance:
             output = output[:, :channels]
         latents = solver.step(step, output, latents, step_noise)

@@ -71,6 +71,10 @@ class TextToImageInfo:
         return False
 
     @property
+    def can_be_steered(self) -> bool:
+        return False
+
+    @property
     def least_guidance(self) -> float:
         return 0
 

@@ -13,16 +13,20 @@ from dmkd.classifiers.classifier import Classifier, linear_head
 from dmkd.classifiers.teachers import teacher_of_labels
 from dmkd.generators.interface import ImageGenerator
 from dmkd.generators.load import load_generator
+from dmkd.making.critics import critic_of
+from dmkd.making.images import make_images
 from dmkd.making.labelling import label_quality, label_views
 from dmkd.recipes.dtypes import vae_dtype
 from dmkd.recipes.recipe import Recipe
+from dmkd.recipes.rounds import Round, by_round
 from dmkd.runtime.accelerators import upload
 from dmkd.runtime.devices import make_deterministic
 from dmkd.runtime.own_code import look_in
 from dmkd.runtime.versions import machine
+from dmkd.steering.critic import Critic
 from dmkd.stores import LabelSet, MismatchError, Store, locations, open_store
+from dmkd.stores.layout import ROUND, SCORE
 from dmkd.views.description import ViewDescription
-from dmkd.views.render import render
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class MadeImages:
     ids: np.ndarray  # int64 (n,)
     images: torch.Tensor  # uint8 (n, H, W, 3)
     class_ids: np.ndarray  # int32 (n,)
+    columns: dict[str, np.ndarray]  # of rounds, float64 (n,)
     made: "torch.cuda.Event"  # after which the images are there
 
 
@@ -114,6 +119,8 @@ class BlockWorker:
             name: self.views[self.labels[name].view_set].quality_view(self.labels[name].quality_view)
             for name in self.teachers
         }
+        self.rounds = [Round.from_json(one.description) for one in self.store.rounds] if order.generator else []
+        self.critics: dict[int, Critic] = {}
         self.heads = {name: linear_head(self.teachers[name], self.labels[name].codec.name) for name in by_features}
         self.beside = self._stream_beside()
 
@@ -121,6 +128,8 @@ class BlockWorker:
         """A stream for labels of one block while the next one is sampled; None: labels are made before. On a CPU both would
         compete for the same cores, and a thread has its own number of threads, on which pixels depend."""
         if self.generator is None or not self.order.device.startswith("cuda"):
+            return None
+        if any(one.student for one in self.rounds):  # the teacher is at work while images are sampled
             return None
         dtype = self.recipe.dtype
         if dtype is None or "float32" in (dtype, vae_dtype(dtype, self.recipe.vae_dtype)):
@@ -147,12 +156,37 @@ class BlockWorker:
             labels = self._label(ids, images, inputs.class_ids, inputs.views)
             return MadeBlock(block, len(ids), {"views": inputs.new_views, "labels": labels})
         assert self.generator is not None
-        images, class_ids = make_images(self.generator, self.recipe, ids)
+        images, class_ids, columns = self.make_images(ids)
         if self.beside is None:
-            return self._labelled(block, ids, images, class_ids)
+            return self._labelled(block, ids, images, class_ids, columns)
         made = torch.cuda.Event()
         made.record(torch.cuda.current_stream(images.device))
-        return MadeImages(block, ids, images, class_ids, made)
+        return MadeImages(block, ids, images, class_ids, columns, made)
+
+    def make_images(self, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray, dict[str, np.ndarray]]:
+        """Consecutive ids (n,) -> images uint8 (n, H, W, 3) on the device, class ids int32 (n,), and in a store with rounds the
+        columns of these, float64 (n,), by name."""
+        assert self.generator is not None
+        parts = list(by_round(self.rounds, ids))
+        made = [
+            make_images(
+                self.generator, self.recipe, part, self.rounds[number - 1] if number else None, self._critic(number)
+            )
+            for number, part in parts
+        ]
+        images, class_ids, scores = zip(*made, strict=True)
+        numbers = np.repeat([float(number) for number, _ in parts], [len(part) for _, part in parts])
+        columns = {ROUND: numbers, SCORE: np.concatenate(scores)} if self.rounds else {}
+        return torch.cat(images), np.concatenate(class_ids), columns
+
+    def _critic(self, number: int) -> Critic | None:
+        """Of a round; None if it follows no student."""
+        if not number or self.rounds[number - 1].student is None:
+            return None
+        if number not in self.critics:
+            name = self.rounds[number - 1].labels
+            self.critics[number] = critic_of(self.store, number, self.order.device, self.teachers.get(name or ""))
+        return self.critics[number]
 
     def finish(self, made: "MadeBlock | MadeImages") -> MadeBlock:
         """Copy the images to the host and label them, on a stream of their own: the GPU samples the next block meanwhile."""
@@ -161,15 +195,22 @@ class BlockWorker:
         assert self.beside is not None
         with torch.cuda.stream(self.beside):
             self.beside.wait_event(made.made)
-            return self._labelled(made.block, made.ids, made.images, made.class_ids)
+            return self._labelled(made.block, made.ids, made.images, made.class_ids, made.columns)
 
-    def _labelled(self, block: int, ids: np.ndarray, images: torch.Tensor, class_ids: np.ndarray) -> MadeBlock:
+    def _labelled(
+        self,
+        block: int,
+        ids: np.ndarray,
+        images: torch.Tensor,
+        class_ids: np.ndarray,
+        columns: dict[str, np.ndarray],
+    ) -> MadeBlock:
         pixels = images.cpu().numpy()
         if self.store.image_codec.lossy:  # the teacher labels what a reader will decode
             images = torch.from_numpy(self.store.as_stored(pixels)).to(images.device)
         views = {name: description.draw(ids) for name, description in self.views.items()}
         labels = self._label(ids, images, class_ids, views)
-        arrays = {"views": views, "labels": labels, "class_ids": class_ids, "images": pixels}
+        arrays = {"views": views, "labels": labels, "class_ids": class_ids, "images": pixels, "columns": columns}
         return MadeBlock(block, len(ids), arrays)
 
     def write(self, made: MadeBlock) -> int:
@@ -237,24 +278,3 @@ class BlockWorker:
                 f"{label_set.teacher['sha256'][:12]}…): bring the old weights back, or label under another --name."
             )
         return teacher
-
-
-def make_images(generator: ImageGenerator, recipe: Recipe, ids: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-    """Consecutive ids (n,) -> images uint8 (n, H, W, 3) on the generator's device and class ids int32 (n,), as they are stored.
-
-    Sampled in sub-batches of one fixed size, the last one filled up with the ids that follow: a convolution may choose
-    another algorithm for another batch size, so only equal shapes give equal bits.
-    """
-    parts = []
-    for start in range(0, len(ids), recipe.sub_batch):
-        sampled = np.arange(ids[start], ids[start] + recipe.sub_batch)
-        class_ids, seeds = recipe.generator_classes(sampled), recipe.image_seeds(sampled)
-        images = generator.sample(class_ids, seeds, **recipe.sampling(sampled))
-        parts.append(images if recipe.size is None else shrink(images, recipe.size))
-    return torch.cat(parts)[: len(ids)], recipe.class_ids(ids)
-
-
-def shrink(images: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 (n, H, W, 3) -> uint8 (n, size, size, 3) on the same device, as Pillow's bicubic resize gives them, to the bit."""
-    whole = np.tile(np.array([0, 0, 1, 1, 0], np.float32), (len(images), 1))
-    return render(images, whole, size=size, interpolation="bicubic").permute(0, 2, 3, 1).contiguous()

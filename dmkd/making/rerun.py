@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from dmkd.generators.sources import parse_source
-from dmkd.making.blocks import BlockWorker, WorkOrder, make_images
+from dmkd.making.blocks import BlockWorker, WorkOrder
 from dmkd.making.labelling import label_views, labelling_threads
 from dmkd.runtime.progress import Display
 from dmkd.stores import DmkdError, Store
-from dmkd.stores.layout import CLASS_IDS, IMAGES, QUALITY
+from dmkd.stores.layout import CLASS_IDS, COLUMNS, IMAGES, QUALITY, SCORE
 from dmkd.stores.verifying.finding import ERROR, NOTE, WARNING, Finding
 
 SAMPLE_SEED = 0  # which blocks are made again
@@ -22,6 +22,7 @@ TOP1_TOLERANCE = 0.01  # share of the views whose most likely class changes
 LOGIT_TOLERANCE = 0.1
 P_CLASS_TOLERANCE = 0.05
 PIXEL_TOLERANCE = 2  # grey levels
+SCORE_TOLERANCE = 0.1  # of a score
 
 
 def rerun_labels(
@@ -120,22 +121,26 @@ def regenerate_images(
         return result, [Finding(ERROR, IMAGES, f"The generator was not rerun. {error}")]
     assert worker.generator is not None
     largest, differing, values, other_classes = 0, 0, 0, 0
+    other_scores = []
     num_images = sum(len(store.block_ids(block)) for block in chosen)
     with display.task("regenerate", num_images) as advance:
         for block in chosen:
             ids = np.array(store.block_ids(block))
-            images, class_ids = make_images(worker.generator, worker.recipe, ids)
+            images, class_ids, columns = worker.make_images(ids)
             difference = np.abs(store.as_stored(images.cpu().numpy()).astype(np.int16) - store.images[ids])
             largest = max(largest, int(difference.max()))
             differing += int((difference > 0).sum())
             values += difference.size
             other_classes += int((class_ids != store.class_ids[ids]).sum())
+            if columns and not np.allclose(columns[SCORE], store.columns[SCORE][ids], SCORE_TOLERANCE, equal_nan=True):
+                other_scores.append(block)
             advance(len(ids))
     result |= {
         "images": num_images,
         "max_difference": largest,
         "share_differing": differing / values,
         "other_class_ids": other_classes,
+        **({"blocks_with_other_scores": other_scores} if store.rounds else {}),
     }
     findings = []
     if largest > PIXEL_TOLERANCE:
@@ -151,6 +156,9 @@ def regenerate_images(
         findings.append(
             Finding(ERROR, CLASS_IDS, f"{other_classes:,} images have another class than the recipe gives.")
         )
+    if other_scores:
+        what = f"The scores of {len(other_scores)} of {len(chosen)} blocks are not those that their students give here."
+        findings.append(Finding(WARNING, f"{COLUMNS}/{SCORE}", what))
     return result, findings
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from dmkd.runtime.devices import release_gpu_memory
 from dmkd.runtime.failures import is_out_of_memory, named_line
 from dmkd.runtime.ray_session import ray_session
 from dmkd.stores.errors import DmkdError
+
+Result = TypeVar("Result")
 
 # Of the GPU's memory, left free in the trial: fragmentation, and teachers that come later.
 HEADROOM = 0.1
@@ -77,11 +79,13 @@ def find_sub_batch(trial: Trial, device: str) -> int:
 def find_sub_batch_on_ray(trial: Trial, address: str | None = None) -> int:
     """``find_sub_batch`` on one GPU of a Ray cluster: the one at ``address``, or the one that this process is in, or one
     that is started here and stopped after. Waits until a GPU is free. Raises what :func:`ray_session` does."""
-    return run_on_ray_gpu(find_sub_batch, trial, "cuda", address=address)
+    failed = "The largest sub-batch could not be found on a Ray worker ({}): say it with --sub-batch."
+    return run_on_ray_gpu(find_sub_batch, trial, "cuda", address=address, failed=failed)
 
 
-def run_on_ray_gpu(function: Callable[..., int], *arguments: object, address: str | None) -> int:
-    """Call a function in a Ray worker that is given a GPU -> what it returns; errors of dmkd stay what they are.
+def run_on_ray_gpu(function: Callable[..., Result], *arguments: object, address: str | None, failed: str) -> Result:
+    """Call a function in a Ray worker that is given a GPU -> what it returns; errors of dmkd stay what they are, others are
+    ``failed``, a sentence with room for the reason.
 
     The worker process ends after the call, and with it what it held on the GPU."""
     import ray
@@ -93,10 +97,7 @@ def run_on_ray_gpu(function: Callable[..., int], *arguments: object, address: st
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, DmkdError):
                 raise type(error.cause)(str(error.cause)) from None
-            raise DmkdError(
-                f"The largest sub-batch could not be found on a Ray worker ({named_line(error.cause)}): say it with "
-                "--sub-batch."
-            ) from error
+            raise DmkdError(failed.format(named_line(error.cause))) from error
 
 
 def _fits(attempt: Callable[[int], object], count: int) -> bool:
@@ -134,7 +135,7 @@ def _load(trial: Trial, device: str) -> tuple[Any, list[Any]]:
 def _sample_and_label(trial: Trial, generator: Any, teachers: Sequence[Any], count: int) -> None:
     import torch
 
-    from dmkd.making.blocks import make_images
+    from dmkd.making.images import make_images
     from dmkd.making.label_sets import new_view_set
     from dmkd.making.labelling import VIEWS_AT_ONCE, label_views
     from dmkd.views.policy import ViewPolicy, ViewsWanted
@@ -143,7 +144,7 @@ def _sample_and_label(trial: Trial, generator: Any, teachers: Sequence[Any], cou
     if recipe.sampler is not None:
         recipe = replace(recipe, steps=2, guidance_interval=None)
     ids = np.arange(min(count, trial.block_size))
-    images, _ = make_images(generator, recipe, ids)
+    images, *_ = make_images(generator, recipe, ids)
     num_views = max(1, VIEWS_AT_ONCE // len(images))
     whole_image = np.tile(np.array([0, 0, 1, 1, 0], np.float32), (len(images), num_views, 1))
 

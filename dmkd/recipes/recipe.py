@@ -1,7 +1,7 @@
 """The recipe: everything that determines the pixels of a store."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from dmkd.recipes.prompts import Wording
 from dmkd.recipes.randomness import class_order, image_seeds, key64, uniforms
 from dmkd.stores.errors import MismatchError, UsageError
 
+Order = Callable[[int, np.ndarray, np.ndarray], np.ndarray]  # seed, ids, classes -> the class of each id
 SAMPLING = ("sampler", "steps", "guidance", "guidance_interval", "guided_channels")
 
 
@@ -89,18 +90,25 @@ class Recipe:
             )
         return Wording(tuple(class_names), self.prompts, self.negative_prompt, self.seed)
 
-    def class_ids(self, ids: np.ndarray) -> np.ndarray:
-        """The classes asked for these image ids, as the store numbers them: int32 (n,)."""
-        if self.compact_classes and self.classes is not None:
-            return class_order(self.seed, ids, np.arange(len(self.classes)))
-        return self.generator_classes(ids)
+    @property
+    def asked_classes(self) -> tuple[int, ...]:
+        """The classes that are asked for, as the generator numbers them, ascending."""
+        return tuple(range(self.num_classes)) if self.classes is None else self.classes
 
-    def generator_classes(self, ids: np.ndarray) -> np.ndarray:
+    def class_places(self, ids: np.ndarray, order: Order = class_order) -> np.ndarray:
+        """The classes asked for these image ids, as places in :attr:`asked_classes`: int32 (n,), dealt by ``order``."""
+        return order(self.seed, ids, np.arange(len(self.asked_classes)))
+
+    def class_ids(self, ids: np.ndarray, order: Order = class_order) -> np.ndarray:
+        """The same as the store numbers them: int32 (n,)."""
+        places = self.class_places(ids, order)
+        return places if self.compact_classes else np.array(self.asked_classes, np.int32)[places]
+
+    def generator_classes(self, ids: np.ndarray, order: Order = class_order) -> np.ndarray:
         """The same as the generator numbers them: int32 (n,). One that reads text is told of the store's classes alone."""
-        if self.compact_classes and self.prompts is not None:
-            return self.class_ids(ids)
-        classes = np.arange(self.num_classes) if self.classes is None else np.array(self.classes)
-        return class_order(self.seed, ids, classes)
+        places = self.class_places(ids, order)
+        told_some = self.compact_classes and self.prompts is not None
+        return places if told_some else np.array(self.asked_classes, np.int32)[places]
 
     def sampling(self, ids: np.ndarray) -> dict[str, Any]:
         """How these images are sampled, as options of ``ImageGenerator.sample``: the fields that are set; a scale an image."""

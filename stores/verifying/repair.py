@@ -94,8 +94,13 @@ def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
             done.labels = True
         elif is_column(finding.node):
             assert finding.block is not None
+            name = finding.node.split("/")[1]
+            if name in store.columns and store.columns[name].of_rounds:
+                delete(layout.IMAGES, finding.block)  # they are made together
+                done.images = True
+            else:
+                done.columns.append(name)
             delete(finding.node, finding.block)
-            done.columns.append(finding.node.split("/")[1])
         else:
             name = finding.node.split("/")[1]
             done.labels = True

@@ -16,6 +16,7 @@ from ..columns import Column
 from ..errors import DmkdError, StoreUnreachableError, first_line
 from ..identity import is_fingerprint
 from ..reader import Reader
+from ..rounds import is_chained
 from ..sets import LabelSet, ViewSet
 from ..trees.tree import open_tree
 from .arrays import look_at_array
@@ -47,6 +48,7 @@ class Verifier:
         self._present: dict[str, set[int]] = {}
         self._view_sets: list[ViewSet] = []
         self._columns: list[Column] = []
+        self._starts: list[int] = []  # of the rounds: the first image of each
         self._odd_images = OddImages()
 
     # Attributes, metadata and constants
@@ -75,6 +77,7 @@ class Verifier:
             yield from self._guarded(f"{layout.VIEWS}/{name}", self._view_set, name)
         for name in tree.children(layout.LABELS):
             yield from self._guarded(f"{layout.LABELS}/{name}", self._label_set, name)
+        yield from self._rounds()
         for name in tree.children(layout.COLUMNS):
             yield from self._guarded(f"{layout.COLUMNS}/{name}", self._column, name)
         if leftovers := tree.count_partials():
@@ -140,6 +143,24 @@ class Verifier:
         yield from found
         if not found:
             self.coders[name] = coder
+
+    def _rounds(self) -> Iterator[Finding]:
+        before, end = self.store.identity, None
+        for number, one in enumerate(self.store.rounds, 1):
+            if one.number != number or end not in (None, one.start):
+                yield Finding(ERROR, one.node, "It does not follow the round before it: some round is not there.")
+            elif not is_chained(one, before):
+                yield Finding(
+                    ERROR, one.node, "The identity is not that of its description and of the round before it."
+                )
+            elif one.description.get("student"):
+                try:
+                    self.bytes += len(one.student_weights())
+                    self.chunks += 1
+                except DmkdError as error:
+                    yield Finding(ERROR, f"{one.node}/{layout.STUDENT}", str(error))
+            before, end = one.identity, one.stop
+            self._starts.append(one.start)
 
     def _column(self, name: str) -> Iterator[Finding]:
         node = f"{layout.COLUMNS}/{name}"
@@ -321,10 +342,14 @@ class Verifier:
     def _numbers(
         self, column: Column, block: int, ids: np.ndarray, image_checks: np.ndarray | None
     ) -> Iterator[Finding]:
+        if column.of_rounds and self.has(layout.IMAGES, block) and not self.has(column.node, block):
+            what = "The chunk is missing, and there are images of this block."
+            yield Finding(ERROR, column.node, what, block, repairable=True)
         stored = (yield from self._read(column.node, block, len(ids))) if self.has(column.node, block) else None
         if stored is None:
             return
-        for wrong, what in wrong_numbers(column, ids, image_checks, stored):
+        rounds = np.searchsorted(self._starts, ids, side="right")
+        for wrong, what in wrong_numbers(column, ids, image_checks, stored, rounds):
             if wrong.any():
                 yield self._rows(column.node, block, wrong, what)
                 return

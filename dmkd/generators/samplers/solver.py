@@ -70,9 +70,34 @@ def predicted_x0(
     raise UsageError(f"The generator predicts {prediction_type!r}; dmkd knows epsilon, v_prediction and sample.")
 
 
+def predicted_noise(
+    prediction_type: str, output: "torch.Tensor", latents: "torch.Tensor", alpha: float, sigma: float
+) -> "torch.Tensor":
+    """The noise that a prediction of the given type implies, where latents = alpha * x0 + sigma * noise."""
+    return (latents - alpha * predicted_x0(prediction_type, output, latents, alpha, sigma)) / sigma
+
+
+def as_prediction(
+    prediction_type: str, noise: "torch.Tensor", latents: "torch.Tensor", alpha: float, sigma: float
+) -> "torch.Tensor":
+    """The inverse of :func:`predicted_noise`: the prediction of the given type that implies this noise."""
+    if prediction_type == "epsilon":
+        return noise
+    x0 = (latents - sigma * noise) / alpha
+    return x0 if prediction_type == "sample" else alpha * noise - sigma * x0
+
+
 def parameters(scheduler_class: type) -> set[str]:
     """The names of the options of a diffusers scheduler."""
     return set(inspect.signature(scheduler_class.__init__).parameters) - {"self"}  # type: ignore[misc]
+
+
+def signal_shares(config: Mapping[str, Any]) -> list[float]:
+    """alpha bar of each training timestep, the share of the image in the variance of the noisy latents, by a pipeline's scheduler
+    configuration."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(**noise_schedule(config, DDIMScheduler)).alphas_cumprod.tolist()
 
 
 def noise_schedule(config: Mapping[str, Any], scheduler_class: type) -> dict[str, Any]:
