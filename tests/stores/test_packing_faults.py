@@ -164,7 +164,7 @@ def test_interrupted_by_the_user_it_ends_at_once_and_the_same_command_goes_on(tm
     program = (
         "import sys, time; from dmkd.stores.trees import packed, shards\n"
         "write = shards.write_shard\n"
-        "def slowly(file, chunks): print('go', flush=True); time.sleep(60)\n"
+        "def slowly(file, chunks): print('go', flush=True); [time.sleep(0.01) for _ in range(6000)]\n"
         "packed.shards.write_shard = slowly\n"
         "from dmkd.cli.main import main; main(['pack', sys.argv[1]])"
     )
