@@ -22,6 +22,7 @@ COMMANDS = {
     "import": "dmkd.cli.commands.import_images",
     "label": "dmkd.cli.commands.label",
     "train-student": "dmkd.cli.commands.train_student",
+    "distil": "dmkd.cli.commands.distil",
     "compare": "dmkd.cli.commands.compare",
     "evaluate": "dmkd.cli.commands.evaluate",
     "export-student": "dmkd.cli.commands.export_student",

@@ -88,6 +88,17 @@ teacher_prompt_option = click.option(
 )
 
 
+def without(*options: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Leave these options (``--size``) of those below out: another one, above, is called so."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        params: list[click.Parameter] = function.__click_params__  # type: ignore[attr-defined]  # click's own note
+        params[:] = [param for param in params if not {*param.opts} & {*options}]
+        return function
+
+    return decorate
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Where blocks are made."""
     for option in (

@@ -104,13 +104,19 @@ def _with(options: tuple[Callable[..., Any], ...], function: Callable[..., Any])
     return function
 
 
-def read_round(options: dict[str, Any]) -> "RoundOptions | None":
-    """Take the values of :func:`round_options` out of a command's; None: no round is asked for. Raises ``UsageError``."""
+def read_steering(options: dict[str, Any], follow: str | None) -> "RoundOptions":
+    """Take the values of :func:`steering_options` out of a command's. Raises ``UsageError``."""
     from dmkd.recipes.rounds import OF_A_STUDENT, RoundOptions, check_round
     from dmkd.steering.scores import parse_score
 
-    follow, asked = options.pop("follow", None), options.pop("another_round", False)
     given = RoundOptions(follow, **{name: options.pop(name) for name in OF_A_STUDENT})
     check_round(given)
     parse_score(given.score)
+    return given
+
+
+def read_round(options: dict[str, Any]) -> "RoundOptions | None":
+    """Take the values of :func:`round_options` out of a command's; None: no round is asked for. Raises ``UsageError``."""
+    asked, follow = options.pop("another_round"), options.pop("follow")
+    given = read_steering(options, follow)
     return given if asked or follow is not None else None

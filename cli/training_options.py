@@ -9,7 +9,7 @@ from dmkd.training.execution import AMP
 from dmkd.training.loss_table import HARD_LABELS, LOSSES
 from dmkd.training.presets import OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES
 
-from .completion import ListingOption, words
+from .completion import ListingOption, folders, words
 from .help import MAIN, RUN, heading
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="Passed to timm's create_model, such as drop_path_rate=0.1. May be repeated.",
             ),
             click.option("--pretrained", is_flag=True, default=None, help="Start from timm's pretrained weights."),
+            click.option(
+                "--start-from",
+                shell_complete=folders,
+                metavar="FOLDER",
+                help="Start from the weights of another student of this architecture: its folder, or its run's.",
+            ),
             heading(MAIN),
             click.option(
                 "--preset",
@@ -178,6 +184,12 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def take_training(options: dict[str, Any], *without: str) -> dict[str, Any]:
+    """Take the values of :func:`training_options`, but for those ``without``, out of a command's."""
+    names = [option.name for option in training_options(lambda: None).__click_params__]  # type: ignore[attr-defined]
+    return {name: options.pop(name) for name in names if name not in without}
+
+
 def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """How a run is carried out: for :func:`take_execution`."""
     for option in reversed(
@@ -255,7 +267,7 @@ def take_execution(options: dict[str, Any]) -> "Execution":
     return Execution(
         options.pop("amp"),
         options.pop("channels_last"),
-        options.pop("compile_student"),
+        options.pop("compile_student", False),
         options.pop("checkpoint_every"),
         options.pop("evaluate_every"),
         options.pop("data_workers"),

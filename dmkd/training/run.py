@@ -104,6 +104,8 @@ class TrainingRun:
         views = views_of_student(recipe, store)
         torch.manual_seed(recipe.seed)
         model = create_student(recipe.student, store.num_classes, views["size"], recipe.pretrained, recipe.student_args)
+        if recipe.start_from is not None:
+            recipe.start_from.load_into(model, recipe.student)
         self.preprocessing = preprocessing_of(views, model, recipe.pretrained)
         if recipe.sync_bn:
             model = team.synchronise_batch_norm(model)

@@ -14,6 +14,7 @@ from dmkd.recipes.store_choice import complete_weights, labels_of_each
 from dmkd.stores import Store, UsageError
 from dmkd.training.loss_table import HARD, HARD_LABELS, LOSSES, LossOption, loss_options, options_of_some
 from dmkd.training.presets import OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE, schedule_for
+from dmkd.training.start import Start
 from dmkd.views.policy import parse_policy
 from dmkd.views.shown import shown_views
 
@@ -21,7 +22,7 @@ LENGTH = ("epochs", "updates", "warmup_epochs", "warmup_updates")  # fields that
 
 # Fields and their values where they are not used, which the JSON leaves out: recipes were written before there were any.
 UNUSED: dict[str, Any] = {
-    **dict.fromkeys((*LENGTH, "size", "hard_weight_end", "weights")),
+    **dict.fromkeys((*LENGTH, "size", "hard_weight_end", "weights", "start_from")),
     "hard_labels": "asked",
     "beside": (),
 }
@@ -63,6 +64,7 @@ class TrainingRecipe:
     warmup_updates: int | None = None  # optimiser steps in which the learning rate rises, instead of warmup_epochs
     hard_weight_end: float | None = None  # hard_weight moves to this over the run; None: it stays
     hard_labels: str = "asked"  # whose class the hard label is, a word in HARD_LABELS
+    start_from: Start | None = None  # another student's weights that it begins with; in the JSON their sha256
     beside: tuple[Ingredient, ...] = ()  # other stores that are learnt from together with the one given
     weights: tuple[float, ...] | None = (
         None  # of all these stores in a batch, the one given first; None: by their images
@@ -72,6 +74,7 @@ class TrainingRecipe:
         """JSON-able; without what is :data:`UNUSED`."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values |= {"milestones": list(self.milestones), "beside": (), "weights": None}  # the run describes its stores
+        values["start_from"] = self.start_from and self.start_from.sha256
         values = {key: value for key, value in values.items() if key not in UNUSED or value != UNUSED[key]}
         return {**values.pop("loss_options"), **values}
 
@@ -153,6 +156,10 @@ def _resolve(
     if values["select"] is not None:
         values["select"] = in_full(values["select"], store.selections)
         selection_of(store, values["select"])
+    if values["start_from"] is not None:
+        if values["pretrained"]:
+            raise UsageError("--start-from and --pretrained are two ways to begin: give one of them.")
+        values["start_from"] = Start.of(values["start_from"])
     values |= _length(defaults, chosen)
     if values["optimizer"] not in SGD_LIKE and given.get("lr") is None and values["lr"] > 0.01:
         if values["optimizer"] not in OPTIMIZER_DEFAULTS:

@@ -1,0 +1,188 @@
+"""`dmkd distil`: rounds of images, each made for what the student of those before has not learned, and a student of them all."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
+from dmkd.recipes.rounds import RoundOptions
+from dmkd.runtime.progress import Display
+from dmkd.runtime.whole_files import write_file
+from dmkd.stores import Store, UsageError, open_store, store_exists
+from dmkd.stores.layout import SCORE
+from dmkd.stores.rounds import fingerprint_of
+from dmkd.training.run_folder import SUMMARY, make_folder
+
+__all__ = ["DistilOptions", "distil"]
+
+ROUNDS_FILE = "rounds.json"
+FINAL = "student"  # folder of the last student's run, below ``out``
+MOST_LOOKED_AT = 10_000  # images of a round, for the table
+
+# Trains one student: store, options for ``resolve_training``, folder, name -> its summary.
+TrainStudent = Callable[[Store, Mapping[str, Any], Path, str], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class DistilOptions:
+    """The loop."""
+
+    rounds: int = 5  # the first of which follows no student
+    warm: bool = (
+        False  # each student that is followed begins with the weights of the one before; the last one begins afresh
+    )
+    follow_epochs: int | None = None  # of the students that are followed; None: as the last one's
+    follow_updates: int | None = None
+
+
+def distil(
+    path: str,
+    out: Path,
+    images: ImageOptions,
+    labels: LabelOptions,
+    steering: RoundOptions,
+    options: DistilOptions,
+    training: Mapping[str, Any],
+    run: RunOptions,
+    display: Display,
+    train_student: TrainStudent,
+    tell_recipe: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Images in rounds, and their students: in ``out/round-0``, ``round-1``, ... those that rounds follow, in ``out/student`` the
+    one of all images.
+
+    ``images.images`` in all, as many in each round, as nearly as can be; ``steering``: what the rounds are made by. Each stage is
+    resumed by the same call, and a finished one is not done again. Returns ``rounds``, a line for each (number, images, seconds,
+    top1 of the student of the images so far, agreement and score of its images) and ``student``, the last one's summary.
+    Raises ``UsageError`` for what can't be done, ``MismatchError`` if the store's rounds are others.
+    """
+    if options.rounds < 1:
+        raise UsageError(f"--rounds must be at least 1, not {options.rounds}.")
+    total = _images_in_all(path, images)
+    if total < options.rounds:
+        raise UsageError(f"{total:,} images can't be made in {options.rounds} rounds: ask for more --images.")
+    ends = [total * (number + 1) // options.rounds for number in range(options.rounds)]
+    make_folder(out)
+    book = Book(out / ROUNDS_FILE)
+    for number, end in enumerate(ends):
+        title = f"round {number + 1} of {options.rounds}"
+        follow = None if number == 0 else dataclasses.replace(steering, follow=str(_followed(out, number - 1)))
+        whole = _Titled(display, title)
+        if not _is_made(path, ends, number, follow):
+            with book.timed(number, "generation_seconds"):
+                asked = dataclasses.replace(images, images=end)
+                store, _ = generate(path, asked, labels, run, whole, tell_recipe if number == 0 else None, follow)
+        store = open_store(path)
+        last = number + 1 == options.rounds
+        given = {**training, **({} if last else _short(options))}
+        if options.warm and number > 0 and not last:
+            given["start_from"] = str(_followed(out, number - 1))
+        folder = out / FINAL if last else _followed(out, number)
+        summary = None if last else _finished(folder)
+        if summary is None:
+            with book.timed(number, "training_seconds"):
+                summary = train_student(store, given, folder, f"{title}:")
+        book.note(number, {**_facts(store, number, end), "top1": summary.get("top1")})
+    return {"rounds": book.lines(options.rounds), "student": summary, "store": path, "out": str(out)}
+
+
+class Book:
+    """What is known of each round, in a file that is replaced whole: seconds add up over interruptions."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._rounds: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+
+    def lines(self, rounds: int) -> list[dict[str, Any]]:
+        return [{"round": number, **self._rounds.get(str(number), {})} for number in range(rounds)]
+
+    def note(self, number: int, facts: Mapping[str, Any]) -> None:
+        self._rounds[str(number)] = {**self._rounds.get(str(number), {}), **facts}
+        write_file(self.file, (json.dumps(self._rounds, indent=2) + "\n").encode())
+
+    @contextmanager
+    def timed(self, number: int, what: str) -> Iterator[None]:
+        """Add the seconds that pass to ``what``, however this ends. A process that is killed takes its seconds with it."""
+        start, before = time.monotonic(), self._rounds.get(str(number), {}).get(what, 0.0)
+        try:
+            yield
+        finally:
+            self.note(number, {what: round(before + time.monotonic() - start, 1)})
+
+
+class _Titled:
+    """A display whose tasks say which round they belong to."""
+
+    def __init__(self, display: Display, title: str) -> None:
+        self._display, self._title = display, title
+        self.notice = display.notice
+
+    def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Any:
+        return self._display.task(f"{self._title}: {description}", total, done, unit)
+
+
+def _images_in_all(path: str, images: ImageOptions) -> int:
+    """How many are asked for; without a number those of the default recipe, or of the store."""
+    if images.images is not None:
+        return images.images
+    raise UsageError("Say how many images there are to be in all rounds together: --images N.")
+
+
+def _followed(out: Path, number: int) -> Path:
+    return out / f"round-{number}"
+
+
+def _short(options: DistilOptions) -> dict[str, Any]:
+    """The length of a student that is followed, if it is another than the last one's."""
+    if options.follow_updates is not None:
+        return {"updates": options.follow_updates, "epochs": None}
+    return {} if options.follow_epochs is None else {"epochs": options.follow_epochs, "updates": None}
+
+
+def _finished(folder: Path) -> Mapping[str, Any] | None:
+    """The summary of a student's run that came to its end."""
+    file = folder / SUMMARY
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def _is_made(path: str, ends: Sequence[int], number: int, follow: RoundOptions | None) -> bool:
+    """Whether the store has gone beyond this round, so that it can't be begun or resumed any more. Raises ``UsageError`` if its
+    images up to there were not made in these rounds."""
+    if not store_exists(path):
+        return False
+    store = open_store(path)
+    bounds = [(one.start, one.stop) for one in store.rounds]
+    wanted = list(pairwise(ends))
+    if bounds[:number] != wanted[: min(number, len(bounds))] or (not bounds and store.num_images > ends[0]):
+        raise UsageError(
+            f"{path} was not made in such rounds: give another --store, or the --images and --rounds that it was made with."
+        )
+    if len(bounds) <= number:
+        return False
+    if number and follow is not None and follow.follow is not None:
+        file = Path(follow.follow) / "student" / "model.safetensors"
+        kept = (store.rounds[number - 1].description.get("student") or {}).get("file_sha256")
+        if not file.exists() or fingerprint_of(file.read_bytes()) != kept:
+            raise UsageError(
+                f"Round {number} of {path} did not follow the student in {follow.follow}: give the --out that it was made with."
+            )
+    return True
+
+
+def _facts(store: Store, number: int, end: int) -> dict[str, Any]:
+    """Of the images of a round: how many, how many the teacher agrees on, their mean score."""
+    start = store.rounds[number - 1].start if number else 0
+    ids = np.arange(start, end)
+    ids = ids[np.linspace(0, len(ids) - 1, min(len(ids), MOST_LOOKED_AT)).astype(int)]
+    labels = next((one for one in store.labels.values() if one.fitted), None)
+    agreement = None if labels is None else float((labels.quality[ids][:, 0] == store.class_ids[ids]).mean())
+    score = float(store.columns[SCORE][ids].mean()) if number else None
+    return {"images": end - start, "agreement": agreement, "score": score}
