@@ -18,8 +18,7 @@ from dmkd.runtime.progress import Display
 from dmkd.runtime.whole_files import write_file
 from dmkd.stores import Store, UsageError, open_store, store_exists
 from dmkd.stores.layout import SCORE
-from dmkd.stores.rounds import fingerprint_of
-from dmkd.training.run_folder import SUMMARY, make_folder
+from dmkd.training.run_folder import make_folder
 
 __all__ = ["DistilOptions", "distil"]
 
@@ -72,25 +71,19 @@ def distil(
     ends = [total * (number + 1) // options.rounds for number in range(options.rounds)]
     make_folder(out)
     book = Book(out / ROUNDS_FILE)
-    for number, end in enumerate(ends):
-        title = f"round {number + 1} of {options.rounds}"
-        follow = None if number == 0 else dataclasses.replace(steering, follow=str(_followed(out, number - 1)))
-        whole = _Titled(display, title)
-        if not _is_made(path, ends, number, follow):
-            with book.timed(number, "generation_seconds"):
-                asked = dataclasses.replace(images, images=end)
-                store, _ = generate(path, asked, labels, run, whole, tell_recipe if number == 0 else None, follow)
-        store = open_store(path)
+    for number in range(_rounds_past(path, ends, book), options.rounds):
         last = number + 1 == options.rounds
+        title = f"round {number}/{options.rounds - 1}{_about(book.seconds_left(number, options.rounds))}"
+        follow = None if number == 0 else dataclasses.replace(steering, follow=str(_followed(out, number - 1)))
+        with book.timed(number, "generation_seconds"):
+            asked, titled = dataclasses.replace(images, images=ends[number]), _Titled(display, title)
+            store, _ = generate(path, asked, labels, run, titled, tell_recipe if number == 0 else None, follow)
         given = {**training, **({} if last else _short(options))}
         if options.warm and number > 0 and not last:
             given["start_from"] = str(_followed(out, number - 1))
-        folder = out / FINAL if last else _followed(out, number)
-        summary = None if last else _finished(folder)
-        if summary is None:
-            with book.timed(number, "training_seconds"):
-                summary = train_student(store, given, folder, f"{title}:")
-        book.note(number, {**_facts(store, number, end), "top1": summary.get("top1")})
+        with book.timed(number, "training_seconds"):
+            summary = train_student(store, given, out / FINAL if last else _followed(out, number), f"{title}:")
+        book.note(number, {**_facts(store, number, ends[number]), "top1": summary.get("top1")})
     return {"rounds": book.lines(options.rounds), "student": summary, "store": path, "out": str(out)}
 
 
@@ -104,9 +97,22 @@ class Book:
     def lines(self, rounds: int) -> list[dict[str, Any]]:
         return [{"round": number, **self._rounds.get(str(number), {})} for number in range(rounds)]
 
+    def knows(self, number: int) -> bool:
+        """Whether a round came to its end."""
+        return "images" in self._rounds.get(str(number), {})
+
     def note(self, number: int, facts: Mapping[str, Any]) -> None:
         self._rounds[str(number)] = {**self._rounds.get(str(number), {}), **facts}
         write_file(self.file, (json.dumps(self._rounds, indent=2) + "\n").encode())
+
+    def seconds_left(self, number: int, rounds: int) -> float | None:
+        """About how long rounds ``number`` and later will take, by the last one; None before there was one. A student's time
+        grows with the images so far."""
+        last = self._rounds.get(str(number - 1), {})
+        if not {"generation_seconds", "training_seconds"} <= last.keys():
+            return None
+        trained = sum(last["training_seconds"] * (one + 1) / number for one in range(number, rounds))
+        return last["generation_seconds"] * (rounds - number) + trained
 
     @contextmanager
     def timed(self, number: int, what: str) -> Iterator[None]:
@@ -136,6 +142,11 @@ def _images_in_all(path: str, images: ImageOptions) -> int:
     raise UsageError("Say how many images there are to be in all rounds together: --images N.")
 
 
+def _about(seconds: float | None) -> str:
+    """How long all will take, for a title."""
+    return "" if seconds is None else f" (about {max(1, round(seconds / 60)):,} min in all)"
+
+
 def _followed(out: Path, number: int) -> Path:
     return out / f"round-{number}"
 
@@ -147,34 +158,23 @@ def _short(options: DistilOptions) -> dict[str, Any]:
     return {} if options.follow_epochs is None else {"epochs": options.follow_epochs, "updates": None}
 
 
-def _finished(folder: Path) -> Mapping[str, Any] | None:
-    """The summary of a student's run that came to its end."""
-    file = folder / SUMMARY
-    return json.loads(file.read_text()) if file.exists() else None
+def _rounds_past(path: str, ends: Sequence[int], book: "Book") -> int:
+    """How many rounds the store has gone beyond: their images are made, and their students too, which the next ones follow.
 
-
-def _is_made(path: str, ends: Sequence[int], number: int, follow: RoundOptions | None) -> bool:
-    """Whether the store has gone beyond this round, so that it can't be begun or resumed any more. Raises ``UsageError`` if its
-    images up to there were not made in these rounds."""
+    Raises ``UsageError`` if it was made in other rounds, or if nothing is known of them."""
     if not store_exists(path):
-        return False
+        return 0
     store = open_store(path)
     bounds = [(one.start, one.stop) for one in store.rounds]
-    wanted = list(pairwise(ends))
-    if bounds[:number] != wanted[: min(number, len(bounds))] or (not bounds and store.num_images > ends[0]):
+    if bounds != list(pairwise(ends))[: len(bounds)] or (not bounds and store.num_images > ends[0]):
         raise UsageError(
             f"{path} was not made in such rounds: give another --store, or the --images and --rounds that it was made with."
         )
-    if len(bounds) <= number:
-        return False
-    if number and follow is not None and follow.follow is not None:
-        file = Path(follow.follow) / "student" / "model.safetensors"
-        kept = (store.rounds[number - 1].description.get("student") or {}).get("file_sha256")
-        if not file.exists() or fingerprint_of(file.read_bytes()) != kept:
-            raise UsageError(
-                f"Round {number} of {path} did not follow the student in {follow.follow}: give the --out that it was made with."
-            )
-    return True
+    if not all(book.knows(number) for number in range(len(bounds))):
+        raise UsageError(
+            f"{book.file.parent} is not where the students of {path} are: give the --out that it was made with."
+        )
+    return len(bounds)
 
 
 def _facts(store: Store, number: int, end: int) -> dict[str, Any]:

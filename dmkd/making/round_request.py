@@ -149,6 +149,8 @@ def read_followed(folder: str) -> Followed:
 def _asked(options: RoundOptions) -> dict[str, Any]:
     """What was said of a round, JSON-able, but for its student, which its weights tell."""
     given = {name: getattr(options, name) for name in OF_A_STUDENT if getattr(options, name) is not None}
+    if options.follow is not None:
+        given |= {"score": parse_score(options.score).name, "candidates": options.candidates or 1}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
