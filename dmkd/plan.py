@@ -18,6 +18,7 @@ from dmkd.making.label_sets import check_request
 from dmkd.making.limits import obstacles
 from dmkd.making.recipe_file import resolved_options
 from dmkd.making.resolve import WantedImages, label_sets_of, resolve_images, resolve_labels
+from dmkd.making.round_costs import PlannedRounds, RoundFlops, round_flops
 from dmkd.making.sizes import PlannedLabels, StoreSize, disk_sizes
 from dmkd.recipes.image_options import PRESETS, ImageOptions
 from dmkd.recipes.traffic import training_traffic
@@ -47,7 +48,12 @@ class CostOptions:
 
 
 def plan(
-    path: str, images: ImageOptions, labels: LabelOptions, cost: CostOptions, device: str | None = None
+    path: str,
+    images: ImageOptions,
+    labels: LabelOptions,
+    cost: CostOptions,
+    device: str | None = None,
+    rounds: PlannedRounds | None = None,
 ) -> dict[str, Any]:
     """What `dmkd generate` with these options would make at ``path``, as plain numbers and texts.
 
@@ -57,6 +63,8 @@ def plan(
     and ``assumption``, the rate behind them in words; ``uncounted``: why some of these are None, in a sentence; ``limits``: why
     this machine could not do it, in sentences; ``training``: what training moves (:mod:`dmkd.recipes.traffic`), by the
     schedule that suits the images.
+    ``rounds``: the images are made in these; the result's ``rounds`` has the ``images`` of each, ``flops_per_image`` beyond those
+    of a blind image, by part, ``students``, operations of the students that are followed, and ``images_per_second`` of a GPU.
     ``device`` None: a GPU, whatever there is here.
 
     Raises what ``generate`` would for options that can't be, and ``UsageError`` for a cost that can't be.
@@ -84,6 +92,13 @@ def plan(
     left = _left(wanted.size, wanted.recipe.sub_batch, label_sets)
     label_flops = {name: count * by_labels[name] for name, count in left["labels"].items()}
     made = counted.made and left["sampled"] * counted.made
+    schedule = schedule_for(wanted.recipe.generator, max(wanted.image_shape[:2]))[1]
+    by_rounds = (
+        None if rounds is None else _round_flops(rounds, wanted, configs, counted, label_sets, schedule["epochs"])
+    )
+    extra = 0.0
+    if by_rounds is not None:
+        extra = min(by_rounds.steered, left["images"]) * by_rounds.extra + by_rounds.students * bool(left["images"])
     result: dict[str, Any] = {
         "path": path,
         "exists": wanted.store is not None,
@@ -99,7 +114,7 @@ def plan(
         "presets": counted.presets,
         "left": left,
         "limits": obstacles(path, wanted.size, label_sets, workers=1),
-        "flops": None if made is None else made + sum(label_flops.values()),
+        "flops": None if made is None else made + extra + sum(label_flops.values()),
         "uncounted": None if configs else _UNCOUNTED.format(wanted.info.name),
     }
     first = next(iter(label_sets), None)
@@ -110,10 +125,52 @@ def plan(
         image_codec=wanted.size.image_codec,
         label_set=first.name if first else None,
         view_set=first.view_set.name if first else None,
-        epochs=schedule_for(wanted.recipe.generator, max(wanted.image_shape[:2]))[1]["epochs"],
+        epochs=schedule["epochs"],
         dollars_per_gb=cost.dollars_per_gb,
     )
-    return result | _time(result, wanted, cost, made, label_flops)
+    result |= _time(result, wanted, cost, made, label_flops, extra)
+    if by_rounds is not None:
+        result["rounds"] = _described(by_rounds, result, cost)
+    return result
+
+
+def _round_flops(
+    rounds: PlannedRounds,
+    wanted: WantedImages,
+    configs: Sequence[dict[str, Any]],
+    counted: "_Counted",
+    label_sets: Sequence[PlannedLabels],
+    epochs: int,
+) -> RoundFlops:
+    if not configs or counted.calls is None:
+        raise UsageError(f"What rounds take is counted for DiTs alone, and {wanted.info.name} is none.")
+    assert isinstance(wanted.info, GeneratorInfo)
+    sampling, decoding = (counted.per_image[part] or 0 for part in ("sampling", "decoding"))
+    first = next(iter(label_sets), None)
+    return round_flops(
+        rounds,
+        wanted.recipe,
+        wanted.info,
+        configs[3],
+        wanted.num_images,
+        sampling // counted.calls,
+        decoding,
+        first,
+        epochs,
+    )
+
+
+def _described(by_rounds: RoundFlops, plan: Mapping[str, Any], cost: CostOptions) -> dict[str, Any]:
+    """Images a second of one GPU: of a blind image, and of one that each of the parts is added to."""
+    blind = plan["flops_per_image"]["total"]
+    per_second = cost.images_per_second or plan["flops_per_second"] / blind
+    rates = {part: per_second * blind / (blind + extra) for part, extra in by_rounds.per_image.items()}
+    return {
+        "images": list(by_rounds.images),
+        "flops_per_image": dict(by_rounds.per_image),
+        "students": by_rounds.students,
+        "images_per_second": {"blind": per_second, **rates, "all": per_second * blind / (blind + by_rounds.extra)},
+    }
 
 
 @dataclass(frozen=True)
@@ -195,11 +252,14 @@ def _time(
     cost: CostOptions,
     made: float | None,
     label_flops: Mapping[str, float],
+    extra: float,
 ) -> dict[str, Any]:
-    """GPU-hours, hours and dollars of what is left, and the rate behind them in words."""
+    """GPU-hours, hours and dollars of what is left, and the rate behind them in words. ``extra``: operations of rounds."""
     gpus = cost.gpus or 1
     if made is None and result["left"]["images"] and not cost.images_per_second:
-        return dict.fromkeys(("assumption", "images_per_second", "gpu_hours", "hours", "dollars")) | {"gpus": gpus}
+        return dict.fromkeys(
+            ("assumption", "flops_per_second", "images_per_second", "gpu_hours", "hours", "dollars")
+        ) | {"gpus": gpus}
     dtype = wanted.recipe.dtype or "bfloat16"
     tflops = cost.tflops or H100_TFLOPS[dtype]
     utilisation = UTILISATION if cost.utilisation is None else cost.utilisation
@@ -208,18 +268,21 @@ def _time(
     assumption = f"{tflops:g} TFLOP/s a GPU ({whose}), {utilisation:.0%} of it reached"
     if cost.utilisation is None:
         assumption += " (assumed: measure yours and give --images-per-second)"
-    seconds = ((made or 0) + sum(label_flops.values())) / per_second
+    seconds = ((made or 0) + extra + sum(label_flops.values())) / per_second
     if cost.images_per_second:
         # The rate is that of images made and labelled in one pass; labels of images that are there are counted.
         images, labelled = result["left"]["images"], result["left"]["labels"]
         later = sum((labelled[name] - images) * result["flops_per_image"]["labels"][name] for name in labelled)
         seconds = images / cost.images_per_second + later / per_second
+        if extra:  # at the rate at which the measured images are made
+            seconds += extra / result["flops_per_image"]["total"] / cost.images_per_second
         measured = f"{cost.images_per_second:g} images/s a GPU, as given"
         assumption = f"{measured}; labels of images that are there: {assumption}" if later else measured
     hours = seconds / 3600
     dollars = None if cost.dollars_per_hour is None else hours * cost.dollars_per_hour
     return {
         "assumption": assumption,
+        "flops_per_second": per_second,
         "gpus": gpus,
         "images_per_second": gpus * result["left"]["images"] / seconds if seconds else None,
         "gpu_hours": hours,

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from dmkd.stores.errors import UsageError
+
 from ..help import MAIN, HeadedCommand, heading
 from ..options import find_store, json_option
 from ..recipe_options import read_recipe_options, recipe_options
@@ -50,6 +52,8 @@ def command(
     path = find_store(store)
     rounds = read_round(recipe)
     images, labels = read_recipe_options(recipe)
+    if dry_run and rounds is not None:
+        raise UsageError("--dry-run tells nothing of a round: `dmkd plan --rounds N` does.")
     if dry_run:
         from dmkd.plan import CostOptions
         from dmkd.runtime.devices import choose_device

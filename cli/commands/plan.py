@@ -8,14 +8,26 @@ import click
 from ..help import HeadedCommand, heading
 from ..options import find_store, json_option
 from ..recipe_options import read_recipe_options, recipe_options
+from ..round_options import ROUND, read_steering, steering_options
 
 if TYPE_CHECKING:
     from dmkd.generate import ImageOptions, LabelOptions
     from dmkd.plan import CostOptions
+    from dmkd.recipes.rounds import RoundOptions
 
 
 @click.command("plan", cls=HeadedCommand, short_help="What a run would make, take and cost; nothing is written.")
 @recipe_options
+@heading(ROUND)
+@click.option("--rounds", type=int, metavar="N", help="The images are made in rounds, as dmkd distil does.")
+@click.option(
+    "--student",
+    metavar="NAME",
+    default="resnet18",
+    show_default=True,
+    help="Architecture of the students that rounds follow.",
+)
+@steering_options
 @heading("Speed and price")
 @click.option(
     "--images-per-second", type=float, metavar="X", help="Images per second that one GPU makes and labels, if measured."
@@ -47,6 +59,8 @@ def command(
     gpus: int | None,
     dollars_per_hour: float | None,
     dollars_per_gb: float | None,
+    rounds: int | None,
+    student: str,
     as_json: bool,
     **recipe: Any,
 ) -> None:
@@ -65,10 +79,12 @@ def command(
       dmkd plan --sampler dpm++ --steps 25 --guidance-interval 0.1:0.5 --gpus 8 --dollars-per-hour 2.5
       dmkd plan --teacher resnet34.tv_in1k --views rrc:50+cutmix --codec klt:0.5
       dmkd plan --recipe recipe.toml --gpus 8
+      dmkd plan --images 50000 --rounds 5 --candidates 4 --candidate-steps 10    in rounds that follow a student
       dmkd plan --tflops 312 --utilisation 0.5                      on A100s
       dmkd plan --store imnet.zarr --images-per-second 3.1          what is left to do there
       dmkd plan --store s3://bucket/imnet.zarr --dollars-per-gb 0.09    what training from there moves
     """
+    steering = read_steering(recipe, None if rounds is None else "a student")
     images, labels = read_recipe_options(recipe)
     if store is None:
         store = _only_store()
@@ -83,16 +99,22 @@ def command(
         dollars_per_hour,
         dollars_per_gb,
     )
-    show_plan(store, images, labels, cost, device, as_json)
+    show_plan(store, images, labels, cost, device, as_json, None if rounds is None else (rounds, student, steering))
 
 
 def show_plan(
-    path: str, images: "ImageOptions", labels: "LabelOptions", cost: "CostOptions", device: str | None, as_json: bool
+    path: str,
+    images: "ImageOptions",
+    labels: "LabelOptions",
+    cost: "CostOptions",
+    device: str | None,
+    as_json: bool,
+    rounds: "tuple[int, str, RoundOptions] | None" = None,
 ) -> None:
-    """Print the plan of a run: a screen, or one line of JSON."""
-    from dmkd.plan import plan
+    """Print the plan of a run: a screen, or one line of JSON. ``rounds``: how many, the student, what they are made by."""
+    from dmkd.plan import PlannedRounds, plan
 
-    found = plan(path, images, labels, cost, device)
+    found = plan(path, images, labels, cost, device, rounds and PlannedRounds(*rounds))
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -137,6 +159,8 @@ def print_plan(plan: dict[str, Any]) -> None:
             ("GPU-hours", f"{plan['gpu_hours']:,.4g}"),
             ("time", f"{_hours(plan['hours'])} on {plan['gpus']} GPU{'s' if plan['gpus'] > 1 else ''}"),
         ]
+    if "rounds" in plan:
+        facts += _rounds(plan["rounds"])
     if plan["uncounted"] is not None:
         facts.append(("not counted", plan["uncounted"]))
     if plan["dollars"] is not None:
@@ -153,6 +177,17 @@ def print_plan(plan: dict[str, Any]) -> None:
         kind = "" if array["bytes_are"] == "exact" else f"{array['bytes_are']} "
         rows.append([name, f"{kind}{byte_size(array['bytes'])}", f"{array['bytes'] / plan['images']:,.1f}"])
     print_table("Arrays", ["array", "on disk", "bytes an image"], rows)
+
+
+def _rounds(rounds: dict[str, Any]) -> list[tuple[str, str]]:
+    """How many images each has, what an image takes beyond a blind one, and how many a GPU makes a second."""
+    images, extra, rates = rounds["images"], rounds["flops_per_image"], rounds["images_per_second"]
+    parts = [f"{part} {_flops(flops)} ({rates[part]:,.3g} images/s)" for part, flops in extra.items()]
+    blind, every = f"{rates['blind']:,.3g} images/s", f"{rates['all']:,.3g} images/s"
+    return [
+        ("rounds", f"{len(images)} of about {images[0]:,} images; their students {_flops(rounds['students'])}"),
+        ("a round", f"beyond a blind image ({blind} a GPU): {', '.join(parts)}; all of these: {every}"),
+    ]
 
 
 def _image(plan: dict[str, Any]) -> str:

@@ -38,9 +38,14 @@ def decoder_flops(config: dict[str, Any], info: GeneratorInfo) -> int:
 
 def classifier_flops(classifier: Classifier, size: int) -> int:
     """One forward pass for one view of size x size pixels, of a classifier on the meta device. ResNet-50 at 224: 8.2e9."""
+    return model_flops(classifier.model, size)
+
+
+def model_flops(model: torch.nn.Module, size: int) -> int:
+    """One forward pass of a model on the meta device for an image of size x size pixels."""
     with torch.device("meta"):
         pixels = torch.empty(1, 3, size, size)
-        return _count(lambda: classifier.model(pixels))
+        return _count(lambda: model.eval()(pixels))
 
 
 def model_calls(recipe: Recipe, info: GeneratorInfo, scheduler_config: dict[str, Any]) -> int:

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from dmkd.runtime.failures import named_line
 from dmkd.stores import UsageError
 from dmkd.training.run_folder import STUDENT
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 WEIGHTS = "model.safetensors"
 
@@ -28,7 +30,7 @@ class Start:
                 return cls(str(file), sha256(file.read_bytes()).hexdigest())
         raise UsageError(f"--start-from {folder}: there is no {WEIGHTS}; give the folder of a student, or of its run.")
 
-    def load_into(self, model: torch.nn.Module, architecture: str) -> None:
+    def load_into(self, model: "Module", architecture: str) -> None:
         """Raises ``UsageError`` if the weights are another architecture's, or have changed."""
         from safetensors.torch import load
 
