@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -127,10 +128,12 @@ class Classifier:
         top, left, tall, wide = self.canonical_box((height, width))
         rows = slice(round(top * height), round((top + tall) * height))
         columns = slice(round(left * width), round((left + wide) * width))
-        seen, size = images[:, :, rows, columns], (self.input_size, self.input_size)
-        if seen.shape[2:] != size:
-            mode = self.interpolation if self.interpolation in ("bilinear", "bicubic") else "bilinear"
-            seen = torch.nn.functional.interpolate(seen, size, mode=mode, antialias=True)
+        seen, size = images[:, :, rows, columns], self.input_size
+        if seen.shape[2:] != (size, size):
+            down, across = (
+                _resizing(edge, size, self.interpolation).to(seen.device) for edge in (seen.shape[2], seen.shape[3])
+            )
+            seen = down @ seen @ across.T
         mean, std = upload(torch.tensor([self.mean, self.std])[..., None, None], seen.device)
         with computing_in(self.precision, images.device):
             inputs = ((seen - mean) / std).contiguous(memory_format=self._layout(seen.device))
@@ -154,6 +157,15 @@ class Classifier:
     def _layout(self, device: torch.device) -> torch.memory_format:
         """cuDNN's fast kernels want channels last; otherwise they transpose before and after each convolution."""
         return torch.channels_last if self.channels_last and device.type == "cuda" else torch.contiguous_format
+
+
+@lru_cache(maxsize=8)
+def _resizing(pixels: int, size: int, interpolation: str) -> torch.Tensor:
+    """float32 (size, pixels): lines of an image to those of the image resized. As a matrix product its gradient is the same in
+    every run; torch's own on a GPU is not."""
+    mode = interpolation if interpolation in ("bilinear", "bicubic") else "bilinear"
+    unit = torch.eye(pixels)[None, None]
+    return torch.nn.functional.interpolate(unit, (size, pixels), mode=mode, antialias=True)[0, 0]
 
 
 def linear_head(teacher: Classifier, codec: str) -> tuple[np.ndarray, np.ndarray]:

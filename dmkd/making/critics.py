@@ -27,9 +27,10 @@ def critic_of(store: Store, number: int, device: str, teacher: Classifier | None
             f"The weights of teacher {teacher.source} have changed since round {number} of {store.path} was begun: bring the old "
             "weights back."
         )
-    return Critic(
-        teacher, student_from(one.student["config"], stored.student_weights(), device), parse_score(one.score)
-    )
+    student = student_from(one.student["config"], stored.student_weights(), device)
+    if store.recipe.get("compile"):
+        student.model.compile()
+    return Critic(teacher, student, parse_score(one.score))
 
 
 def student_from(config: dict[str, Any], weights: bytes, device: str) -> Classifier:
