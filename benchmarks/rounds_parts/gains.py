@@ -21,6 +21,10 @@ from dmkd.stores import open_store
 from dmkd.training.paired import Unit, paired_difference
 
 TURNS = 5
+EXPLANATION = """
+Top-1 in % of the students, and points over blind images with 95 % intervals: at equal images, at equal seconds (and how many
+blind images those are), and with the training of followed students. Half A of the held-out digits ranks the settings, all else is
+of the other half. ~: between blind students of fewer and of more images"""
 
 
 def rates(study: Study, settings: Sequence[str]) -> dict[str, float]:
@@ -95,13 +99,7 @@ def rows_of(study: Study, conditions: Iterable[Condition], speed: Mapping[str, f
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
-    print(
-        "\nTop-1 in % of the students; points over blind images with 95 % intervals, at equal images, equal seconds (beside how"
-    )
-    print(
-        "many blind images), and these with the training of followed students. Half A of the held-out digits ranks the settings,"
-    )
-    print("all but that column is of the other half. ~: between blind students of fewer and more images")
+    print(EXPLANATION)
     print(f"{'':34}{'':32}{'half A':>7}{'top-1':>13}{'equal images':>21}{'equal seconds':>30}{'with training':>30}")
     for row in rows:
         spread = "" if row["deviation"] is None else f" ± {row['deviation']:.1f}"
