@@ -11,7 +11,7 @@ from .errors import DamagedChunkError, UsageError, write_error
 from .reader import Reader
 
 # What selections mean by these words is not a user's to say.
-RESERVED = ("class_id", "image_id", "top1", "p_class", "entropy", "agree", "rank", layout.ROUND, layout.SCORE)
+RESERVED = ("class_id", "image_id", "top1", "p_class", "entropy", "agree", "rank")
 
 
 def add_column(store: Reader, name: str, values: np.ndarray, description: str, replace: bool) -> None:
@@ -20,6 +20,10 @@ def add_column(store: Reader, name: str, values: np.ndarray, description: str, r
     missing = set(store.missing_blocks())
     blocks = [block for block in range(store.num_blocks) if block not in missing]
     there = store.columns.get(name)
+    if there is not None and there.of_rounds:
+        raise UsageError(
+            f"Column {name} of {store.path} says how its rounds came about, and can't be replaced: give yours another name."
+        )
     if there is not None and not replace:
         _refuse_other_numbers(store, there, values, blocks)
     tree, node = store.chunks.tree, f"{layout.COLUMNS}/{name}"

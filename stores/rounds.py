@@ -65,6 +65,6 @@ def is_chained(one: StoredRound, before: str) -> bool:
 def read_rounds(chunks: Chunks) -> list[StoredRound]:
     """The rounds of a store, the first one first; one whose beginning was interrupted is left out."""
     tree = chunks.tree
-    numbers = sorted(int(name) for name in tree.names(layout.ROUNDS) if name.isdecimal())
+    numbers = sorted(int(name) for name in tree.children(layout.ROUNDS) if name.isdecimal())
     found = tree.map(lambda number: tree.attributes(f"{layout.ROUNDS}/{number}"), numbers)
     return [StoredRound(chunks, number, its) for number, its in zip(numbers, found, strict=True) if its.get("identity")]

@@ -10,6 +10,7 @@ from .chunks import Chunks
 from .columns import Column
 from .create import open_store
 from .errors import StoreError, UsageError
+from .rounds import StoredRound
 from .sets import LabelSet, ViewSet
 from .store import Store
 from .tags.comparing import verify_small
@@ -78,6 +79,10 @@ class TaggedStore(Store):
     @property
     def columns(self) -> dict[str, Column]:
         return {name: one for name, one in super().columns.items() if name in self.tag.manifest["columns"]}
+
+    @property
+    def rounds(self) -> list[StoredRound]:
+        return [one for one in super().rounds if str(one.number) in self.tag.manifest.get("rounds", {})]
 
 
 def open_tagged(

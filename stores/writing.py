@@ -135,7 +135,8 @@ def _label_rows(
 def _column_rows(
     store: Reader, ids: np.ndarray, image_checks: np.ndarray | None, columns: Mapping[str, np.ndarray]
 ) -> Arrays:
-    of_rounds = {name: column for name, column in store.columns.items() if column.of_rounds}
+    # Columns without a round are those of one whose beginning was interrupted.
+    of_rounds = {name: column for name, column in store.columns.items() if column.of_rounds and store.rounds}
     if columns.keys() != (of_rounds.keys() if image_checks is not None else set()):
         raise UsageError(
             f"New images of {store.path} need numbers in columns {', '.join(of_rounds) or 'none'}, and what was given is "

@@ -64,6 +64,7 @@ def problems_of(path: str) -> Iterator[str]:
         (layout.VIEWS, "view_set"),
         (layout.LABELS, "label_set"),
         (layout.COLUMNS, "column"),
+        (layout.ROUNDS, "round"),
         (layout.TAGS, "tag"),
     ):
         for name in tree.children(group):

@@ -16,6 +16,7 @@ KINDS = {
     "view_sets": ("View set", layout.VIEWS),
     "label_sets": ("Label set", layout.LABELS),
     "columns": ("Column", layout.COLUMNS),
+    "rounds": ("Round", layout.ROUNDS),
 }
 
 
@@ -50,17 +51,17 @@ def _descriptions(store: Reader, tag: Tag) -> Iterator[Finding]:
     if now["classes"] != then["classes"]:
         yield Finding(ERROR, "", "The names of the classes are not those that were tagged.")
     for kind, (words, group) in KINDS.items():
-        for name, identity in then[kind].items():
-            if name not in now[kind]:
+        for name, identity in then.get(kind, {}).items():
+            if name not in now.get(kind, {}):
                 yield Finding(ERROR, f"{group}/{name}", f"{words} {name} was tagged and is not there.")
             elif now[kind][name] != identity:
                 yield Finding(ERROR, f"{group}/{name}", f"{words} {name} is another than was tagged.")
 
 
 def _covers(tag: Tag, node: str) -> bool:
-    return any(
-        covered == node or covered.startswith(f"{node}/") for covered in (*tag.arrays, *tag.manifest["constants"])
-    )
+    students = [f"{layout.ROUNDS}/{number}/{layout.STUDENT}" for number in tag.manifest.get("rounds", {})]
+    every = (*tag.arrays, *tag.manifest["constants"], *students)
+    return any(covered == node or covered.startswith(f"{node}/") for covered in every)
 
 
 def _values(store: Reader, tag: Tag, nodes: Iterable[str], advance: Callable[[int], object]) -> Iterator[Finding]:
@@ -125,7 +126,7 @@ def _additions(store: Reader, tag: Tag) -> Iterator[Finding]:
     """What came after the tag, and is not covered by it."""
     now: Mapping[str, Any] = descriptions_of(store)
     for kind, (words, group) in KINDS.items():
-        for name in now[kind].keys() - tag.manifest[kind].keys():
+        for name in now.get(kind, {}).keys() - tag.manifest.get(kind, {}).keys():
             yield Finding(NOTE, f"{group}/{name}", f"{words} {name} was added after the tag was made.")
     made = store.num_blocks - len(store.missing_blocks())
     if made > tag.arrays[layout.IMAGES]["blocks"]:

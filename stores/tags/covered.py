@@ -67,6 +67,8 @@ def descriptions_of(store: Reader) -> dict[str, Any]:
         "view_sets": _identities(store.views),
         "label_sets": _identities({name: one for name, one in store.labels.items() if one.fitted}),
         "columns": _identities(store.columns),
+        # Without rounds as tags were made before there were any.
+        **({"rounds": {str(one.number): one.identity for one in store.rounds}} if store.rounds else {}),
     }
 
 

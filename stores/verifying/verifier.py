@@ -16,13 +16,13 @@ from ..columns import Column
 from ..errors import DmkdError, StoreUnreachableError, first_line
 from ..identity import is_fingerprint
 from ..reader import Reader
-from ..rounds import is_chained
 from ..sets import LabelSet, ViewSet
 from ..trees.tree import open_tree
 from .arrays import look_at_array
 from .columns import wrong_identity, wrong_numbers
 from .constants import read_constants
 from .finding import ERROR, NOTE, WARNING, Finding, show_ids, some
+from .rounds import look_at_rounds
 from .values import OddImages, decodes_finite, wrong_quality, wrong_views
 
 _ROOT_ATTRIBUTES = ("recipe", "identity", "source", "class_names", "block_size")
@@ -77,7 +77,8 @@ class Verifier:
             yield from self._guarded(f"{layout.VIEWS}/{name}", self._view_set, name)
         for name in tree.children(layout.LABELS):
             yield from self._guarded(f"{layout.LABELS}/{name}", self._label_set, name)
-        yield from self._rounds()
+        yield from look_at_rounds(store)
+        self._starts = [one.start for one in store.rounds]
         for name in tree.children(layout.COLUMNS):
             yield from self._guarded(f"{layout.COLUMNS}/{name}", self._column, name)
         if leftovers := tree.count_partials():
@@ -143,24 +144,6 @@ class Verifier:
         yield from found
         if not found:
             self.coders[name] = coder
-
-    def _rounds(self) -> Iterator[Finding]:
-        before, end = self.store.identity, None
-        for number, one in enumerate(self.store.rounds, 1):
-            if one.number != number or end not in (None, one.start):
-                yield Finding(ERROR, one.node, "It does not follow the round before it: some round is not there.")
-            elif not is_chained(one, before):
-                yield Finding(
-                    ERROR, one.node, "The identity is not that of its description and of the round before it."
-                )
-            elif one.description.get("student"):
-                try:
-                    self.bytes += len(one.student_weights())
-                    self.chunks += 1
-                except DmkdError as error:
-                    yield Finding(ERROR, f"{one.node}/{layout.STUDENT}", str(error))
-            before, end = one.identity, one.stop
-            self._starts.append(one.start)
 
     def _column(self, name: str) -> Iterator[Finding]:
         node = f"{layout.COLUMNS}/{name}"
@@ -342,7 +325,8 @@ class Verifier:
     def _numbers(
         self, column: Column, block: int, ids: np.ndarray, image_checks: np.ndarray | None
     ) -> Iterator[Finding]:
-        if column.of_rounds and self.has(layout.IMAGES, block) and not self.has(column.node, block):
+        expected = column.of_rounds and self._starts and self.has(layout.IMAGES, block)
+        if expected and not self.has(column.node, block):
             what = "The chunk is missing, and there are images of this block."
             yield Finding(ERROR, column.node, what, block, repairable=True)
         stored = (yield from self._read(column.node, block, len(ids))) if self.has(column.node, block) else None

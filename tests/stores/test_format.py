@@ -46,6 +46,22 @@ def store_of_all_codecs(path):
     return store
 
 
+def store_with_rounds(path):
+    """100 images in blocks of 16, the last 40 of them made in two rounds, the first of which follows a student."""
+    store = filled_store(path, num_images=60)
+    student, blocks = b"weights", [3, 4, 5, 6]
+    description = {"file_sha256": hashlib.sha256(student).hexdigest(), "config": {"architecture": "resnet18"}}
+    store.add_round({"start": 60, "images": 20, "student": description, "score": "kl:4"}, student)
+    store.add_round({"start": 80, "images": 20})
+    store.grow(100)
+    for block in blocks:
+        ids = np.array(store.block_ids(block))
+        rounds = np.searchsorted([60, 80], ids, side="right").astype(float)
+        columns = {"round": rounds, "score": np.where(rounds == 1, ids / 7, np.nan)}
+        store.write_block(block, **block_arrays(store, block), columns=columns)
+    return store
+
+
 def check_read_alike(store):
     """Whether the other reader reads what dmkd reads, to the last bit of the images."""
     other = reader.Store(Path(store.path))
@@ -84,6 +100,23 @@ def test_it_reads_a_packed_store_with_loose_blocks(tmp_path):
     store.write_block(1, **block_arrays(store, 1, seed=9))
     store.chunks.tree.delete_block("images", 4)
     check_read_alike(open_store(store.path))
+
+
+def test_it_reads_a_store_with_rounds_and_follows_their_chain(tmp_path):
+    store = store_with_rounds(tmp_path / "s.zarr")
+    check_read_alike(store)
+    other = reader.Store(Path(store.path))
+    before = other.attributes["identity"]
+    for number in (1, 2):
+        attributes = other.node(f"rounds/{number}")["attributes"]
+        text = json.dumps(
+            {k: v for k, v in attributes.items() if k != "identity"}, sort_keys=True, separators=(",", ":")
+        )
+        assert attributes["before"] == before
+        before = attributes["identity"]
+        assert hashlib.sha256(text.encode()).hexdigest() == before
+    assert before == store.lineage
+    assert other.constant("rounds/1/student").tobytes() == b"weights"
 
 
 @pytest.mark.parametrize("codec", ["webp", "jpeg:90"])
@@ -204,8 +237,8 @@ def test_the_schema_is_one():
 
 def rich_store(path):
     """One node of every kind."""
-    store = filled_store(path)
-    store.add_column("score", np.arange(100.0))
+    store = store_with_rounds(path)
+    store.add_column("clip_score", np.arange(100.0))
     store.save_selection("few", "image_id < 7")
     store.write_card("# s", "cc0")
     write_tag(store, "v1")
@@ -219,8 +252,8 @@ def test_every_kind_of_node_has_its_schema(tmp_path, monkeypatch, name):
     seen = []
     monkeypatch.setattr(store_schema, "_problems", lambda where, kind, attributes: seen.append(kind) or [])
     list(store_schema.problems_of(rich_store(tmp_path / name).path))
-    kinds = ["root", "view_set", "label_set", "column", "tag", "selections", "card", "run", "run_part"]
-    assert seen == kinds
+    sets = ["view_set", "label_set", "column", "column", "column", "round", "round", "tag"]
+    assert seen == ["root", *sets, "selections", "card", "run", "run_part"]
 
 
 @pytest.mark.breaks_metadata
@@ -231,7 +264,9 @@ def test_every_kind_of_node_has_its_schema(tmp_path, monkeypatch, name):
         ("", {"created": "yesterday"}, "created: 'yesterday' does not match"),
         ("views/views", {"components": ["row", "left", "height", "width", "flip"]}, "components/0: 'top' was expected"),
         ("labels/teacher", {"codec": {"name": "gzip"}}, "codec: "),
-        ("columns/score", {"identity": "0"}, "identity: "),
+        ("columns/clip_score", {"identity": "0"}, "identity: "),
+        ("rounds/1", {"candidates": 1}, "candidates: 1 is less than the minimum of 2"),
+        ("rounds/2", {"mood": "good"}, "'mood' was unexpected"),
         ("selections", {"few": 7}, "few: 7 is not of type 'string'"),
         ("card", {"licence": None}, "licence: None is not of type 'string'"),
         ("tags/v1", {"sha256": None}, "sha256: None is not of type 'string'"),
