@@ -8,9 +8,10 @@ import click
 
 from dmkd.recipes.generator_args import written_arguments
 from dmkd.runtime.space import byte_size
-from dmkd.stores import Store
+from dmkd.stores import Store, layout
 from dmkd.stores.codecs import codec_from_json
 from dmkd.stores.showing.facts import quality_view_in_words, store_facts, teacher_in_words
+from dmkd.stores.showing.round_facts import followed_in_words, made_in_words
 
 from .display import duration, percent, print_facts, print_sentence, print_table
 from .traffic import traffic_lines
@@ -20,9 +21,12 @@ __all__ = ["print_everything", "print_store", "store_facts"]
 BARS = "▁▂▃▄▅▆▇█"
 NO_BREAK = "\u00a0"
 RUNS_SHOWN = 5
+ROUNDS_SHOWN = 12
 VERSIONS_SHOWN = ("dmkd", "torch", "diffusers", "transformers", "timm")  # the others are in the JSON
 LABEL_COLUMNS = ("label set", "teacher", "views", "codec", "a view", "done", "agrees", "p(class)", "entropy")
 SPARE_LABEL_COLUMNS = ("a view", "entropy", "p(class)", "codec", "agrees", "views")
+ROUND_COLUMNS = ("round", "images", "followed", "labels", "score", "mean", "agrees", "made as")
+SPARE_ROUND_COLUMNS = ("labels", "mean")
 
 
 def print_store(store: Store) -> None:
@@ -51,6 +55,9 @@ def print_everything(facts: dict[str, Any]) -> None:
         _print_section("Views", columns, _view_rows(facts), ("seed",))
     if facts["label_sets"]:
         _print_section("Labels", LABEL_COLUMNS, _label_rows(facts), SPARE_LABEL_COLUMNS)
+    if facts["rounds"]:
+        title, rounds = _last("Rounds", facts["rounds"], ROUNDS_SHOWN)
+        _print_section(title, ROUND_COLUMNS, round_rows(rounds), SPARE_ROUND_COLUMNS)
     if facts["columns"]:
         print_columns(facts)
     if facts["selections"]:
@@ -67,11 +74,15 @@ def print_everything(facts: dict[str, Any]) -> None:
             ]
             print_facts(opinion_title(name, label_set["statistics"]), lines)
     if facts["runs"]:
-        shown = facts["runs"][-RUNS_SHOWN:]
-        title = "Runs" + (f", the last {RUNS_SHOWN} of {len(facts['runs'])}" if len(facts["runs"]) > RUNS_SHOWN else "")
+        title, shown = _last("Runs", facts["runs"], RUNS_SHOWN)
         columns = ["started (UTC)", "command", "outcome", "blocks", "time", "images/s", "workers"]
         _print_section(title, columns, [run_row(run, facts["block_size"]) for run in shown], ("workers", "blocks"))
     _print_damaged(facts)
+
+
+def _last(title: str, every: Sequence[dict[str, Any]], most: int) -> tuple[str, Sequence[dict[str, Any]]]:
+    """The last ones of a list, and a title that says if there are more."""
+    return title + (f", the last {most} of {len(every)}" if len(every) > most else ""), every[-most:]
 
 
 def _print_section(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], spare: Sequence[str]) -> None:
@@ -92,15 +103,22 @@ def _what_it_is(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("made by", recipe_line(recipe)),
         *([("prompts", prompts_line(recipe))] if recipe.get("prompts") else []),
         *([("seed", f"{recipe['seed']}, {numerics_line(recipe)}")] if "sub_batch" in recipe else []),
-        ("identity", f"{facts['identity'][:16]}…"),
+        ("identity", identity_line(facts)),
     ]
+
+
+def identity_line(facts: dict[str, Any]) -> str:
+    """That of the recipe, and the last round's, which all rounds decide."""
+    rounds = len(facts["rounds"]) - 1
+    after = f", after {rounds} round{'s' if rounds > 1 else ''} {facts['lineage'][:16]}…" if rounds > 0 else ""
+    return f"{facts['identity'][:16]}…{after}"
 
 
 def size_lines(facts: dict[str, Any]) -> list[str]:
     """Bytes on disk of each array, those of a label set together, as many on a line as fit."""
     sizes: dict[str, int] = {}
     for node, array in facts["arrays"].items():
-        part = "/".join(node.split("/")[:2])
+        part = layout.ROUNDS if node.startswith(f"{layout.ROUNDS}/") else "/".join(node.split("/")[:2])
         sizes[part] = sizes.get(part, 0) + array["bytes"]
     words = [f"{node} {byte_size(size)}" for node, size in sizes.items()]
     return textwrap.wrap(", ".join(word.replace(" ", NO_BREAK) for word in words), 86, break_on_hyphens=False)
@@ -242,6 +260,25 @@ def prompts_line(recipe: dict[str, Any]) -> str:
     first, *more = recipe["prompts"]
     line = f"{first!r}" + (f" and {len(more)} more" if more else "")
     return line + (f", negative {recipe['negative_prompt']!r}" if recipe["negative_prompt"] else "")
+
+
+def round_rows(rounds: Sequence[dict[str, Any]]) -> list[list[str]]:
+    def about(one: dict[str, Any], text: str) -> str:
+        return f"{'≈ ' if text and one['blocks_read'] < one['blocks_made'] else ''}{text}"
+
+    return [
+        [
+            str(one["number"]),
+            f"{one['images']:,}",
+            followed_in_words(one),
+            one["labels"] or "",
+            one["score"] or "",
+            about(one, "" if one["mean_score"] is None else f"{one['mean_score']:.4g}"),
+            about(one, percent(one["agreement"])),
+            made_in_words(one),
+        ]
+        for one in rounds
+    ]
 
 
 def print_columns(facts: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Columns: one number an image under a user's name, such as a score of their own; bound to its image like every other row."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from . import layout
 from .checks import column_checks
 from .chunks import Chunks
+from .errors import DamagedChunkError, MissingBlockError
 from .identity import fingerprint
 from .rows import Rows
 
@@ -52,6 +54,19 @@ class Column:
     def missing_blocks(self) -> list[int]:
         """Blocks that have no numbers, ascending."""
         return self._chunks.missing(self.node)
+
+    def read_blocks(self, blocks: Sequence[int], damaged: list[str]) -> dict[int, np.ndarray]:
+        """Block -> its numbers, float64 (n,). Of blocks that are damaged ``damaged`` gets a sentence, and they are left out."""
+
+        def read(block: int) -> np.ndarray | str:
+            try:
+                return self.rows.block(block)
+            except (DamagedChunkError, MissingBlockError) as error:
+                return str(error)
+
+        found = dict(zip(blocks, self._chunks.tree.map(read, blocks), strict=True))
+        damaged += [one for one in found.values() if isinstance(one, str)]
+        return {block: one for block, one in found.items() if not isinstance(one, str)}
 
     def known(self, ids: np.ndarray) -> np.ndarray:
         """float64 (n,): the numbers of ids int64 (n,), NaN where there are none."""

@@ -12,8 +12,8 @@ from .reader import Reader
 from .rounds import round_identity
 
 COLUMN_DESCRIPTIONS = {
-    layout.ROUND: "the round that the image was made in; 0: before any look at a student",
-    layout.SCORE: "the score that the round's student and its teacher gave the image; NaN: there was no student",
+    layout.ROUND: "the round that the image was made in; 0: before the first one",
+    layout.SCORE: "what the round's student and teacher gave the image; NaN: there was no student",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from dmkd.cards.licences import UNKNOWN, front_matter, generator_licence
 from dmkd.cards.markdown import markdown_table
+from dmkd.cards.round_section import round_section
 from dmkd.recipes.id_ranges import id_ranges
 from dmkd.stores import DamagedChunkError, LabelSet, Store
 from dmkd.stores.opinions import average_opinion, sample_size, sampled
@@ -46,6 +47,7 @@ def card_text(store: Store, licence: str) -> str:
         _intro(store),
         *_contents(store),
         *_making(store),
+        *round_section(store),
         *_reading(store, _name(store)),
         *_limits(store),
         *_rights(store, licence),
@@ -64,6 +66,7 @@ def hub_card(store: Store, path: str, preview: str, previewed: int) -> str:
         "each teacher's first view. The data set is the store, in the folders beside it.",
         *_contents(store),
         *_making(store),
+        *round_section(store),
         *_reading(store, path),
         f"`dmkd pull {path}` copies it to a disk, where training is fastest.",
         *_limits(store),
@@ -81,6 +84,7 @@ def export_card(store: Store, export: Mapping[str, Any]) -> str:
         *_exported(export),
         *_contents(store),
         *_making(store),
+        *round_section(store),
         *_limits(store),
         *_rights(store, licence),
     ]

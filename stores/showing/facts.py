@@ -11,10 +11,11 @@ import numpy as np
 from .. import layout
 from ..columns import Column
 from ..errors import DamagedChunkError
-from ..opinions import sampled, statistics
+from ..opinions import sample_size, sampled, statistics
 from ..reader import Reader
 from ..sets import LabelSet, ViewSet
 from ..tags.tag import Tag, read_tags
+from .round_facts import round_facts
 
 Listing = Mapping[str, Mapping[int, int]]  # node -> block -> bytes
 
@@ -57,6 +58,8 @@ def store_facts(store: Reader, every_block: bool = False) -> dict[str, Any]:
     labels = {name: _label_set_description(store, label_set) for name, label_set in label_sets.items()}
     for name, label_set in readable.items():
         labels[name] |= _label_set_facts(store, label_set, listing, set(missing), every_block, damaged)
+    told = next(iter(readable.values()), None)
+    rounds = round_facts(store, told, missing, None if every_block else sample_size(store.path), damaged)
     attributes = store.attributes
     return {
         "path": store.path,
@@ -71,6 +74,7 @@ def store_facts(store: Reader, every_block: bool = False) -> dict[str, Any]:
         "missing_blocks": missing,
         "complete": not missing and not any(facts["missing_blocks"] for facts in labels.values()),
         "identity": store.identity,
+        "lineage": store.lineage,
         "source": store.source,
         "recipe": store.recipe,
         "bytes": sum(sum(blocks.values()) for blocks in listing.values()),
@@ -80,7 +84,8 @@ def store_facts(store: Reader, every_block: bool = False) -> dict[str, Any]:
             for name, view_set in view_sets.items()
         },
         "label_sets": labels,
-        "columns": {name: _column_facts(store, column, missing) for name, column in store.columns.items()},
+        "columns": {name: _column_facts(store, column, missing, damaged) for name, column in store.columns.items()},
+        "rounds": rounds,
         "selections": store.selections,
         "tags": {name: _tag_facts(tag) for name, tag in read_tags(store).items()},
         "damaged": list(dict.fromkeys(damaged)),
@@ -94,9 +99,11 @@ def store_facts(store: Reader, every_block: bool = False) -> dict[str, Any]:
 def _list_arrays(
     store: Reader, view_sets: Mapping[str, ViewSet], label_sets: Mapping[str, LabelSet]
 ) -> dict[str, dict[int, int]]:
-    """Bytes of each block of each array, images first; a codec's constants have one block."""
+    """Bytes of each block of each array, images first; constants, of codecs and of rounds, have one block."""
     tree = store.chunks.tree
     nodes = [layout.IMAGES, layout.CLASS_IDS, layout.CHECKS, *(view_set.node for view_set in view_sets.values())]
+    nodes += [column.node for column in store.columns.values()]
+    nodes += [f"{one.node}/{layout.STUDENT}" for one in store.rounds if one.description.get("student")]
     for label_set in label_sets.values():
         nodes += [*label_set.array_nodes.values(), f"{label_set.node}/{layout.QUALITY}", label_set.checks_node]
         nodes += [f"{label_set.node}/{layout.CONSTANTS}/{name}" for name in label_set.codec.constants]
@@ -169,15 +176,20 @@ def _label_set_facts(
     return facts
 
 
-def _column_facts(store: Reader, column: Column, missing: list[int]) -> dict[str, Any]:
+def _column_facts(store: Reader, column: Column, missing: list[int], damaged: list[str]) -> dict[str, Any]:
     """What a column says of a sample of blocks, at most as many as are read of labels."""
     absent = {*missing, *column.missing_blocks()}
     there = [block for block in range(store.num_blocks) if block not in absent]
-    facts: dict[str, Any] = {"description": column.description, "missing_blocks": sorted(absent - set(missing))}
+    facts: dict[str, Any] = {
+        "description": column.description,
+        "of_rounds": column.of_rounds,
+        "missing_blocks": sorted(absent - set(missing)),
+    }
     blocks = sampled(store.path, there)
-    if blocks:
-        values = np.concatenate([column.rows.block(block) for block in blocks])
-        facts |= {"smallest": float(values.min()), "mean": float(values.mean()), "largest": float(values.max())}
+    values = np.concatenate([np.zeros(0), *column.read_blocks(blocks, damaged).values()])
+    known = values[~np.isnan(values)]  # a score is NaN where there was no student
+    if len(known):
+        facts |= {"smallest": float(known.min()), "mean": float(known.mean()), "largest": float(known.max())}
         facts["sampled"] = len(blocks) < len(there)
     return facts
 

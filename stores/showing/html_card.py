@@ -14,12 +14,14 @@ from ..errors import DmkdError
 from ..opinions import sample_blocks, statistics
 from ..reader import Reader
 from .facts import teacher_in_words
+from .round_facts import followed_in_words, made_in_words, round_facts
 
 SECONDS = 0.8
 IMAGES_SHOWN = 10
 BLOCKS_READ = 20  # of each label set's quality
 THUMBNAIL_PX = 72
 LABEL_SETS_SHOWN = 8
+ROUNDS_SHOWN = 8
 
 # Colours are the notebook's own, light or dark: lines and shades are grey, half transparent.
 _CARD = "border:1px solid rgba(128,128,128,.4);border-radius:8px;padding:12px 16px;display:inline-block;max-width:860px"
@@ -36,7 +38,7 @@ def html_card(store: Reader, seconds: float = SECONDS) -> str:
     reader.join(seconds)
     found = dict(parts)
     late = "" if "done" in found else f'<div style="{_QUIET}">The rest takes longer: see dmkd inspect.</div>'
-    body = "".join(found.get(part, "") for part in ("facts", "labels", "images", "error")) + late
+    body = "".join(found.get(part, "") for part in ("facts", "labels", "rounds", "images", "error")) + late
     return f'<div style="{_CARD}"><div style="font-weight:600">{html.escape(store.path)}</div>{body}</div>'
 
 
@@ -48,6 +50,7 @@ def _read(store: Reader, parts: dict[str, str]) -> None:
         if len(missing) < store.num_blocks:
             parts["images"] = _images(store, set(missing))
         parts["labels"] = _labels(store, set(missing))
+        parts["rounds"] = _rounds(store, set(missing))
     except DmkdError as error:
         parts["error"] = f'<div style="{_QUIET}">{html.escape(str(error))}</div>'
     except Exception as error:  # a card that can't be drawn must not hide the cell's result
@@ -99,6 +102,27 @@ def _labels(store: Reader, without_images: set[int]) -> str:
     if more := len(label_sets) - len(rows):
         rows.append([f"and {more} more", *[""] * 6])
     return _table(rows, ["label set", "teacher", "views", "codec", "done", "agrees", "entropy"])
+
+
+def _rounds(store: Reader, missing: set[int]) -> str:
+    """A line each, of the last ones; nothing without rounds."""
+    told = next((label_set for label_set in store.labels.values() if label_set.fitted), None)
+    found = round_facts(store, told, missing, BLOCKS_READ, damaged=[])
+    rows = []
+    for one in found[-ROUNDS_SHOWN:]:
+        about = "≈ " if one["blocks_read"] < one["blocks_made"] else ""
+        mean, agrees = one["mean_score"], one["agreement"]
+        cells = [
+            str(one["number"]),
+            f"{one['images']:,}",
+            followed_in_words(one),
+            made_in_words(one),
+            one["score"] or "",
+        ]
+        cells += ["" if mean is None else f"{about}{mean:.3g}", "" if agrees is None else f"{about}{agrees:.0%}"]
+        rows.append([html.escape(cell) for cell in cells])
+    head = ["round", "images", "followed", "made as", "score", "mean", "agrees"]
+    return _table(rows, head) if rows else ""
 
 
 def _images(store: Reader, missing: set[int]) -> str:

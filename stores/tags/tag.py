@@ -2,8 +2,8 @@
 
 The manifest says what was in the store, in numbers that depend neither on the backend nor on how chunks are compressed or packed:
 of every array the sha256 over its blocks' digests, of every constant its sha256, and the identities of the recipe, the view
-sets, the label sets, the columns and the rounds. Its own sha256, of the manifest as canonical JSON, is what a paper cites. The digests show
-which blocks differ.
+sets, the label sets, the columns and the rounds. Its own sha256, of the manifest as canonical JSON, is what a paper cites. The
+digests show which blocks differ.
 """
 
 import hashlib

@@ -11,6 +11,7 @@ import pytest
 import store_schema
 from conftest import CLASS_NAMES, block_arrays, filled_store
 from format_vectors import VECTORS, values_of, vectors
+from stores_with_rounds import STUDENT, store_with_rounds
 
 from dmkd.stores import create_store, open_store, parse_codec
 from dmkd.stores.image_codecs import parse_image_codec
@@ -43,22 +44,6 @@ def store_of_all_codecs(path):
     store.add_column("score", rng.normal(size=100))
     for node in ("images", "labels/klt/coefficients"):
         store.chunks.tree.delete_block(node, 2)
-    return store
-
-
-def store_with_rounds(path):
-    """100 images in blocks of 16, the last 40 of them made in two rounds, the first of which follows a student."""
-    store = filled_store(path, num_images=60)
-    student, blocks = b"weights", [3, 4, 5, 6]
-    description = {"file_sha256": hashlib.sha256(student).hexdigest(), "config": {"architecture": "resnet18"}}
-    store.add_round({"start": 60, "images": 20, "student": description, "score": "kl:4"}, student)
-    store.add_round({"start": 80, "images": 20})
-    store.grow(100)
-    for block in blocks:
-        ids = np.array(store.block_ids(block))
-        rounds = np.searchsorted([60, 80], ids, side="right").astype(float)
-        columns = {"round": rounds, "score": np.where(rounds == 1, ids / 7, np.nan)}
-        store.write_block(block, **block_arrays(store, block), columns=columns)
     return store
 
 
@@ -116,7 +101,7 @@ def test_it_reads_a_store_with_rounds_and_follows_their_chain(tmp_path):
         before = attributes["identity"]
         assert hashlib.sha256(text.encode()).hexdigest() == before
     assert before == store.lineage
-    assert other.constant("rounds/1/student").tobytes() == b"weights"
+    assert other.constant("rounds/1/student").tobytes() == STUDENT
 
 
 @pytest.mark.parametrize("codec", ["webp", "jpeg:90"])
