@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dmkd.stores import LabelSet, Store
 
 
-ORDERS = ("class", "entropy", "agreed", "disagreed")
+ORDERS = ("class", "round", "entropy", "agreed", "disagreed")
 
 
 @click.command("view", cls=HeadedCommand, short_help="Look at images, views and labels.")
@@ -34,8 +34,9 @@ ORDERS = ("class", "entropy", "agreed", "disagreed")
     "--by",
     shell_complete=words(*ORDERS),
     metavar="ORDER",
-    help="class: a row of each class; entropy: from the surest to the least sure; agreed, disagreed: those whose class the "
-    "teacher finds likeliest, or unlikeliest; or a column of your own, from its smallest number to its largest. Default: class.",
+    help="class: a row of each class; round: a row of each round, with scores; entropy: from the surest to the least sure; "
+    "agreed, disagreed: those whose class the teacher finds likeliest, or unlikeliest; or a column, from its smallest number to its "
+    "largest. Default: class.",
 )
 @click.option("--ids", metavar="IDS", help="These images: 7,3,100-120.")
 @click.option("--image", type=int, metavar="ID", help="All views of one image, as the teacher saw them, and its top-5.")
@@ -46,7 +47,7 @@ ORDERS = ("class", "entropy", "agreed", "disagreed")
     "--count",
     type=click.IntRange(1, 400),
     metavar="N",
-    help="Images; with --by class, of each class. Default: 32, or 8.",
+    help="Images; with --by class or round, of each. Default: 32, or 8.",
 )
 @click.option("--columns", type=click.IntRange(1, 64), metavar="N", help="Images per row. Default: 8, or what fits.")
 @click.option(
@@ -88,6 +89,7 @@ def command(
       dmkd view imnet.zarr --by disagreed --open      where teacher and class are furthest apart
       dmkd view imnet.zarr --by entropy --labels resnet34.tv_in1k --count 64
       dmkd view imnet.zarr --by class --classes 207,151-155 --count 10 --out dogs.png
+      dmkd view imnet.zarr --by round --count 12      what was made for the students that were followed
       dmkd view imnet.zarr --ids 7,3,100-120
       dmkd view imnet.zarr --image 7 --temperature 4
     """
@@ -109,6 +111,8 @@ def command(
         sheet, what = opened.show(parse_ids(ids), labels, columns), "ids"
     elif by in (None, "class"):
         sheet, what = class_sheet(opened, label_set, classes, count or 8, columns), "by-class"
+    elif by == "round" and (opened.rounds or by not in opened.columns):
+        sheet, what = round_sheet(opened, label_set, count or 8, columns), "by-round"
     else:
         assert by is not None
         if by not in ORDERS and by not in opened.columns:
@@ -163,6 +167,27 @@ def class_sheet(
     return draw_sheet(f"{store.path}: {some}", caption_key(label_set), rows, columns or count)
 
 
+def round_sheet(store: "Store", label_set: "LabelSet | None", count: int, columns: int | None) -> "Image":
+    """A row of images for each round, and their scores."""
+    from dmkd.stores.layout import SCORE
+    from dmkd.stores.showing.contact_sheet import MAX_TILES, Row, caption_key, draw_sheet, image_tiles
+    from dmkd.stores.showing.picks import pick_by_round
+
+    chosen = pick_by_round(store, count)
+    if (tiles := sum(map(len, chosen.values()))) > MAX_TILES:
+        raise UsageError(
+            f"{tiles:,} images are too many for one sheet, which holds {MAX_TILES}: ask for fewer of each with --count."
+        )
+    scores = store.column(SCORE)
+    rows = [
+        Row(image_tiles(store, ids.tolist(), label_if_there(store, label_set, ids), column=scores), f"round {number}")
+        for number, ids in chosen.items()
+    ]
+    score = next((one.description["score"] for one in reversed(store.rounds) if "score" in one.description), None)
+    key = caption_key(label_set) + (f"; score: {score}, of teacher and student of the round" if score else "")
+    return draw_sheet(f"{store.path}: its rounds", key, rows, columns or count)
+
+
 def opinion_sheet(store: "Store", label_set: "LabelSet | None", order: str, count: int, columns: int | None) -> "Image":
     """Images in the order of what a teacher thinks of them."""
     from dmkd.stores.showing.contact_sheet import Row, caption_key, draw_sheet, image_tiles
@@ -191,7 +216,7 @@ def column_sheet(store: "Store", label_set: "LabelSet | None", name: str, count:
     first, last = column[ids[[0, -1]]]
     title = f"{store.path}: {len(ids)} images with {name} from {first:.4g} to {last:.4g}"
     subtitle = f"among {among:,} of {store.num_images:,} images; {caption_key(label_set)}"
-    tiles = image_tiles(store, ids.tolist(), label_if_there(store, label_set, ids))
+    tiles = image_tiles(store, ids.tolist(), label_if_there(store, label_set, ids), column=column)
     return draw_sheet(title, subtitle, [Row(tiles)], columns)
 
 

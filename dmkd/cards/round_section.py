@@ -32,10 +32,10 @@ def round_section(store: Store) -> list[str]:
     ]
     return [
         "## Rounds",
-        f"The images were made one round after the other, round 0 to {len(found) - 1}. Those of round 0 follow the recipe alone. A "
-        "later round may follow a student, a network that had learned from the images before: its images were chosen from candidates, pushed "
-        "while they were sampled, or dealt to classes, so that there is more to learn from them. They are no random "
-        "sample of what the generator makes: hard images, and hard classes, may be more frequent.",
+        f"The images were made one round after the other, round 0 to {len(found) - 1}. Those of round 0 follow the recipe alone. "
+        "A later round may follow a student, a network that had learned from the images before: its images were chosen from "
+        "candidates, pushed while they were sampled, or dealt to classes, so that there is more to learn from them. They are no "
+        "random sample of what the generator makes: hard images, and hard classes, may be more frequent.",
         markdown_table(_HEADER, rows),
         "*Score*: how much that student had to learn from an image, by what it and the teacher said of it: `kl:4` is their "
         "Kullback-Leibler divergence at temperature 4. *Agrees*: as above, over the images of the round. Of each round some "

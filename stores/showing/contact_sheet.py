@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..chunks import Ids
+from ..columns import Column
 from ..errors import UsageError
 from ..reader import Reader
 from ..sets import LabelSet
@@ -97,14 +98,22 @@ def draw_sheet(
     return sheet
 
 
-def image_tiles(store: Reader, ids: Sequence[int], label_set: LabelSet | None, named: bool = True) -> list[Tile]:
+def image_tiles(
+    store: Reader,
+    ids: Sequence[int],
+    label_set: LabelSet | None,
+    named: bool = True,
+    column: Column | None = None,
+) -> list[Tile]:
     """A tile for each id: id, class, and if there are labels p(class) and entropy; where the teacher disagrees, what it
-    sees instead, in red. ``named``: with the class, unless a heading names it already."""
+    sees instead, in red. ``named``: with the class, unless a heading names it already. ``column``: whose numbers are told, but
+    for those that are NaN."""
     chosen = np.asarray(ids, np.int64)
     if not len(chosen):
         return []
     images, class_ids = store.images[chosen], store.class_ids[chosen]
     quality = label_set.quality[chosen] if label_set is not None else None
+    numbers = np.full(len(chosen), np.nan) if column is None else column[chosen]
     tiles = []
     for i, image in enumerate(images):
         lines = [Line(f"#{chosen[i]}", INK, right=class_label(store, int(class_ids[i])) if named else "")]
@@ -116,6 +125,8 @@ def image_tiles(store: Reader, ids: Sequence[int], label_set: LabelSet | None, n
             if top1 != class_ids[i]:
                 frame = RED
                 lines.append(Line(f"seen as {class_label(store, int(top1))}", RED))
+        if column is not None and not np.isnan(numbers[i]):
+            lines.append(Line(f"{column.name} {numbers[i]:.4g}"))
         tiles.append(Tile(image, tuple(lines), frame))
     return tiles
 

@@ -4,6 +4,7 @@ A large store is not read whole: some blocks are sampled, always the same ones.
 """
 
 from collections.abc import Sequence
+from itertools import islice, pairwise
 
 import numpy as np
 
@@ -56,6 +57,22 @@ def pick_by_opinion(store: Reader, label_set: LabelSet, order: str, count: int) 
     return opinions.ids[chosen], len(opinions.ids)
 
 
+def pick_by_round(store: Reader, count: int) -> dict[int, np.ndarray]:
+    """The number of each round, 0 too -> ids int64 of up to ``count`` of its images, the first that are there. Raises
+    ``UsageError`` if the store has no rounds."""
+    if not store.rounds:
+        raise UsageError(
+            f"{store.path} has no rounds: images are added in one by dmkd generate, with --round or --follow."
+        )
+    missing = set(store.missing_blocks())
+    edges = [0, *(one.start for one in store.rounds), store.num_images]
+    chosen: dict[int, np.ndarray] = {}
+    for number, (start, stop) in enumerate(pairwise(edges)):
+        ids = (image for image in range(start, stop) if image // store.block_size not in missing)
+        chosen[number] = np.array(list(islice(ids, count)), np.int64)
+    return {number: ids for number, ids in chosen.items() if len(ids)}
+
+
 def pick_by_column(store: Reader, column: Column, count: int) -> tuple[np.ndarray, int]:
     """Ids int64 of ``count`` images, from the smallest number of a column to the largest in equal steps of rank, and how many
     they were picked from. Raises ``StoreError`` if no image has a number."""
@@ -64,7 +81,11 @@ def pick_by_column(store: Reader, column: Column, count: int) -> tuple[np.ndarra
     if not blocks:
         raise _nothing(store, f"numbers in column {column.name}")
     ids = np.concatenate([store.block_ids(block) for block in blocks])
-    return ids[_evenly(column[ids], min(count, len(ids)))], len(ids)
+    values = column[ids]
+    ids, values = ids[~np.isnan(values)], values[~np.isnan(values)]  # a score is NaN where there was no student
+    if not len(ids):
+        raise _nothing(store, f"numbers in column {column.name}")
+    return ids[_evenly(values, min(count, len(ids)))], len(ids)
 
 
 def _evenly(values: np.ndarray, count: int) -> np.ndarray:

@@ -10,9 +10,11 @@ from stores_with_rounds import fill, store_with_rounds
 
 from dmkd.cards.dataset_card import card_text
 from dmkd.cli.main import main
-from dmkd.stores import DamagedChunkError, columns, open_store, opinions
+from dmkd.stores import DamagedChunkError, StoreError, columns, open_store, opinions
+from dmkd.stores.showing.contact_sheet import image_tiles
 from dmkd.stores.showing.facts import store_facts
 from dmkd.stores.showing.html_card import html_card
+from dmkd.stores.showing.picks import pick_by_column, pick_by_round
 
 
 def dmkd(*arguments):
@@ -113,3 +115,54 @@ def test_without_rounds_nothing_is_said_of_them(tmp_path):
     assert store_facts(store)["rounds"] == []
     shown = dmkd("inspect", store.path).stdout + html_card(store, 60.0) + card_text(store, "mit")
     assert "Rounds" not in shown and ">round<" not in shown and " round" not in shown.replace(" rounds (", ""), shown
+
+
+def test_a_sheet_has_a_row_of_each_round_and_its_scores(store, tmp_path):
+    chosen = pick_by_round(store, 3)
+    assert {number: ids.tolist() for number, ids in chosen.items()} == {0: [0, 1, 2], 1: [60, 61, 62], 2: [80, 81, 82]}
+    lines = [
+        [line.text for line in tile.lines] for tile in image_tiles(store, [60, 80], None, column=store.columns["score"])
+    ]
+    assert lines == [["#60", "score 8.571"], ["#80"]]
+    result = dmkd("view", store.path, "--by", "round", "--out", tmp_path / "sheet.png")
+    assert result.exit_code == 0 and (tmp_path / "sheet.png").exists(), result.output
+
+
+def test_a_sheet_of_more_than_fits_is_refused(tmp_path):
+    store = filled_store(tmp_path / "s.zarr", num_images=300)
+    store.add_round({"start": 300, "images": 300})
+    store.grow(600)
+    fill(store)
+    result = dmkd("view", store.path, "--by", "round", "--count", "250", "--out", tmp_path / "sheet.png")
+    assert result.exit_code == 2 and "500 images are too many" in result.output
+
+
+def test_rows_are_of_the_images_that_are_there(tmp_path):
+    store = filled_store(tmp_path / "s.zarr", num_images=60)
+    store.add_round({"start": 60, "images": 40})
+    store.grow(100)
+    assert (
+        list(pick_by_round(store, 3)) == [0]
+        and dmkd("view", store.path, "--by", "round", "--out", tmp_path / "sheet.png").exit_code == 0
+    )
+
+
+def test_images_without_a_score_are_left_out_where_it_orders_them(store, tmp_path):
+    ids, among = pick_by_column(store, store.columns["score"], 5)
+    assert among == 20 and ids.tolist() == [60, 65, 70, 74, 79]
+    assert dmkd("view", store.path, "--by", "score", "--out", tmp_path / "sheet.png").exit_code == 0
+
+
+def test_of_scores_that_nobody_gave_there_is_nothing_to_show(tmp_path):
+    store = filled_store(tmp_path / "s.zarr", num_images=60)
+    store.add_round({"start": 60, "images": 40})
+    with pytest.raises(StoreError, match="no numbers in column score"):
+        pick_by_column(store, store.columns["score"], 5)
+
+
+def test_without_rounds_round_is_a_column_or_nothing(tmp_path):
+    store = filled_store(tmp_path / "s.zarr")
+    result = dmkd("view", store.path, "--by", "round", "--out", tmp_path / "sheet.png")
+    assert result.exit_code == 2 and "has no rounds" in result.output
+    store.add_column("round", np.arange(100.0))
+    assert dmkd("view", store.path, "--by", "round", "--out", tmp_path / "sheet.png").exit_code == 0
