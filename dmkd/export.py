@@ -98,7 +98,7 @@ def export_store(store: Store, folder: str, options: ExportOptions, display: Dis
     target = _target(folder)
     export = _export(store, target, reader, options)
     ids, missing, selected = _chosen_ids(store, reader, judge, options)
-    state = ExportState(target, _description(store, reader, judge, export, options))
+    state = ExportState(target, _description(store, ids, reader, judge, export, options))
     state.check(len(ids), store.path)
     if selected:
         display.notice(selected)
@@ -169,13 +169,18 @@ class _Stopped(Exception):
 
 
 def _description(
-    store: Store, reader: SampleReader, judge: LabelSet | None, export: Export, options: ExportOptions
+    store: Store,
+    ids: np.ndarray,
+    reader: SampleReader,
+    judge: LabelSet | None,
+    export: Export,
+    options: ExportOptions,
 ) -> dict[str, Any]:
     """Everything that determines the contents of the files."""
     judged = None
     if options.select is not None:
         judged = {"by": judge and judge.identity, "rule": str(selection_of(store, options.select))}
-    description = {"format": options.format, "store": store.identity, "jpeg": options.jpeg, "select": judged}
+    description = {"format": options.format, "store": store.lineage_of(ids), "jpeg": options.jpeg, "select": judged}
     if options.format == "imagefolder":
         return description
     return {

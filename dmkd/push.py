@@ -157,18 +157,20 @@ def _made_files(store: Store, path: str, folder: Path) -> dict[str, Path]:
 
 
 def _refuse_another(store: Store, branch: Branch) -> None:
-    """Raise ``MismatchError`` if the repository holds another store."""
+    """Raise ``MismatchError`` if the repository holds another store: another recipe's, or one that went on in other rounds."""
     if ROOT not in branch.files:
         return
-    there = json.loads(branch.repository.read(branch.head, ROOT)).get("attributes", {})
     path = branch.repository.path
-    refuse_mismatch(
-        f"The store at {path}",
-        {"identity": there.get("identity")},
-        {"identity": store.identity},
-        "Push to another repository, or to a branch of its own (@BRANCH).",
-        holder=path,
-    )
+    way_out = "Push to another repository, or to a branch of its own (@BRANCH)."
+
+    def refuse(whose: str, metadata: str, identity: str) -> None:
+        there = json.loads(branch.repository.read(branch.head, metadata)).get("attributes", {})
+        refuse_mismatch(whose, {"identity": there.get("identity")}, {"identity": identity}, way_out, holder=path)
+
+    refuse(f"The store at {path}", ROOT, store.identity)
+    common = [one for one in store.rounds if f"{one.node}/{ROOT}" in branch.files]
+    for last in common[-1:]:  # those before it are part of its identity
+        refuse(f"Round {last.number} of the store at {path}", f"{last.node}/{ROOT}", last.identity)
 
 
 def _local_paths(store: Store) -> list[str]:

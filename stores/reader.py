@@ -176,6 +176,12 @@ class Reader:
         """The identity of the last round, which follows from those before it; without rounds the store's own."""
         return self.rounds[-1].identity if self.rounds else self.identity
 
+    def lineage_of(self, ids: np.ndarray) -> str:
+        """The identity that decides the images with these ids, int64 (n,), n > 0: of the last round that made one of them. Later
+        rounds do not change it."""
+        number = np.searchsorted([one.start for one in self.rounds], ids.max(), side="right")
+        return self.rounds[number - 1].identity if number else self.identity
+
     def column(self, name: str) -> Column:
         """The column of this name. Raises ``UsageError`` if there is none."""
         if name not in self.columns:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import block_arrays, filled_store
+from conftest import new_store
 
 from dmkd.stores import Store
 
@@ -28,17 +28,39 @@ def columns_of(store: Store, block: int) -> dict[str, np.ndarray]:
     return {"round": rounds.astype(float), "score": np.where(has_student[rounds], ids / 7, np.nan)}
 
 
-def fill(store: Store) -> None:
+def arrays_of(store: Store, block: int, seed: int = 0) -> dict[str, Any]:
+    """Random contents of a block, what ``write_block`` takes; those of an image depend on its id alone."""
+    images = [np.random.default_rng((seed, image)) for image in store.block_ids(block)]
+    views = np.tile(np.array([0, 0, 1, 1, 0], np.float32), (len(images), store.views["views"].num_views, 1))
+    logits = np.stack([rng.normal(size=(views.shape[1], store.num_classes)) for rng in images]).astype(np.float32)
+    quality = np.array([[rng.integers(store.num_classes), *rng.random(2)] for rng in images], np.float32)
+    return {
+        "images": np.stack([rng.integers(0, 256, store.image_shape) for rng in images]).astype(np.uint8),
+        "class_ids": np.array([rng.integers(store.num_classes) for rng in images], np.int32),
+        "views": {"views": views},
+        "labels": {"teacher": (logits, quality)},
+        "columns": columns_of(store, block) if store.rounds else {},
+    }
+
+
+def fill(store: Store) -> Store:
     """Make the blocks that are missing."""
     for block in store.missing_blocks():
-        store.write_block(block, **block_arrays(store, block), columns=columns_of(store, block))
+        store.write_block(block, **arrays_of(store, block))
+    return store
+
+
+def add_round(store: Store, images: int, student: bytes | None = None) -> None:
+    """A round of so many images, and these."""
+    about = {} if student is None else followed(student)
+    store.add_round({"start": store.num_images, "images": images, **about}, student)
+    store.grow(store.num_images + images)
+    fill(store)
 
 
 def store_with_rounds(path: Path | str, **options: Any) -> Store:
     """100 images in blocks of 16, the last 40 of them made in two rounds, the first of which follows a student."""
-    store = filled_store(path, num_images=START, **options)
-    store.add_round({"start": START, "images": 20, **followed()}, STUDENT)
-    store.add_round({"start": START + 20, "images": 20})
-    store.grow(100)
-    fill(store)
+    store = fill(new_store(path, num_images=START, **options))
+    add_round(store, 20, STUDENT)
+    add_round(store, 20)
     return store

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from conftest import block_arrays, filled_store, make_teacher, new_store
 from hub_server import HubServer
 from huggingface_hub import DatasetCard
+from stores_with_rounds import add_round, store_with_rounds
 
 from dmkd.cli.main import main
 from dmkd.runtime import hub_upload
@@ -122,6 +123,23 @@ def test_what_the_store_no_longer_has_is_deleted_and_what_is_not_its_own_stays(h
     pushed(store.path)
     added = {".gitattributes", "README.md", "preview/train-000000.parquet", "LICENSE", "docs/more.md"}
     assert hub.files(REPOSITORY).keys() == contents(Path(store.path)).keys() | added
+
+
+def test_a_store_with_rounds_goes_there_and_comes_back_and_other_rounds_do_not(hub: HubServer, tmp_path):
+    made = store_with_rounds(tmp_path / "s.zarr")
+    shutil.copytree(made.path, tmp_path / "other.zarr")
+    pushed(made.path, "--create")
+    assert dmkd("pull", PLACE, tmp_path / "t.zarr").exit_code == 0
+    copy = open_store(str(tmp_path / "t.zarr"))
+    assert copy.lineage == made.lineage and dmkd("verify", copy.path).exit_code == 0
+    add_round(made, 20)
+    other = open_store(str(tmp_path / "other.zarr"))
+    add_round(other, 20, b"another student")
+    pushed(made.path)
+    assert open_store(PLACE).lineage == made.lineage
+    assert "Round 3 of the store at hf://" in refused("push", other.path, PLACE)
+    add_round(made, 20)
+    pushed(made.path)
 
 
 def test_the_run_log_stays_at_home_unless_asked_for(hub: HubServer, store):

@@ -35,8 +35,8 @@ ORDERS = ("class", "round", "entropy", "agreed", "disagreed")
     shell_complete=words(*ORDERS),
     metavar="ORDER",
     help="class: a row of each class; round: a row of each round, with scores; entropy: from the surest to the least sure; "
-    "agreed, disagreed: those whose class the teacher finds likeliest, or unlikeliest; or a column, from its smallest number to its "
-    "largest. Default: class.",
+    "agreed, disagreed: those whose class the teacher finds likeliest, or unlikeliest; or a column, from its smallest number "
+    "to its largest. Default: class.",
 )
 @click.option("--ids", metavar="IDS", help="These images: 7,3,100-120.")
 @click.option("--image", type=int, metavar="ID", help="All views of one image, as the teacher saw them, and its top-5.")

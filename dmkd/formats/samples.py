@@ -56,7 +56,9 @@ class Sample:
     quality: dict[str, dict[str, float]]  # label set -> top1, p_class, entropy
     logits: dict[str, np.ndarray]  # label set ->
     views: dict[str, np.ndarray]  # view set ->
-    columns: dict[str, float]  # column -> the image's number
+    columns: dict[
+        str, float | None
+    ]  # column -> the image's number; None: it has none, as where no student gave a score
 
     @property
     def key(self) -> str:
@@ -89,7 +91,10 @@ class SampleReader:
         logits = {label_set.name: self._logits(label_set, ids) for label_set in self.label_sets}
         quality = {label_set.name: label_set.quality[ids].tolist() for label_set in self.label_sets}
         views = {name: self._seen(self.store.views[name][ids]) for name in view_sets_of(self.label_sets)}
-        columns = {column.name: column[ids].tolist() for column in self.columns}
+        columns = {
+            column.name: [None if np.isnan(number) else number for number in column[ids].tolist()]
+            for column in self.columns
+        }
         names = self.store.class_names
         return [
             Sample(

@@ -123,6 +123,11 @@ class Loader:
         self._open()
         self._just_opened = True
 
+    @property
+    def lineage(self) -> str:
+        """The identity of what made the images that are read, see :meth:`dmkd.stores.reader.Reader.lineage_of`."""
+        return self.store.lineage_of(np.flatnonzero(self.order_of.selected))
+
     def _open(self) -> None:
         """Open the columns, by way of the cache if there is one."""
         order, (folder, limit) = self.order_of, self._cache_at

@@ -146,7 +146,7 @@ class _Planner:
         if images is not None:
             options["select"] = _images_of_draw(store, images, draw, options.get("select"))
         _, recipe = resolve_training(store, options, preset)
-        count, facts = self.used(path, recipe.labels, recipe.view_set, recipe.select)
+        count, lineage, facts = self.used(path, recipe.labels, recipe.view_set, recipe.select)
         if images is not None and not self.options.get("select") and "select" not in varied and count != images:
             raise UsageError(
                 f"{path}: {count:,} of the {'next' if draw else 'first'} {images:,} images are made and labelled; finish the "
@@ -165,7 +165,7 @@ class _Planner:
         }
         description = {
             "training": described,
-            "store": {"identity": store.identity, "images": count},
+            "store": {"identity": lineage, "images": count},
             "labels": {name: store.labels[name].identity for name in parse_labels(recipe.labels)},
         }
         return Run(
@@ -181,13 +181,15 @@ class _Planner:
             draw,
         )
 
-    def _used(self, path: str, labels: str | None, view_set: str, select: str | None) -> tuple[int, dict[str, Any]]:
-        """How many images a recipe learns from, and the facts of them."""
+    def _used(
+        self, path: str, labels: str | None, view_set: str, select: str | None
+    ) -> tuple[int, str, dict[str, Any]]:
+        """How many images a recipe learns from, the identity of what made them, and the facts of them."""
         store = self.stores[path]
         usable = usable_images(store, parse_labels(labels), view_set, select)
         if usable.notice:
             self.notices[f"{path}: {usable.notice}"] = None
-        return len(usable.ids), facts_of(store, labels, usable.ids)
+        return len(usable.ids), store.lineage_of(usable.ids), facts_of(store, labels, usable.ids)
 
     def _views_of_the_others(self, store: Store) -> str | None:
         """Without a teacher the student sees the views that those with one see."""

@@ -66,14 +66,14 @@ def described(loader: Loader | Mixture) -> dict[str, Any]:
     """The stores and labels that decide what a run's student is; JSON-able. ``stores`` are all of several, by their number."""
     first = loader.loaders[0]
     description: dict[str, Any] = {
-        "store": {"identity": first.store.identity, "images": loader.num_images},
+        "store": {"identity": first.lineage, "images": loader.num_images},
         "labels": _labels(first),
         **_tag(first),
     }
     if isinstance(loader, Mixture):
         description["stores"] = {
             str(number): {
-                "identity": one.store.identity,
+                "identity": one.lineage,
                 "images": one.num_images,
                 "share": images / loader.num_images,
                 "labels": _labels(one),

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import block_arrays, filled_store
-from stores_with_rounds import fill, store_with_rounds
+from conftest import filled_store, new_store
+from stores_with_rounds import add_round, arrays_of, fill, store_with_rounds
 
 from dmkd.cards.dataset_card import card_text
 from dmkd.cli.main import main
@@ -57,12 +57,12 @@ def test_inspect_has_a_line_for_each_round(store):
 
 
 def test_of_a_large_store_each_round_is_sampled(tmp_path, monkeypatch):
-    store = filled_store(tmp_path / "s.zarr", num_images=960, num_views=1)
+    store = fill(new_store(tmp_path / "s.zarr", num_images=960, num_views=1))
     store.add_round({"start": 960, "images": 640, "score": "kl:4"})
     store.grow(1600)
     for block in store.missing_blocks():
-        arrays = block_arrays(store, block, num_views=1)
-        store.write_block(block, **arrays, columns={"round": np.ones(16), "score": np.full(16, 2.0)})
+        columns_of_round = {"round": np.ones(16), "score": np.full(16, 2.0)}
+        store.write_block(block, **{**arrays_of(store, block), "columns": columns_of_round})
     monkeypatch.setattr(opinions, "SAMPLED_BLOCKS", 10)
     read = []
     monkeypatch.setattr(
@@ -129,10 +129,8 @@ def test_a_sheet_has_a_row_of_each_round_and_its_scores(store, tmp_path):
 
 
 def test_a_sheet_of_more_than_fits_is_refused(tmp_path):
-    store = filled_store(tmp_path / "s.zarr", num_images=300)
-    store.add_round({"start": 300, "images": 300})
-    store.grow(600)
-    fill(store)
+    store = fill(new_store(tmp_path / "s.zarr", num_images=300))
+    add_round(store, 300)
     result = dmkd("view", store.path, "--by", "round", "--count", "250", "--out", tmp_path / "sheet.png")
     assert result.exit_code == 2 and "500 images are too many" in result.output
 
