@@ -135,9 +135,15 @@ def _label_rows(
 def _column_rows(
     store: Reader, ids: np.ndarray, image_checks: np.ndarray | None, columns: Mapping[str, np.ndarray]
 ) -> Arrays:
+    if image_checks is None:
+        if columns:
+            raise UsageError(
+                f"Columns of {store.path} are written with new images, and there are none; nothing was written."
+            )
+        return {}
     # Columns without a round are those of one whose beginning was interrupted.
     of_rounds = {name: column for name, column in store.columns.items() if column.of_rounds and store.rounds}
-    if columns.keys() != (of_rounds.keys() if image_checks is not None else set()):
+    if columns.keys() != of_rounds.keys():
         raise UsageError(
             f"New images of {store.path} need numbers in columns {', '.join(of_rounds) or 'none'}, and what was given is "
             f"{', '.join(columns) or 'none'}; nothing was written."
@@ -148,7 +154,6 @@ def _column_rows(
             raise UsageError(
                 f"Column {name} takes {len(ids)} float64 here, not {values.dtype} of shape {values.shape}."
             )
-        assert image_checks is not None
         arrays[of_rounds[name].node] = bind_column(of_rounds[name].identity, ids, image_checks, values)
     return arrays
 

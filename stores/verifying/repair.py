@@ -75,7 +75,7 @@ def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
             done.refused.append(f"{finding.where}: it could be read the second time; nothing was deleted.")
         elif finding.block is not None and finding.block >= again.num_blocks:
             delete(finding.node, finding.block)
-        elif finding.node in (layout.IMAGES, layout.CLASS_IDS, layout.CHECKS):
+        elif (beside := _made_with_images(store, finding.node)) is not None:
             assert finding.block is not None
             if store.source is None:
                 done.refused.append(
@@ -83,10 +83,8 @@ def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
                     + _way_back(tree, finding.block)
                 )
                 continue
-            delete(layout.IMAGES, finding.block)
-            if finding.node != layout.IMAGES:  # one of the two, and it can't be known which
-                delete(layout.CHECKS, finding.block)
-                delete(layout.CLASS_IDS, finding.block)
+            for node in (layout.IMAGES, *beside):
+                delete(node, finding.block)
             done.images = True
         elif finding.node.startswith(f"{layout.VIEWS}/"):
             assert finding.block is not None
@@ -94,13 +92,8 @@ def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
             done.labels = True
         elif is_column(finding.node):
             assert finding.block is not None
-            name = finding.node.split("/")[1]
-            if name in store.columns and store.columns[name].of_rounds:
-                delete(layout.IMAGES, finding.block)  # they are made together
-                done.images = True
-            else:
-                done.columns.append(name)
             delete(finding.node, finding.block)
+            done.columns.append(finding.node.split("/")[1])
         else:
             name = finding.node.split("/")[1]
             done.labels = True
@@ -116,6 +109,16 @@ def repair(store: Reader, findings: Iterable[Finding]) -> Repair:
                 if of_views in again.doubted_views - again.confirmed_views:
                     delete_views(*of_views)
     return done
+
+
+def _made_with_images(store: Reader, node: str) -> tuple[str, ...] | None:
+    """What is deleted beside a block's images so that an array is made again with them; None: it is not made with images."""
+    if node == layout.IMAGES:
+        return ()
+    if node in (layout.CLASS_IDS, layout.CHECKS):  # one of the two, and it can't be known which
+        return (layout.CHECKS, layout.CLASS_IDS)
+    of_rounds = [column.node for column in store.columns.values() if column.of_rounds]
+    return (node,) if node in of_rounds else None
 
 
 def _way_back(tree: Tree, block: int) -> str:
