@@ -99,7 +99,7 @@ def export_store(store: Store, folder: str, options: ExportOptions, display: Dis
     export = _export(store, target, reader, options)
     ids, missing, selected = _chosen_ids(store, reader, judge, options)
     state = ExportState(target, _description(store, ids, reader, judge, export, options))
-    state.check(len(ids), store.path)
+    state.check(len(ids), store.path, grown_from=(store.identity, *(one.before for one in store.rounds)))
     if selected:
         display.notice(selected)
     if len(missing):

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,15 @@ class ExportState:
         self._parts: dict[str, list[int]] = dict(self._stored.get("parts", {}))
         self._images, self._saved_at = 0, 0.0
 
-    def check(self, images: int, path: str) -> None:
-        """Refuse to continue an export of something else, or of more than was asked for."""
+    def check(self, images: int, path: str, grown_from: Collection[str] = ()) -> None:
+        """Refuse to continue an export of something else, or of more than was asked for. ``grown_from``: what the store was known
+        by before it went on in further rounds."""
         if not self._stored:
             return
-        refuse_mismatch(
-            f"The export in {self._folder}", self._stored["made_of"], self.description, "Give another folder with --to."
-        )
+        made_of = self._stored["made_of"]
+        if made_of.get("store") in grown_from:
+            made_of = {**made_of, "store": self.description["store"]}
+        refuse_mismatch(f"The export in {self._folder}", made_of, self.description, "Give another folder with --to.")
         if self._stored["images"] > images:
             raise UsageError(
                 f"The export in {self._folder} was begun for {self._stored['images']:,} images, but {images:,} of {path} "

@@ -129,3 +129,5 @@ def test_an_export_goes_on_with_the_same_rounds_alone(store, tmp_path):
             export(other, folder, columns="none", select=select)
     add_round(store, 20)
     assert export(store, tmp_path / "some", columns="none", select="round <= 1").written == 0
+    assert export(store, tmp_path / "all", columns="none").images == 120, "and those of a further one are added"
+    assert export(store, tmp_path / "all", columns="none").written == 0
