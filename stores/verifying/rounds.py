@@ -31,9 +31,10 @@ def look_at_rounds(store: Reader) -> Iterator[Finding]:
 
 def _was_made_in_rounds(store: Reader) -> bool:
     """Whether the last numbers of the rounds' column are of one, where there is none."""
-    column = store.columns.get(layout.ROUND)
-    there = store.chunks.tree.present_blocks(column.node) if column is not None and column.of_rounds else ()
+    column, tree = store.columns.get(layout.ROUND), store.chunks.tree
+    if column is None or not column.of_rounds or not (there := tree.present_blocks(column.node)):
+        return False
     try:
-        return bool(there) and store.chunks.tree.read_block(column.node, max(there))[:, 0].max() > 0
+        return bool(tree.read_block(column.node, max(there))[:, 0].max() > 0)
     except (ValueError, RuntimeError):  # a finding of its own
         return False
