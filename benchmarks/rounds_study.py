@@ -40,7 +40,7 @@ from rounds_parts.students import Study, begin_worker
 
 from dmkd.runtime.whole_files import write_file
 
-RECOMMENDED = "4 cheap, shares 0.5"  # what --quick measures
+RECOMMENDED = "4 cheap"  # what --quick measures
 
 
 def report(

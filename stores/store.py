@@ -187,7 +187,10 @@ class Store(Reader):
     def add_round(self, description: Mapping[str, Any], student: bytes | None = None) -> None:
         """Write down what the images from ``description["start"]`` on, ``description["images"]`` of them, are made by; then
         :meth:`grow`. ``student``: the safetensors file of the student that they follow, if they do, whose ``file_sha256`` is in
-        ``description["student"]``. Raises ``UsageError`` if the store has a column ``round`` or ``score`` of its own."""
+        ``description["student"]``. Raises ``UsageError`` if the store has a column ``round`` or ``score`` of its own, or another
+        number of images than ``start``."""
+        if description["start"] != self.num_images:
+            raise UsageError(f"A round of {self.path} begins with image {self.num_images}, not {description['start']}.")
         for name, column in self.columns.items():
             if name in COLUMN_DESCRIPTIONS and not column.of_rounds:
                 raise UsageError(
