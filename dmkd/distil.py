@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
-from dmkd.recipes.rounds import RoundOptions
+from dmkd.recipes.rounds import RoundOptions, or_recommended
 from dmkd.runtime.progress import Display
 from dmkd.runtime.whole_files import write_file
 from dmkd.stores import Store, UsageError, open_store, store_exists
@@ -58,8 +58,8 @@ def distil(
     """Images in rounds, and their students: in ``out/round-0``, ``round-1``, ... those that rounds follow, in ``out/student`` the
     one of all images.
 
-    ``images.images`` in all, as many in each round, as nearly as can be; ``steering``: what the rounds are made by. Each stage is
-    resumed by the same call, and a finished one is not done again. Returns ``rounds``, a line for each (number, images, seconds,
+    ``images.images`` in all, as many in each round, as nearly as can be; ``steering``: what the rounds are made by (see
+    :func:`or_recommended`). Each stage is resumed by the same call, and a finished one is not done again. Returns ``rounds``, a line for each (number, images, seconds,
     top1 of the student of the images so far, agreement and score of its images) and ``student``, the last one's summary.
     Raises ``UsageError`` for what can't be done, ``MismatchError`` if the store's rounds are others.
     """
@@ -74,7 +74,13 @@ def distil(
     for number in range(_rounds_past(path, ends, book), options.rounds):
         last = number + 1 == options.rounds
         title = f"round {number}/{options.rounds - 1}{_about(book.seconds_left(number, options.rounds))}"
-        follow = None if number == 0 else dataclasses.replace(steering, follow=str(_followed(out, number - 1)))
+        follow = (
+            None
+            if number == 0
+            else dataclasses.replace(
+                or_recommended(steering, open_store(path).recipe.get("steps")), follow=str(_followed(out, number - 1))
+            )
+        )
         with book.timed(number, "generation_seconds"):
             asked, titled = dataclasses.replace(images, images=ends[number]), _Titled(display, title)
             store, _ = generate(path, asked, labels, run, titled, tell_recipe if number == 0 else None, follow)

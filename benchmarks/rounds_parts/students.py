@@ -135,8 +135,8 @@ class Study:
         }
 
     def best(self, conditions: Iterable[Condition], speed: Mapping[str, float]) -> Condition:
-        """By the half to choose on: of those within a standard error of the first (Breiman et al. 1984) the fastest; of equally fast
-        ones, to 5 %, the one that is listed first."""
+        """By the half to choose on: of those within a standard error of the first (Breiman et al. 1984) the fastest; of equally
+        fast ones, to 5 %, the one that is listed first."""
         listed = list(conditions)
         gains = {one: self._gains_to_choose_on(one) for one in listed}
         first = max(listed, key=lambda one: statistics.mean(gains[one]))

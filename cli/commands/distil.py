@@ -75,8 +75,8 @@ def command(
 ) -> None:
     """Make images in rounds, each for what the student of the rounds before has not learned, and train a student on them all.
 
-    Each image of a round is the one of several candidates that teacher and student disagree on most, or is pushed that way while
-    it is sampled; classes that the student is bad at get more. Every round is part of the store's recipe: its student is kept in
+    Each image of a round is the one of four candidates, sampled with a quarter of the steps, that teacher and student disagree on
+    most, unless the options of rounds say otherwise. Every round is part of the store's recipe: its student is kept in
     the store, verify --regenerate makes it again, and --select "round <= 1" trains on the first ones alone.
 
     If interrupted at any point, rerun the same command to resume.
