@@ -59,8 +59,9 @@ def distil(
     one of all images.
 
     ``images.images`` in all, as many in each round, as nearly as can be; ``steering``: what the rounds are made by (see
-    :func:`or_recommended`). Each stage is resumed by the same call, and a finished one is not done again. Returns ``rounds``, a line for each (number, images, seconds,
-    top1 of the student of the images so far, agreement and score of its images) and ``student``, the last one's summary.
+    :func:`or_recommended`). Each stage is resumed by the same call, and a finished one is not done again.
+    Returns ``rounds``, a line for each (number, images, seconds, top1 of the student of the images so far, agreement and score of
+    its images) and ``student``, the last one's summary.
     Raises ``UsageError`` for what can't be done, ``MismatchError`` if the store's rounds are others.
     """
     if options.rounds < 1:
