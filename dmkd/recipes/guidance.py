@@ -9,12 +9,12 @@ LARGEST = 30.0
 Range = tuple[float, float]
 
 
-def parse_guidance(text: str | float | Range, least: float = 1) -> float | Range:
+def parse_guidance(text: str | float | Range, least: float = 1, option: str = "--guidance") -> float | Range:
     """``2`` -> 2.0; ``"1.5:3"`` -> (1.5, 3.0): each image's scale is drawn from that range. Raises ``UsageError``.
 
     ``least``: 0 for pipelines whose scale for no guidance is 0.
     """
-    scales = _numbers("--guidance", text)
+    scales = _numbers(option, text)
     if not all(least <= scale <= LARGEST for scale in scales):  # also refuses NaN
         raise UsageError(f"Guidance {_show(scales)} is out of range: {least:g} (none) to {LARGEST:g}.")
     return scales[0] if scales[0] == scales[-1] else (scales[0], scales[-1])

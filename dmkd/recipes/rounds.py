@@ -147,7 +147,7 @@ def class_scales(options: RoundOptions) -> Range | None:
     """The smallest and the largest scale of a class, if classes are to have their own. Raises ``UsageError``."""
     if options.class_guidance is None:
         return None
-    scales = parse_guidance(options.class_guidance)
+    scales = parse_guidance(options.class_guidance, option="--class-guidance")
     if not isinstance(scales, tuple):
         raise UsageError(
             f"--class-guidance {options.class_guidance}: give the smallest and the largest scale, such as 1:4."
