@@ -90,8 +90,8 @@ def test_the_class_of_an_image_does_not_depend_on_who_asks(of, data):
 @settings(max_examples=200, deadline=None)
 @given(of=dealt())
 def test_any_range_of_ids_has_nearly_its_share_of_each_class(of):
-    """Images of a class are evenly spaced but for a draw within their own space: of any beginning of the round, each class lacks or
-    exceeds its share by one, and by one of its share for each class; a range is the difference of two beginnings."""
+    """Images of a class are evenly spaced but for a draw within their own space: of any beginning of the round, each class
+    lacks or exceeds its share by one, and by one of its share for each class; a range is the difference of two beginnings."""
     one, seed, classes = of
     order = one.class_order(seed, np.arange(one.start, one.stop), classes)
     shares = np.array(one.class_counts) / one.images
