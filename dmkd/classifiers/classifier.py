@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from dmkd.runtime.precision import computing_in
 from dmkd.stores.errors import UsageError
 from dmkd.views.policy import canonical_box
 from dmkd.views.render import normalise, render
+from dmkd.views.resampling import resampling_matrix
 
 Box = tuple[float, float, float, float]
 
@@ -126,14 +126,11 @@ class Classifier:
         through which gradients flow back. The pixels are not rounded between the steps, as those of :meth:`logits` are."""
         height, width = images.shape[2:]
         top, left, tall, wide = self.canonical_box((height, width))
-        rows = slice(round(top * height), round((top + tall) * height))
-        columns = slice(round(left * width), round((left + wide) * width))
-        seen, size = images[:, :, rows, columns], self.input_size
-        if seen.shape[2:] != (size, size):
-            down, across = (
-                _resizing(edge, size, self.interpolation).to(seen.device) for edge in (seen.shape[2], seen.shape[3])
-            )
-            seen = down @ seen @ across.T
+        down, across = (
+            upload(resampling_matrix(start, extent, length, self.input_size, self.interpolation), images.device)
+            for start, extent, length in ((top, tall, height), (left, wide, width))
+        )
+        seen = (down @ (images @ across.T).clamp(0, 1)).clamp(0, 1)
         mean, std = upload(torch.tensor([self.mean, self.std])[..., None, None], seen.device)
         with computing_in(self.precision, images.device):
             inputs = ((seen - mean) / std).contiguous(memory_format=self._layout(seen.device))
@@ -157,15 +154,6 @@ class Classifier:
     def _layout(self, device: torch.device) -> torch.memory_format:
         """cuDNN's fast kernels want channels last; otherwise they transpose before and after each convolution."""
         return torch.channels_last if self.channels_last and device.type == "cuda" else torch.contiguous_format
-
-
-@lru_cache(maxsize=8)
-def _resizing(pixels: int, size: int, interpolation: str) -> torch.Tensor:
-    """float32 (size, pixels): lines of an image to those of the image resized. As a matrix product its gradient is the same in
-    every run; torch's own on a GPU is not."""
-    mode = interpolation if interpolation in ("bilinear", "bicubic") else "bilinear"
-    unit = torch.eye(pixels)[None, None]
-    return torch.nn.functional.interpolate(unit, (size, pixels), mode=mode, antialias=True)[0, 0]
 
 
 def linear_head(teacher: Classifier, codec: str) -> tuple[np.ndarray, np.ndarray]:

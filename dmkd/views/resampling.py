@@ -14,6 +14,7 @@ versions before, width always comes first. Images resized without distortion are
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -85,6 +86,17 @@ class Taps:
         )
         # Halves round up, as in Pillow; the conversion truncates. What is left of the rest below 2^-15 can't change that.
         return sums.add_(rest.floor_(), alpha=2.0**-COARSE_BITS).add_(0.5).clamp_(0, 255).to(torch.uint8)
+
+
+@lru_cache(maxsize=8)
+def resampling_matrix(start: float, extent: float, length: int, size: int, interpolation: str) -> torch.Tensor:
+    """One pass without rounding: float32 (size, length) on the CPU, which an axis of ``length`` pixels is multiplied by to show
+    the box from ``start``, both fractions of it. Unlike torch's own resizing its gradient is the same every time on a GPU."""
+    boxes = Boxes(np.array([start], np.float32), np.array([extent], np.float32), length, size)
+    first, weights = filter_weights(boxes.offset, boxes.scale, length, size, interpolation)
+    places = (first[0][:, None] + torch.arange(weights.shape[-1])).clamp_(0, length - 1)
+    matrix = torch.zeros(size, length, dtype=torch.float64)
+    return matrix.scatter_add_(1, places, weights[0] * 2.0**-WEIGHT_BITS).float()
 
 
 def filter_weights(
