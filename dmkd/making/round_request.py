@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from dmkd.classifiers.classifier import Classifier
 from dmkd.classifiers.load import load_classifier
@@ -25,7 +26,7 @@ from dmkd.recipes.rounds import (
     parse_window,
 )
 from dmkd.runtime.progress import Display
-from dmkd.steering.critic import Critic
+from dmkd.steering.critic import Climb, Critic
 from dmkd.steering.feedback import Feedback, class_counts, class_guidance, look_at
 from dmkd.steering.scores import parse_score
 from dmkd.stores import Store, UsageError
@@ -120,6 +121,7 @@ def resolve_round(
         window=parse_window(options.window),
     )
     critic = Critic(teacher, followed.classifier.to(device), score)
+    _try_score(store, critic, one, device)
     one = dataclasses.replace(one, **_by_class(store, recipe, options, critic, images, device, display))
     if options.strength and options.agreement is not None:
         strength = find_strength(one, followed.weights)
@@ -152,6 +154,18 @@ def _asked(options: RoundOptions) -> dict[str, Any]:
     if options.follow is not None:
         given |= {"score": parse_score(options.score).name, "candidates": options.candidates or 1}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+
+
+def _try_score(store: Store, critic: Critic, one: Round, device: str) -> None:
+    """On two images, before the round is written down: after that it can't be made with another score. Raises ``UsageError`` for
+    one that does not work, ``DmkdError`` for one that is not finite."""
+    ids = np.arange(min(2, store.num_images))
+    images = torch.from_numpy(store.images[ids]).to(device)
+    class_ids = torch.from_numpy(store.class_ids[ids].astype(np.int64)).to(device)
+    critic.look(images, class_ids)
+    if one.strength:
+        pixels = (images.permute(0, 3, 1, 2) / 255).requires_grad_()
+        Climb(critic, class_ids, one.strength, one.window).score(pixels, slice(None))
 
 
 def _check_student(student: Classifier, store: Store, folder: str) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from dmkd.classifiers.classifier import Classifier
 from dmkd.steering.scores import Score
+from dmkd.stores.errors import UsageError
 
 AT_ONCE = 256  # images; fixed, so that a score does not depend on how many are asked for
 
@@ -41,4 +42,10 @@ class Climb:
     def score(self, pixels: torch.Tensor, images: slice) -> torch.Tensor:
         teacher = self.critic.teacher.differentiable_logits(pixels)
         student = self.critic.student.differentiable_logits(pixels)
-        return self.critic.score(teacher, student, self.class_ids[images])
+        scores = self.critic.score(teacher, student, self.class_ids[images])
+        if pixels.requires_grad and not scores.requires_grad:
+            raise UsageError(
+                f"Score {self.critic.score.name} has no gradient, so images can't be pushed up it: leave --strength out, or "
+                "compute it with torch from the logits."
+            )
+        return scores

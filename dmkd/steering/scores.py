@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dmkd.runtime.failures import named_line
 from dmkd.runtime.own_code import is_own_code, own_function
 from dmkd.stores.errors import DmkdError, UsageError
 
@@ -55,7 +56,7 @@ SCORES: dict[str, tuple[OfTemperature, float, str]] = {
 
 @dataclass(frozen=True)
 class Score:
-    """A score by its name. Calling it refuses what is not finite or not (n,)."""
+    """A score by its name. Calling it refuses what is not (n,)."""
 
     name: str  # with its temperature: ``kl:4``
     function: Function
@@ -63,7 +64,12 @@ class Score:
     def __call__(self, teacher: "Tensor", student: "Tensor", class_ids: "Tensor") -> "Tensor":
         import torch
 
-        scores = self.function(teacher, student, class_ids)
+        try:
+            scores = self.function(teacher, student, class_ids)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise UsageError(f"Score {self.name} failed: {named_line(error)}.") from error
         if not isinstance(scores, torch.Tensor) or scores.shape != class_ids.shape:
             shape = tuple(getattr(scores, "shape", ()))
             raise UsageError(f"Score {self.name} gives {shape} for {len(class_ids)} images: one number each is wanted.")

@@ -6,8 +6,8 @@ import torch
 
 from dmkd.classifiers.classifier import Classifier
 from dmkd.steering.critic import AT_ONCE, Climb, Critic
-from dmkd.steering.scores import parse_score
-from dmkd.stores import DmkdError
+from dmkd.steering.scores import Score, parse_score
+from dmkd.stores import DmkdError, UsageError
 
 
 def classifier(seed=0, size=8, **options):
@@ -119,3 +119,12 @@ def test_a_score_that_is_not_finite_ends_a_look():
     student.model[3].bias.data[0] = float("nan")
     with pytest.raises(DmkdError, match="^Score kl:4 of an image is nan: use another --score.$"):
         Critic(classifier(0), student, parse_score(None)).look(noise(), torch.zeros(5, dtype=torch.int64))
+
+
+def test_a_score_without_a_gradient_can_not_be_climbed():
+    counted = Score("own:count", lambda teacher, student, class_ids: (teacher.argmax(1) != class_ids).float())
+    climb = Climb(Critic(classifier(0), classifier(1), counted), torch.zeros(5, dtype=torch.int64), 0.1, (0, 999))
+    with pytest.raises(
+        UsageError, match="^Score own:count has no gradient, so images can't be pushed up it: leave --str"
+    ):
+        climb.score(as_pixels(noise()).requires_grad_(), slice(0, 5))

@@ -95,6 +95,7 @@ def own(tmp_path, monkeypatch):
         "def one(teacher, student, class_ids): return teacher.mean()\n"
         "def rows(teacher, student, class_ids): return teacher\n"
         "def array(teacher, student, class_ids): return teacher[:, 0].numpy()\n"
+        "def broken(teacher, student, class_ids): return teacher[:, 99]\n"
         "def none(teacher, student, class_ids): pass\n"
         "def wild(teacher, student, class_ids): return torch.log(-torch.ones(len(class_ids)))\n"
         "def endless(teacher, student, class_ids): return teacher[:, 0] / 0\n"
@@ -116,6 +117,13 @@ def test_a_function_of_the_users_own(own):
 def test_one_that_gives_something_else_is_refused(own, function, given):
     with pytest.raises(UsageError, match=f"Score ownscores:{function} gives {given} for 2 images: one number each"):
         scored(f"ownscores:{function}")
+
+
+def test_one_that_fails_is_named(own):
+    with pytest.raises(
+        UsageError, match=r"^Score ownscores:broken failed: IndexError: index 99 is out of bounds .*\.$"
+    ):
+        scored("ownscores:broken")
 
 
 @pytest.mark.parametrize(("function", "value"), [("wild", "nan"), ("endless", "inf")])
