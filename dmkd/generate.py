@@ -40,7 +40,7 @@ from dmkd.runtime.devices import choose_device
 from dmkd.runtime.progress import Display
 from dmkd.runtime.ray_session import cluster_gpus
 from dmkd.runtime.versions import library_versions
-from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec
+from dmkd.stores import Store, UsageError, create_store, open_store, parse_codec, store_exists
 from dmkd.stores.at_work import RunsAtWork
 from dmkd.stores.packing import fold_packed
 
@@ -64,21 +64,21 @@ def generate(
     """
     from dmkd.generators.load import describe_generator
 
+    if round_options is not None:
+        check_round(round_options)
+        if not store_exists(path):
+            raise UsageError(
+                f"There is no store at {path} that a round could be added to: make its first images without one."
+            )
     device = _device(run)
     describe = functools.partial(describe_generator, device=_driver_device(run, device))
     wanted = resolve_images(path, images, device, describe)
     if not run.ray_address:  # on a cluster the workers find out
         wanted = _as_this_machine_can(wanted, images, device, display)
     store, recipe = wanted.store, wanted.recipe
-    if round_options is not None:
-        check_round(round_options)
     if store is not None:
         store.require_writable()
         begun = _check_growth(store, images.images, round_options)
-    elif round_options is not None:
-        raise UsageError(
-            f"There is no store at {path} that a round could be added to: make its first images without one."
-        )
     request = resolve_labels(labels, wanted, device)
     workers = planned_workers(run, device)
 

@@ -126,7 +126,10 @@ def regenerate_images(
     with display.task("regenerate", num_images) as advance:
         for block in chosen:
             ids = np.array(store.block_ids(block))
-            images, class_ids, columns = worker.make_images(ids)
+            try:
+                images, class_ids, columns = worker.make_images(ids)
+            except DmkdError as error:  # of the student or the teacher of a round
+                return result, [Finding(ERROR, IMAGES, f"The images of block {block} were not made again. {error}")]
             difference = np.abs(store.as_stored(images.cpu().numpy()).astype(np.int16) - store.images[ids])
             largest = max(largest, int(difference.max()))
             differing += int((difference > 0).sum())
