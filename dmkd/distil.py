@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dmkd.classifiers.students import check_architecture
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
 from dmkd.recipes.rounds import RoundOptions, or_recommended
 from dmkd.runtime.progress import Display
@@ -19,6 +20,7 @@ from dmkd.runtime.whole_files import write_file
 from dmkd.stores import Store, UsageError, open_store, store_exists
 from dmkd.stores.layout import SCORE
 from dmkd.training.run_folder import make_folder
+from dmkd.training.training_recipe import check_training
 
 __all__ = ["DistilOptions", "distil"]
 
@@ -66,6 +68,10 @@ def distil(
     """
     if options.rounds < 1:
         raise UsageError(f"--rounds must be at least 1, not {options.rounds}.")
+    for given in (training, {**training, **_short(options)}):
+        check_training(given)
+    if training.get("student") is not None:
+        check_architecture(training["student"])
     total = _images_in_all(path, images)
     if total < options.rounds:
         raise UsageError(f"{total:,} images can't be made in {options.rounds} rounds: ask for more --images.")
@@ -123,7 +129,11 @@ class Book:
 
     @contextmanager
     def timed(self, number: int, what: str) -> Iterator[None]:
-        """Add the seconds that pass to ``what``, however this ends. A process that is killed takes its seconds with it."""
+        """Add the seconds that pass to ``what``, however this ends, until the round has come to its end. A process that is killed
+        takes its seconds with it."""
+        if self.knows(number):
+            yield
+            return
         start, before = time.monotonic(), self._rounds.get(str(number), {}).get(what, 0.0)
         try:
             yield

@@ -20,6 +20,15 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def check_architecture(architecture: str) -> None:
+    """Raise ``UsageError`` for an unknown name, with the nearest ones."""
+    import timm
+
+    if not timm.is_model(architecture):
+        near = nearest_names(architecture, timm.list_models())
+        raise UsageError(f"There is no student architecture {architecture!r}{near or '; see timm.list_models()'}")
+
+
 def create_student(
     architecture: str,
     num_classes: int,
@@ -34,9 +43,7 @@ def create_student(
     """
     import timm
 
-    if not timm.is_model(architecture):
-        near = nearest_names(architecture, timm.list_models())
-        raise UsageError(f"There is no student architecture {architecture!r}{near or '; see timm.list_models()'}")
+    check_architecture(architecture)
     given = {"num_classes": num_classes, **(arguments or {})}
     if given["num_classes"] != num_classes:
         raise UsageError(f"--student-arg num_classes: the store has {num_classes} classes, and so has its student.")

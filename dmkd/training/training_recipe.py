@@ -13,7 +13,7 @@ from dmkd.recipes.selecting import in_full, selection_of
 from dmkd.recipes.store_choice import complete_weights, labels_of_each
 from dmkd.stores import Store, UsageError
 from dmkd.training.loss_table import HARD, HARD_LABELS, LOSSES, LossOption, loss_options, options_of_some
-from dmkd.training.presets import OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE, schedule_for
+from dmkd.training.presets import DM_KD, OPTIMIZER_DEFAULTS, PRESETS, SCHEDULES, SGD_LIKE, schedule_for
 from dmkd.training.start import Start
 from dmkd.views.policy import parse_policy
 from dmkd.views.shown import shown_views
@@ -137,6 +137,26 @@ def resolve_mixture(
     return name, dataclasses.replace(recipe, beside=beside, weights=complete_weights(weights))
 
 
+def check_training(given: Mapping[str, Any]) -> None:
+    """Raise ``UsageError`` for options that no store could be trained with, as far as they alone tell: before one is made."""
+    _, _, chosen = _values(DM_KD, given)
+    _length(DM_KD, chosen)
+
+
+def _values(
+    defaults: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, LossOption], dict[str, Any]]:
+    """All values, what the loss takes of its own, and what was given. Raises ``UsageError`` for values out of range."""
+    chosen = {key: value for key, value in given.items() if value is not None}
+    values = {**UNUSED, **defaults, "seed": 0, **chosen}
+    options = loss_options(values["loss"])
+    values = {**{key: option.default for key, option in options.items()}, **values}
+    if values["loss"] in LOSSES and "temperature" not in chosen:
+        values["temperature"] = LOSSES[values["loss"]].temperature or values["temperature"]
+    _check(values, options)
+    return values, options, chosen
+
+
 def _resolve(
     store: Store, given: dict[str, Any], preset: str | None, mixed: bool = False
 ) -> tuple[str, TrainingRecipe]:
@@ -146,13 +166,7 @@ def _resolve(
     name, defaults = defaults_for(store)
     if preset is not None:
         name, defaults = preset, {**PRESETS[preset].values, "student": defaults["student"]}
-    chosen = {key: value for key, value in given.items() if value is not None}
-    values = {**UNUSED, **defaults, "seed": 0, **chosen}
-    options = loss_options(values["loss"])
-    values = {**{key: option.default for key, option in options.items()}, **values}
-    if values["loss"] in LOSSES and "temperature" not in chosen:
-        values["temperature"] = LOSSES[values["loss"]].temperature or values["temperature"]
-    _check(values, options)
+    values, options, chosen = _values(defaults, given)
     if values["select"] is not None:
         values["select"] = in_full(values["select"], store.selections)
         selection_of(store, values["select"])

@@ -30,8 +30,9 @@ from dmkd.generators.load import load_generator
 from dmkd.loading.api import loader
 from dmkd.making.blocks import BlockWorker
 from dmkd.making.critics import critic_of
-from dmkd.recipes.rounds import Round
+from dmkd.recipes.rounds import WINDOW, Round
 from dmkd.runtime.progress import Silent
+from dmkd.steering.critic import Climb
 from dmkd.stores import UsageError, open_store
 from dmkd.train import train
 from dmkd.training.training_recipe import resolve_training
@@ -149,7 +150,7 @@ def test_an_actor_makes_the_bytes_that_one_process_makes(first, student, two_rou
     assert tree_bytes(tmp_path / "s.zarr") == tree_bytes(Path(two_rounds.path))
 
 
-def sampled(store, generator, ids, seeds_of, classes, critic=None, **options):
+def sampled(store, generator, ids, seeds_of, classes, critic=None, strength=0.0, **options):
     """Sub-batches of 8 as the round's blocks are cut, by hand -> images, scores."""
     recipe, _ = recipe_and_round(store)
     loaded = load_generator(str(generator), dtype="float32", device="cpu")
@@ -157,6 +158,8 @@ def sampled(store, generator, ids, seeds_of, classes, critic=None, **options):
     for start in range(0, len(ids), 8):
         part = slice(start, start + 8)
         given = {**recipe.sampling(ids[part]), **options}
+        if strength:
+            given["steer"] = Climb(critic, torch.from_numpy(classes[part].astype(np.int64)), strength, WINDOW)
         images.append(loaded.sample(classes[part], recipe.image_seeds(seeds_of[part]), **given))
         if critic is not None:
             scores.append(critic.look(images[-1], torch.from_numpy(classes[part].astype(np.int64)))[0])
@@ -169,15 +172,15 @@ def filled_up(store, ids):
     return recipe.class_ids(ids, one.class_order)
 
 
-@pytest.mark.parametrize("candidate_steps", [None, 2])
-def test_the_best_of_the_candidates_is_made(first, student, tiny_generator, tmp_path, candidate_steps):
-    store = follow(
-        copy(first, tmp_path / "s.zarr"), student, 64, candidates=3, candidate_steps=candidate_steps, score="kl:2"
-    )
+@pytest.mark.parametrize(("candidate_steps", "strength"), [(None, 0.0), (2, 0.0), (2, 0.3), (None, 0.3)])
+def test_the_best_of_the_candidates_is_made(first, student, tiny_generator, tmp_path, candidate_steps, strength):
+    """Candidates that are not made in the end are not pushed."""
+    asked = {"candidates": 3, "candidate_steps": candidate_steps, "strength": strength, "score": "kl:2"}
+    store = follow(copy(first, tmp_path / "s.zarr"), student, 64, **asked)
     _, one = recipe_and_round(store)
     critic, ids = critic_of(store, 1, "cpu"), np.arange(40, 64)
     classes = filled_up(store, ids)
-    cheap = {} if candidate_steps is None else {"steps": candidate_steps}
+    cheap = {"strength": strength} if candidate_steps is None else {"steps": candidate_steps}
     tried = [sampled(store, tiny_generator, ids, one.candidate(ids, c), classes, critic, **cheap) for c in range(3)]
     scores = np.stack([score for _, score in tried])
     best = scores.argmax(0)
@@ -185,7 +188,7 @@ def test_the_best_of_the_candidates_is_made(first, student, tiny_generator, tmp_
     if candidate_steps is None:
         expected, kept = np.stack([images for images, _ in tried])[best, np.arange(24)], scores.max(0)
     else:
-        expected, kept = sampled(store, tiny_generator, ids, one.candidate(ids, best), classes, critic)
+        expected, kept = sampled(store, tiny_generator, ids, one.candidate(ids, best), classes, critic, strength)
     np.testing.assert_array_equal(store.images[ids], expected)
     np.testing.assert_array_equal(store.class_ids[ids], classes)
     np.testing.assert_array_equal(store.columns["score"][ids], kept)
