@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .completion import ListingOption, folders
+from .completion import ListingOption, folders, words
 from .help import heading
 
 if TYPE_CHECKING:
@@ -17,7 +17,13 @@ ROUND = "Rounds of images that follow a student"
 def _scores() -> str:
     from dmkd.steering.scores import SCORES
 
-    return ", ".join(f"{name}:T ({words})" for name, (_, _, words) in SCORES.items())
+    return ", ".join(f"{name}:T ({meaning})" for name, (_, _, meaning) in SCORES.items())
+
+
+def _score_examples() -> list[str]:
+    from dmkd.steering.scores import SCORES
+
+    return [f"{name}:{temperature:g}" for name, (_, temperature, _) in SCORES.items()]
 
 
 _BY_HAND = (
@@ -39,6 +45,7 @@ _STEERING = (
         "--score",
         cls=ListingOption,
         listing=_scores,
+        shell_complete=words(later=_score_examples),
         metavar="NAME",
         help="How much the student has to learn from an image, at temperature T: {}, or a module:function of yours. Default: "
         "kl:4.",

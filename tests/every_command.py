@@ -58,6 +58,12 @@ COMMANDS = [
     "compare s.zarr --labels features --labels hard --seeds 2 --updates 4 --images 32 --val digits --out compared",
     "generate --store dpm.zarr --generator digits --images 32 --teacher none --steps 4 --sampler dpm++ --image-codec webp",
     "generate --store ray.zarr --generator digits --images 32 --steps 4 --sampler unipc --image-codec jpeg:90 --workers 1",
+    "generate --store back.zarr --follow run --images 96 --candidates 2 --candidate-steps 2 --strength 0.1 --class-shares 0.5",
+    "verify back.zarr --regenerate 1",
+    "inspect back.zarr",
+    "train-student --store back.zarr --labels digits-resnet --select round==1 --start-from run --updates 4 --batch-size 16",
+    "distil --store rounds.zarr --generator digits --images 48 --rounds 2 --steps 4 --block-size 16 --candidates 2 --updates 4 "
+    "--batch-size 16 --warm --val digits",
 ]
 
 

@@ -11,7 +11,7 @@ from ..completion import files, folders
 from ..help import MAIN, HeadedCommand, heading
 from ..options import find_store, json_option, without
 from ..recipe_options import read_recipe_options, recipe_options
-from ..round_options import read_steering, steering_options
+from ..round_options import ROUND, read_steering, steering_options
 from ..training_options import execution_options, take_execution, take_training, training_options
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("distil", cls=HeadedCommand, short_help="Images in rounds that follow the student, and the student.")
 @recipe_options
-@heading(MAIN)
+@heading(ROUND)
 @click.option(
     "--rounds",
     type=int,

@@ -51,6 +51,9 @@ def test_commands_and_options_are_offered():
         (("view", "--by", "a"), ["agreed"]),
         (("codec-report", "--codec", "k"), ["klt:0.5"]),
         (("export-student", "run", "--which", ""), ["student", "best"]),
+        (("generate", "--follow", "run", "--score", ""), ["kl:4", "entropy:1", "learnability:1"]),
+        (("distil", "--score", "k"), ["kl:4"]),
+        (("distil", "--loss", "d"), ["dkd", "dist"]),
     ],
 )
 def test_values_that_are_known_are_offered(words, expected):

@@ -62,6 +62,21 @@ DIGITS = ["generate", "--store", "n.zarr", "--generator", "digits"]
         (["compare", "s.zarr", "--val", "nowhere"], "nothing to evaluate on at nowhere"),
         (["codec-report", "--store", "s.zarr", "--teacher", "digits-vit", "--codec", "klt:x"], "not 'x'"),
         (["demo", "--images", "0"], "--images must be at least 1, not 0."),
+        (
+            [*DIGITS, "--candidates", "4"],
+            "--candidates is about the student that a round follows: name it, --follow FOLDER.",
+        ),
+        ([*DIGITS, "--follow", "run", "--candidates", "0"], "--candidates 0: ask for 1 to 64 of each image."),
+        ([*DIGITS, "--follow", "run", "--score", "loss"], "--score loss: there are kl, entropy, learnability"),
+        ([*DIGITS, "--follow", "run", "--window", "8"], "--window '8': give two training timesteps, LOW:HIGH"),
+        ([*DIGITS, "--follow", "run", "--score", "nowhere_at_all:f"], "there is no module 'nowhere_at_all'"),
+        (
+            ["plan", "--generator", "digits", "--rounds", "3", "--strength", "-1"],
+            "--strength -1: give a share of the noise",
+        ),
+        (["distil", *DIGITS[1:], "--strength", "99"], "--strength 99: give a share of the noise from 0 to 10"),
+        (["distil", *DIGITS[1:], "--images", "64", "--val", "nowhere"], "nothing to evaluate on at nowhere"),
+        (["distil", *DIGITS[1:], "--student-arg", "x"], "--student-arg 'x': write NAME=VALUE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
