@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dmkd.generators.compiling import compile_models, missing_for_compiling
 from dmkd.generators.dit_files import DiTFiles, dit_files
@@ -286,7 +287,8 @@ class Generator:
             parts = []
             for start in range(0, len(latents), at_once):
                 images = slice(start, start + at_once)
-                with torch.enable_grad():
+                # Of attention's kernels only the plain one gives the same gradient every time on a GPU.
+                with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                     part = latents[images].detach().requires_grad_()
                     score = steer.score((self._pixels(part) / 2 + 0.5).clamp(0, 1), images)
                     parts.append(torch.autograd.grad(score.sum(), part)[0])
