@@ -14,7 +14,9 @@ import numpy as np
 
 from dmkd.classifiers.students import check_architecture
 from dmkd.generate import ImageOptions, LabelOptions, RunOptions, generate
-from dmkd.recipes.rounds import RoundOptions, or_recommended
+from dmkd.making.round_request import or_recommended
+from dmkd.recipes.recipe import Recipe
+from dmkd.recipes.rounds import RoundOptions
 from dmkd.runtime.progress import Display
 from dmkd.runtime.whole_files import write_file
 from dmkd.stores import Store, UsageError, open_store, store_exists
@@ -81,13 +83,7 @@ def distil(
     for number in range(_rounds_past(path, ends, book), options.rounds):
         last = number + 1 == options.rounds
         title = f"round {number}/{options.rounds - 1}{_about(book.seconds_left(number, options.rounds))}"
-        follow = (
-            None
-            if number == 0
-            else dataclasses.replace(
-                or_recommended(steering, open_store(path).recipe.get("steps")), follow=str(_followed(out, number - 1))
-            )
-        )
+        follow = None if number == 0 else _steered(steering, path, _followed(out, number - 1))
         with book.timed(number, "generation_seconds"):
             asked, titled = dataclasses.replace(images, images=ends[number]), _Titled(display, title)
             store, _ = generate(path, asked, labels, run, titled, tell_recipe if number == 0 else None, follow)
@@ -162,6 +158,11 @@ def _images_in_all(path: str, images: ImageOptions) -> int:
 def _about(seconds: float | None) -> str:
     """How long all will take, for a title."""
     return "" if seconds is None else f" (about {max(1, round(seconds / 60)):,} min in all)"
+
+
+def _steered(steering: RoundOptions, path: str, student: Path) -> RoundOptions:
+    recipe = Recipe.from_json(open_store(path).recipe)
+    return dataclasses.replace(or_recommended(steering, recipe), follow=str(student))
 
 
 def _followed(out: Path, number: int) -> Path:

@@ -75,15 +75,15 @@ def command(
 ) -> None:
     """Make images in rounds, each for what the student of the rounds before has not learned, and train a student on them all.
 
-    Each image of a round is the one of four candidates, sampled with a quarter of the steps, that teacher and student disagree on
-    most, unless the options of rounds say otherwise. Every round is part of the store's recipe: its student is kept in
+    Each image of a round is the one of four candidates, sampled with few steps, that teacher and student disagree on most, unless
+    the options of rounds say otherwise. Every round is part of the store's recipe: its student is kept in
     the store, verify --regenerate makes it again, and --select "round <= 1" trains on the first ones alone.
 
     If interrupted at any point, rerun the same command to resume.
 
     \b
     Examples:
-      dmkd distil --store imnet.zarr --images 200000 --rounds 5 --student resnet18
+      dmkd distil --store imnet.zarr --preset fast --images 200000 --rounds 5 --student resnet18
       dmkd distil --store pets.zarr --images 50000 --candidates 4 --candidate-steps 10 --class-shares 0.5 --val /data/pets/val
       dmkd distil --store digits.zarr --generator digits --images 300 --rounds 2 --updates 240 --val digits
     """

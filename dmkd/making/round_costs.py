@@ -11,9 +11,10 @@ from dmkd.classifiers.students import create_student
 from dmkd.generators.dit import GeneratorInfo
 from dmkd.generators.samplers import sampler_named
 from dmkd.making.flops import classifier_flops, model_calls, model_flops
+from dmkd.making.round_request import or_recommended
 from dmkd.making.sizes import PlannedLabels
 from dmkd.recipes.recipe import Recipe
-from dmkd.recipes.rounds import RoundOptions, or_recommended, parse_window
+from dmkd.recipes.rounds import RoundOptions, parse_window
 from dmkd.stores import UsageError
 
 BACKWARD = 2  # a gradient by the inputs alone takes a forward pass, and as much again
@@ -67,7 +68,7 @@ def round_flops(
         raise UsageError("Rounds follow a student by what a teacher says: plan them with a --teacher.")
     ends = [num_images * number // planned.rounds for number in range(planned.rounds + 1)]
     images = [end - start for start, end in pairwise(ends)]
-    teacher, asked = labels.find_teacher(), or_recommended(planned.steering, recipe.steps)
+    teacher, asked = labels.find_teacher(), or_recommended(planned.steering, recipe)
     with torch.device("meta"):
         student = create_student(planned.student, teacher.num_classes, labels.view_set.size)
     seen = model_flops(student, labels.view_set.size)

@@ -163,14 +163,6 @@ def check_candidates(candidates: int, num_images: int) -> None:
         raise UsageError(f"--candidates: a store of {num_images:,} images has no seeds left for them; {_STRIDE:,} do.")
 
 
-def or_recommended(options: RoundOptions, steps: int | None) -> RoundOptions:
-    """What was said of rounds; if nothing was, what gained most for its seconds on the digits (benchmarks/README.md): the best of
-    four candidates, sampled with a quarter of the recipe's ``steps``."""
-    if any(getattr(options, name) is not None for name in OF_A_STUDENT):
-        return options
-    return dataclasses.replace(options, candidates=4, candidate_steps=(steps or 0) // 4 or None)
-
-
 def parse_window(text: str | tuple[int, int] | None) -> tuple[int, int]:
     """``"50:800"`` -> (50, 800), training timesteps. Raises ``UsageError``."""
     if text is None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class DdpmSampler(Sampler):
     name = "ddpm"
     remark = "DM-KD's"
+    adds_noise = True
 
     def steps(self, num_train_timesteps: int) -> tuple[int, int]:
         # DiT's spacing for one step is timestep 0, where noise would be taken for a finished image.

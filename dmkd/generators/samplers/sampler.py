@@ -14,6 +14,8 @@ class Sampler(ABC):
     remark: str | None = None  # what help adds in brackets
     # The class of diffusers that may replace a text-to-image pipeline's own scheduler; None: this is for DiTs only.
     scheduler: str | None = None
+    # Whether it adds noise on the way, so that fewer steps from the same noise lead to another image.
+    adds_noise: bool = False
     flow_matching: bool = False  # whether that one can sample models of flow matching, too
 
     def steps(self, num_train_timesteps: int) -> tuple[int, int]:
