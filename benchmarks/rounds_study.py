@@ -116,9 +116,9 @@ def phases(best: Condition, speed: Mapping[str, float]) -> Iterable[list[Conditi
         replace(best, views="center"),
         replace(best, views="rrc:32+cutmix"),
         replace(best, rounds=5),
+        replace(best, images=3000),
         replace(best, rounds=5, images=1000),
         replace(best, guidance=2.0),
-        replace(best, images=3000),
     ):
         yield with_rivals(other, speed)
 
