@@ -48,11 +48,11 @@ def report(
 ) -> list[dict[str, Any]]:
     """Write and print what is known -> its rows."""
     rows = rows_of(study, conditions, speed)
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [flat(row) for row in rows]
     with (study.out / "conditions.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(lines)
     sizes = sorted({one.images for one in conditions if one == replace(best, images=one.images)})
     results = {
         "best": dataclasses.asdict(best),
@@ -64,6 +64,17 @@ def report(
     write_file(study.out / "rounds.json", (json.dumps(results, indent=2) + "\n").encode())
     show(rows)
     return rows
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of numbers and words alone, for a table."""
+    line: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            line |= {f"{name}_{end}": number for end, number in value.items()}
+        elif value is not None and not isinstance(value, list):
+            line[name] = value
+    return line
 
 
 def main() -> None:
