@@ -62,7 +62,7 @@ def test_images_are_shown_from_the_smallest_number_to_the_largest(store, tmp_pat
     done = dmkd("view", store, "--by", "clip", "--count", 5, "--out", tmp_path / "sheet.png")
     assert done.exit_code == 0 and (tmp_path / "sheet.png").exists(), done.output
     done = dmkd("view", store, "--by", "clips")
-    assert done.exit_code == 2 and "--by clips: choose class, entropy, agreed, disagreed, clip." in done.output
+    assert done.exit_code == 2 and "--by clips: choose class, round, entropy, agreed, disagreed, clip." in done.output
 
 
 @pytest.mark.parametrize(

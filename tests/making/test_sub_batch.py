@@ -177,7 +177,7 @@ def test_on_ray_it_is_tried_in_a_worker_that_has_a_gpu(ray_with_a_gpu, trial):
         assert len(ray.get_gpu_ids()) == 1
         return find_sub_batch(trial, "cpu")
 
-    assert run_on_ray_gpu(in_worker, dataclasses.replace(trial, block_size=8), address=None) == 8
+    assert run_on_ray_gpu(in_worker, dataclasses.replace(trial, block_size=8), address=None, failed="{}") == 8
     assert ray_with_a_gpu.is_initialized(), "a Ray that was there stays"
 
 

@@ -162,7 +162,8 @@ def test_interrupted_by_the_user_it_ends_at_once_and_the_same_command_goes_on(tm
     store = filled_store(tmp_path / "s.zarr", num_images=100)
     expected = store.images[:]
     program = (
-        "import sys, time; from dmkd.stores.trees import packed, shards\n"
+        "import signal, sys, time; from dmkd.stores.trees import packed, shards\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the shell that started the tests may have it ignored
         "write = shards.write_shard\n"
         "def slowly(file, chunks): print('go', flush=True); [time.sleep(0.01) for _ in range(6000)]\n"
         "packed.shards.write_shard = slowly\n"
