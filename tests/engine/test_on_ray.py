@@ -199,6 +199,6 @@ def test_one_process_writes_a_store_that_is_one_file_for_all_workers(tmp_path):
 
 
 def test_a_block_is_written_while_the_next_is_made(tmp_path):
-    store, _ = run_fakes(tmp_path, workers=1, num_images=40, seconds=(0.0, 0.2, 0.2))
+    store, _ = run_fakes(tmp_path, workers=1, num_images=40, seconds=(0.0, 0.4, 0.4))
     finished = [row[4] for row in store.runs()[0]["blocks"]]
-    assert finished[-1] - finished[0] < 9 * 0.3, "9 blocks of 0.4 seconds each, one after the other"
+    assert finished[-1] - finished[0] < 9 * 0.7, "9 blocks of 0.8 seconds each, one after the other"
