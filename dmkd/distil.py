@@ -74,7 +74,9 @@ def distil(
         check_training(given)
     if training.get("student") is not None:
         check_architecture(training["student"])
-    total = _images_in_all(path, images)
+    total = images.images
+    if total is None:
+        raise UsageError("Say how many images there are to be in all rounds together: --images N.")
     if total < options.rounds:
         raise UsageError(f"{total:,} images can't be made in {options.rounds} rounds: ask for more --images.")
     ends = [total * (number + 1) // options.rounds for number in range(options.rounds)]
@@ -146,13 +148,6 @@ class _Titled:
 
     def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Any:
         return self._display.task(f"{self._title}: {description}", total, done, unit)
-
-
-def _images_in_all(path: str, images: ImageOptions) -> int:
-    """How many are asked for; without a number those of the default recipe, or of the store."""
-    if images.images is not None:
-        return images.images
-    raise UsageError("Say how many images there are to be in all rounds together: --images N.")
 
 
 def _about(seconds: float | None) -> str:
