@@ -31,6 +31,7 @@ COMMANDS = {
     "columns": "dmkd.cli.commands.columns",
     "select": "dmkd.cli.commands.select",
     "inspect": "dmkd.cli.commands.inspect",
+    "browse": "dmkd.cli.commands.browse",
     "view": "dmkd.cli.commands.view",
     "card": "dmkd.cli.commands.card",
     "export": "dmkd.cli.commands.export",

@@ -6,7 +6,7 @@ chunks. What Zarr would have checked is checked here: a block's checksum at its 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import google_crc32c
 import numpy as np
@@ -122,6 +122,18 @@ class MappedArray(MappedBlocks):
 def can_be_mapped(chunks: Chunks, node: str) -> bool:
     """Whether an array's chunks are local files that hold its rows as they are, each followed by its crc32c."""
     return chunks.tree.has_plain_files(node)
+
+
+def block_reader(chunks: Chunks, nodes: Iterable[str]) -> Callable[[str, int], np.ndarray]:
+    """What reads a block of one of these arrays as it is stored, the fastest way there is: (node, block) -> (B, ...) or, of the
+    last block, fewer rows. Raises ``MissingBlockError``, ``DamagedChunkError``."""
+    mapped = {node: MappedArray(chunks, node) for node in nodes if can_be_mapped(chunks, node)}
+
+    def read(node: str, block: int) -> np.ndarray:
+        rows = np.array(mapped[node].read(block)) if node in mapped else chunks.decoded(node, block)
+        return rows[: len(chunks.block_ids(block))]
+
+    return read
 
 
 def map_limit() -> int:

@@ -15,7 +15,7 @@ from . import layout, locations
 from .checks import class_checks, quality_checks
 from .chunks import Chunks
 from .errors import DamagedChunkError, MissingBlockError
-from .mapped import MappedArray, can_be_mapped
+from .mapped import block_reader
 
 SAMPLED_BLOCKS = 400  # whose quality stands for all images
 SAMPLED_BLOCKS_IN_BUCKET = 100  # there each chunk is a request
@@ -61,16 +61,12 @@ def read_opinions(chunks: Chunks, label_node: str, identity: str, blocks: Sequen
     its label set's."""
     of_labels = (f"{label_node}/{layout.QUALITY}", f"{label_node}/{layout.CHECKS}")
     nodes = (layout.CLASS_IDS, layout.CHECKS, *of_labels)
-    # Without labels these arrays do not exist.
-    mapped = {node: MappedArray(chunks, node) for node in nodes if blocks and can_be_mapped(chunks, node)}
-
-    def read(node: str, block: int) -> np.ndarray:
-        return np.array(mapped[node].read(block)) if node in mapped else chunks.decoded(node, block)
+    read = block_reader(chunks, nodes if blocks else ())  # without labels these arrays do not exist
 
     def read_all(block: int) -> tuple[np.ndarray, ...] | str:
         ids = np.array(chunks.block_ids(block))
         try:
-            class_ids, checks, quality, label_checks = (read(node, block)[: len(ids)] for node in nodes)
+            class_ids, checks, quality, label_checks = (read(node, block) for node in nodes)
         except (DamagedChunkError, MissingBlockError) as error:
             return str(error)
         sound = (class_checks(ids, class_ids) == checks[:, 0]) & (

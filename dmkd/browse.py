@@ -1,0 +1,20 @@
+"""Looking through stores: a page in the browser, or the same as a widget in a notebook."""
+
+from collections.abc import Callable, Sequence
+
+from dmkd.browsing.desk import Desk
+from dmkd.stores import UsageError
+
+
+def browse(
+    paths: Sequence[str], *, host: str = "127.0.0.1", port: int | None = None, started: Callable[[str], None] = print
+) -> None:
+    """Serve a page that shows stores, until interrupted. ``started`` gets its address, which holds a secret: whoever has it can
+    see the stores and save selections in them.
+
+    Raises what opening a store raises, and ``UsageError`` if the page's packages are missing or ``port`` is taken."""
+    try:
+        from dmkd.browsing.server import serve
+    except ImportError as error:
+        raise UsageError(f"dmkd browse needs {error.name}: pip install 'dmkd[browse]'.") from error
+    serve(Desk(paths), host, port, started)
