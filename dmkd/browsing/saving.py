@@ -12,8 +12,8 @@ def save(finder: Finder, query: Query, name: str) -> dict[str, object]:
     opinion it goes by, or None; ``images``, how many there are now.
 
     A rule is saved as a rule, which goes for images that come later, too. What no rule can say, such as images picked by hand
-    or those that two teachers see differently, is saved as a column of this name, 1 for these images and 0 for the others, and the
-    selection is that it is 1.
+    or those that two teachers see differently, is saved as a column of this name, 1 for these images and 0 for the others, and
+    the selection is that it is 1.
 
     Raises ``UsageError`` for a name that can't be, an empty choice, a column of this name with other numbers, and for stores
     that can't be written; ``StoreWriteError`` if the disk fails.

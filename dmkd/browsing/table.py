@@ -1,4 +1,4 @@
-"""What is known of every image of a store, in memory: its class, each teacher's opinion, the columns. Follows a store that grows."""
+"""What is known of every image of a store, in memory: its class, teachers' opinions, columns. Follows a store that grows."""
 
 import time
 from collections.abc import Sequence

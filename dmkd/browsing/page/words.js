@@ -1,0 +1,22 @@
+// Numbers and names as people read them.
+
+export const count = (value) => value.toLocaleString("en");
+export const images = (value) => `${count(value)} image${value === 1 ? "" : "s"}`;
+export const percent = (value, digits = 1) => (value === null ? "–" : `${(100 * value).toFixed(digits)} %`);
+
+export function short(value) {
+  if (value === null || value === undefined) return "–";
+  if (Number.isInteger(value)) return String(value);
+  return Math.abs(value) >= 1000 || (value !== 0 && Math.abs(value) < 0.001) ? value.toExponential(1) : value.toPrecision(3);
+}
+
+// Of a class's synonyms the first.
+export function className(store, classId) {
+  const name = store.class_names[classId];
+  return name === undefined ? String(classId) : name.split(",")[0];
+}
+
+export function numberedClass(store, classId) {
+  const name = className(store, classId);
+  return name === String(classId) ? name : `${classId} ${name}`;
+}
