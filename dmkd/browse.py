@@ -1,6 +1,7 @@
 """Looking through stores: a page in the browser, or the same as a widget in a notebook."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from dmkd.browsing.desk import Desk
 from dmkd.stores import UsageError
@@ -18,3 +19,16 @@ def browse(
     except ImportError as error:
         raise UsageError(f"dmkd browse needs {error.name}: pip install 'dmkd[browse]'.") from error
     serve(Desk(paths), host, port, started)
+
+
+def widget(paths: Sequence[str]) -> Any:
+    """The same page as a widget for a notebook, an ``anywidget.AnyWidget``: it shows when it ends a cell.
+
+    Raises what opening a store raises, and ``UsageError`` if anywidget is missing."""
+    try:
+        from dmkd.browsing.widget import Browser
+    except ImportError as error:
+        raise UsageError(f"store.browse() needs {error.name}: pip install 'dmkd[browse]'.") from error
+    desk = Desk(paths)
+    desk.follow()
+    return Browser(desk)

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +53,13 @@ class Store(Reader):
         from .showing.contact_sheet import show_images
 
         return show_images(self, ids, labels, columns)
+
+    def browse(self) -> Any:
+        """The page of ``dmkd browse`` as a widget, at the end of a notebook cell: images, views and labels to look through.
+
+        Raises ``UsageError`` if anywidget is not installed."""
+        # By name, at use: stores are read without the packages that render views.
+        return import_module("dmkd.browse").widget([self.path])
 
     def to_xarray(self) -> "DataTree":
         """The store as an xarray DataTree, read lazily through this store, without dask.

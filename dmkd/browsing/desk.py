@@ -5,6 +5,8 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,7 @@ class Desk:
     def __init__(self, paths: Sequence[str]) -> None:
         """Raises what opening a store raises."""
         self._opened = [_Opened(path) for path in paths]
+        self._has_shown = self._is_warm = False
         self.questions: dict[str, Callable[[Asked], Any]] = {
             "stores": self._stores,
             "status": self._status,
@@ -83,6 +86,12 @@ class Desk:
         """Begin to read the stores, and what comes to them."""
         for one in self._opened:
             one.table.follow()
+
+    def _warm_up(self) -> None:
+        """Import what draws views before the first image is opened: torch takes seconds."""
+        if not self._is_warm:
+            self._is_warm = True
+            Thread(target=lambda: import_module("dmkd.views.render"), daemon=True, name="warm up").start()
 
     def answer(self, question: str, asked: Asked) -> Answer:
         """Never raises: what can't be answered is said in a sentence, as JSON ``{"error": ...}``."""
@@ -132,6 +141,8 @@ class Desk:
         }
 
     def _status(self, asked: Asked) -> Any:
+        if self._has_shown and all(one.table.is_read for one in self._opened):
+            self._warm_up()
         found = []
         for one in self._opened:
             one.table.look_again()
@@ -155,7 +166,10 @@ class Desk:
     def _query(self, asked: Asked) -> Any:
         opened, query = self._of(asked), query_from(asked)
         start = time.perf_counter()
-        ids = opened.finder.find(query)
+        try:
+            ids = opened.finder.find(query)
+        except UsageError as error:  # a rule that is being typed: no fault of the page
+            return {"error": str(error)}
         found = time.perf_counter() - start
         table = opened.table
         return {
@@ -192,6 +206,7 @@ class Desk:
         size = _whole(asked, "size")
         if size not in SIZES:
             raise UsageError(f"Pictures have {', '.join(map(str, SIZES))} pixels, not {size}.")
+        self._has_shown = True
         return self._of(asked).pictures.sheet(numbers(asked.get("ids", "")), size)
 
     def _classes(self, asked: Asked) -> Any:

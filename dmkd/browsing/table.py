@@ -71,6 +71,11 @@ class Table:
         """A sentence for each block that could not be read."""
         return [sentence for part in self._parts.values() for sentence in part.damaged]
 
+    @property
+    def is_read(self) -> bool:
+        """Whether all that was there at the last look is here."""
+        return self._looked > -np.inf and self.blocks_to_read == 0
+
     def judged(self, judge: str | None) -> dict[str, np.ndarray]:
         """All that a selection may speak of, by the teacher of the label set ``judge``: (N,) each, see
         :func:`dmkd.recipes.selection.columns_of`. Kept until the table changes."""

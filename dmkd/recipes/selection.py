@@ -69,9 +69,12 @@ class Selection:
         block has no labels.
         """
         needed = {name: columns[name] for name in (*COLUMNS, *self.own_columns) if name in columns}
-        known = np.all([~np.isnan(values) for values in needed.values()], axis=0)
+        known = np.ones(len(columns["image_id"]), bool)
+        for values in needed.values():
+            if values.dtype.kind == "f":
+                known &= ~np.isnan(values)
         # Ranks are among the images that could be selected.
-        here = {name: values[known] for name, values in needed.items()}
+        here = needed if known.all() else {name: values[known] for name, values in needed.items()}
         selected = np.zeros(len(known), bool)
         selected[known] = _condition(_parsed(self.expression), self.expression, here)
         return selected
@@ -181,7 +184,12 @@ def _number(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> np.
 
 def _rank_in_class(values: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
     """float64 (n,): each one's place among those of its class, 1 for the largest; equals in their order."""
-    order = np.lexsort((-values, class_ids))
+    order = np.argsort(-values, kind="stable")
+    # Numbers of 16 bits are sorted by counting: half the time of np.lexsort.
+    narrow = (
+        class_ids.astype(np.uint16) if 0 <= class_ids.min(initial=0) <= class_ids.max(initial=0) < 2**16 else class_ids
+    )
+    order = order[np.argsort(narrow[order], kind="stable")]
     sorted_ids = class_ids[order]
     ranks = np.empty(len(values))
     ranks[order] = np.arange(len(values)) - np.searchsorted(sorted_ids, sorted_ids) + 1

@@ -7,7 +7,6 @@ from PIL import Image
 
 from dmkd.stores import LabelSet, Store, UsageError, ViewSet
 from dmkd.stores.showing.contact_sheet import INK, RED, Box, Line, Row, Tile, class_label, draw_sheet
-from dmkd.views.render import render
 
 TOP = 5
 VIEWS_SHOWN = 64
@@ -81,6 +80,8 @@ def render_views(store: Store, image_id: int, view_set: ViewSet, count: int | No
 
     Mixed views are rendered with their partners', of the same block.
     """
+    from dmkd.views.render import render  # needs torch, which nothing else here does
+
     views = view_set[[image_id]][0][:count]
     how = {name: view_set.attributes[name] for name in ("size", "interpolation")} | {"padding": view_set.padding}
     components = view_set.components

@@ -85,8 +85,10 @@ function Opened({ server, stores, status, lost, asked, change, inPage }) {
   const [picked, setPicked] = useState(() => new Set());
   const [saving, setSaving] = useState(false);
   const [opened, setOpened] = useState(null); // the place of the image that is shown, if it came from the grid
-  const query = useMemo(() => queryOf(state), [JSON.stringify(queryOf(state))]);
-  const answer = useAnswer(server, "query", query, now.version);
+  const wanted = useMemo(() => queryOf(state), [JSON.stringify(queryOf(state))]);
+  const answer = useAnswer(server, "query", wanted, now.version);
+  // The last that was answered: a rule that can't be read leaves in sight what there was.
+  const query = answer.of?.store === state.store ? answer.of : null;
   useEffect(() => setPicked(new Set()), [state.store]);
   useEffect(() => {
     if (inPage) document.title = `${store.path.split("/").pop()} – dmkd`;
@@ -123,10 +125,10 @@ function Opened({ server, stores, status, lost, asked, change, inPage }) {
       ${state.tab !== "live" && html`<${Filters} ...${shared} />`}
       <main>
         ${["images", "teachers"].includes(state.tab) && html`<${Toolbar} ...${shared} onSave=${() => setSaving(true)} clear=${() => setPicked(new Set())} />`}
-        <${View} ...${shared} pick=${pick} />
+        ${query && html`<${View} ...${shared} pick=${pick} />`}
       </main>
     </div>
-    ${state.image !== null && html`<${ImageDialog} ...${shared} place=${opened} setPlace=${setOpened} pick=${pick} close=${() => change({ image: null })} />`}
+    ${state.image !== null && query && html`<${ImageDialog} ...${shared} place=${opened} setPlace=${setOpened} pick=${pick} close=${() => change({ image: null })} />`}
     ${saving && html`<${SaveDialog} ...${shared} close=${() => setSaving(false)} />`}
   </div>`;
 }

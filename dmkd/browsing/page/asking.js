@@ -2,18 +2,17 @@
 
 import { useEffect, useRef, useState } from "./vendor/preact.js";
 
-// The answer to a question, asked again when `key` changes: {found, error, waiting}. The last answer stays until the next one is
-// there; answers that come too late are dropped. No question is asked while `asked` is null.
+// The answer to a question, asked again when `key` changes: {found, of, error}. The last answer stays, with what it was asked `of`,
+// until there is another one; answers that come too late are dropped. No question is asked while `asked` is null.
 export function useAnswer(server, question, asked, key) {
-  const [answer, setAnswer] = useState({ found: null, error: null, waiting: true });
+  const [answer, setAnswer] = useState({ found: null, of: null, error: null });
   const newest = useRef(0);
   useEffect(() => {
     if (asked === null) return;
     const mine = ++newest.current;
-    setAnswer((before) => ({ ...before, waiting: true }));
     server.ask(question, asked).then(
-      (found) => mine === newest.current && setAnswer({ found, error: null, waiting: false }),
-      (error) => mine === newest.current && setAnswer((before) => ({ ...before, error: error.message, waiting: false })),
+      (found) => mine === newest.current && setAnswer({ found, of: asked, error: null }),
+      (error) => mine === newest.current && setAnswer((before) => ({ ...before, error: error.message })),
     );
   }, [question, asked === null, JSON.stringify(asked), key]);
   return answer;

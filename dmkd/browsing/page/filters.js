@@ -2,6 +2,7 @@
 
 import { Histogram } from "./histogram.js";
 import { NO_FILTERS, isFiltered, ruleOf } from "./state.js";
+import { PAIRS } from "./teachers.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { className, count, numberedClass, percent } from "./words.js";
 
@@ -43,7 +44,8 @@ function RuleField({ state, change, error }) {
   useEffect(() => setText(state.rule), [state.rule]);
   useEffect(() => {
     const slash = (event) => {
-      if (event.key === "/" && !/^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) {
+      const isHere = event.target === document.body || field.current?.closest(".dmkd").contains(event.target);
+      if (event.key === "/" && isHere && !/^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) {
         event.preventDefault();
         field.current?.focus();
       }
@@ -90,7 +92,7 @@ function Chips({ store, state, change }) {
     chips.push([`class ${numberedClass(store, one)}`, { classes: state.classes.filter((other) => other !== one) }]);
   }
   if (state.classes.length > 12) chips.push([`${state.classes.length - 12} more classes`, { classes: [] }]);
-  if (state.pair !== null) chips.push([`two teachers: ${state.pair}`, { pair: null }]);
+  if (state.pair !== null) chips.push([PAIRS[state.pair] ?? state.pair, { pair: null }]);
   if (state.ids !== null) chips.push([`${state.ids.length} picked`, { ids: null }]);
   if (!chips.length) return null;
   return html`<ul class="chips" aria-label="Filters">

@@ -8,6 +8,7 @@ import { className, short } from "./words.js";
 const PAGE = 64;
 const KEPT = 60; // pages, those used last
 const AT_ONCE = 4; // requests
+const PAUSE = 40; // milliseconds
 const GAP = 10;
 const LINE = 17;
 // Browsers know no element higher than some 17 to 33 million pixels; above this the scroll bar moves in larger steps.
@@ -97,15 +98,22 @@ export function Grid({ server, store, query, count, version, size, picked, onPic
   const start = first * columns;
   const stop = Math.min(count, last * columns);
 
+  // While it is scrolled, what is in sight is asked for now and then; and in any case where it comes to rest.
+  const inSight = useRef(null);
+  inSight.current = () => {
+    const wanted = [];
+    for (let page = Math.floor(start / PAGE); page * PAGE < stop; page += 1) wanted.push(page);
+    if (stop < count) wanted.push(Math.ceil(stop / PAGE)); // what comes next
+    if (width) pages.current.want(wanted);
+  };
+  const waiting = useRef(null);
   useEffect(() => {
-    const timer = setTimeout(() => {
-      const wanted = [];
-      for (let page = Math.floor(start / PAGE); page * PAGE < stop; page += 1) wanted.push(page);
-      if (stop < count) wanted.push(Math.ceil(stop / PAGE)); // what comes next
-      if (width) pages.current.want(wanted);
-    }, 30);
-    return () => clearTimeout(timer);
+    waiting.current ??= setTimeout(() => {
+      waiting.current = null;
+      inSight.current?.();
+    }, PAUSE);
   }, [start, stop, key, width]);
+  useEffect(() => () => (inSight.current = null), []);
 
   useEffect(() => {
     if (box.current) box.current.scrollTop = 0;

@@ -13,7 +13,7 @@ function address(question, asked) {
 
 async function answered(response) {
   const found = await response.json();
-  if (!response.ok) throw new Error(found.error);
+  if (found.error) throw new Error(found.error);
   return found;
 }
 

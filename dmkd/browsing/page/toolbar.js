@@ -5,13 +5,21 @@ import { count } from "./words.js";
 
 const SORTS = { image_id: "number", class_id: "class", p_class: "p(class)", entropy: "entropy", top1: "class seen", gap: "how far two teachers are apart", random: "random" };
 
+// Another teacher; if it was the second one, the two change places.
+const judgedBy = (judge, state) => ({ judge, versus: judge === state.versus ? state.judge : state.versus });
+
 export function Toolbar({ store, state, change, answer, picked, clear, onSave }) {
   const names = Object.keys(store.label_sets);
   const sorts = ["image_id", "class_id", ...(state.judge ? ["p_class", "entropy", "top1"] : []), ...(state.versus ? ["gap"] : []), "random", ...Object.keys(store.columns)];
   return html`<div class="toolbar" role="toolbar" aria-label="Order and size">
     ${names.length > 0 && html`<label>Teacher
-      <select value=${state.judge} onChange=${(event) => change({ judge: event.target.value })}>
+      <select value=${state.judge} onChange=${(event) => change(judgedBy(event.target.value, state))}>
         ${names.map((name) => html`<option value=${name}>${name}</option>`)}
+      </select>
+    </label>`}
+    ${state.tab === "teachers" && state.versus && html`<label>and
+      <select aria-label="Second teacher" value=${state.versus} onChange=${(event) => change({ versus: event.target.value })}>
+        ${names.filter((name) => name !== state.judge).map((name) => html`<option value=${name}>${name}</option>`)}
       </select>
     </label>`}
     <label>Sort by
