@@ -3,12 +3,16 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..completion import folders
 from ..options import device_option, json_option
+
+if TYPE_CHECKING:
+    from dmkd.generate import RunOptions
+    from dmkd.runtime.progress import Display
 
 # name -> the table's words, its loss
 STUDENTS = {
@@ -94,6 +98,9 @@ def command(out: str, images: int | None, seed: int, workers: int, device: str |
     top1["teacher"] = evaluate(teacher, evaluation_batches("digits", teacher)).top1
     seconds["teacher"] = time.perf_counter() - start
 
+    real = str(folder / "real.zarr")
+    label_real(real, folder, {"teacher": store.labels[labels].source}, RunOptions(0, chosen), display)
+
     result: dict[str, Any] = {**top1, "seconds": sum(seconds.values()), "store": store.path, "seed": seed}
     if as_json:
         click.echo(json.dumps(result))
@@ -108,4 +115,18 @@ def command(out: str, images: int | None, seed: int, workers: int, device: str |
             ["images and labels", "", "", duration(seconds["generate and label"])],
         ],
     )
-    click.echo(f"Look into it:  dmkd inspect {store.path}")
+    click.echo(f"What the teacher makes of the generated digits:  dmkd browse {store.path}")
+    click.echo(f"Which real digits the students get wrong:        dmkd browse {real}")
+
+
+def label_real(path: str, folder: Path, teachers: dict[str, str], run: "RunOptions", display: "Display") -> None:
+    """A store of the real digits, labelled by the teacher and by every student: which of them fail can then be looked at."""
+    from dmkd.digits.real_images import write_heldout
+    from dmkd.generate import LabelOptions, label
+    from dmkd.import_images import ImportOptions, import_images
+
+    write_heldout(folder / "real")
+    import_images(path, str(folder / "real"), ImportOptions(), display)
+    students = {name.replace("_", "-"): str(folder / name.replace("_", "-")) for name in STUDENTS}
+    for name, source in {**teachers, **students}.items():
+        label(path, LabelOptions((source,), "center", name=name), run, display)

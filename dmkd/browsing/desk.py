@@ -22,6 +22,7 @@ from dmkd.stores import DmkdError, MissingBlockError, Store, UsageError
 from dmkd.stores.showing.facts import teacher_in_words
 
 MOST_ROWS = 512
+IDLE_SECONDS = 3.0
 
 Asked = Mapping[str, str]
 
@@ -61,7 +62,8 @@ class Desk:
     def __init__(self, paths: Sequence[str]) -> None:
         """Raises what opening a store raises."""
         self._opened = [_Opened(path) for path in paths]
-        self._has_shown = self._is_warm = False
+        self._last_question = time.monotonic()
+        self._is_warm = False
         self.questions: dict[str, Callable[[Asked], Any]] = {
             "stores": self._stores,
             "status": self._status,
@@ -88,8 +90,12 @@ class Desk:
             one.table.follow()
 
     def _warm_up(self) -> None:
-        """Import what draws views before the first image is opened: torch takes seconds."""
-        if not self._is_warm:
+        """Import what draws views before the first image is opened, in a moment in which nobody waits for anything: torch takes
+        seconds, in which Python does little else."""
+        is_idle = time.monotonic() - self._last_question > IDLE_SECONDS and all(
+            one.table.is_read for one in self._opened
+        )
+        if is_idle and not self._is_warm:
             self._is_warm = True
             Thread(target=lambda: import_module("dmkd.views.render"), daemon=True, name="warm up").start()
 
@@ -97,6 +103,8 @@ class Desk:
         """Never raises: what can't be answered is said in a sentence, as JSON ``{"error": ...}``."""
         if question not in self.questions:
             return _refusal(f"The page asked for {question!r}, which there is not.", 404)
+        if question != "status":
+            self._last_question = time.monotonic()
         try:
             found = self.questions[question](asked)
         except MissingBlockError as error:
@@ -141,8 +149,7 @@ class Desk:
         }
 
     def _status(self, asked: Asked) -> Any:
-        if self._has_shown and all(one.table.is_read for one in self._opened):
-            self._warm_up()
+        self._warm_up()
         found = []
         for one in self._opened:
             one.table.look_again()
@@ -206,7 +213,6 @@ class Desk:
         size = _whole(asked, "size")
         if size not in SIZES:
             raise UsageError(f"Pictures have {', '.join(map(str, SIZES))} pixels, not {size}.")
-        self._has_shown = True
         return self._of(asked).pictures.sheet(numbers(asked.get("ids", "")), size)
 
     def _classes(self, asked: Asked) -> Any:

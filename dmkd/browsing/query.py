@@ -14,7 +14,7 @@ from dmkd.stores import UsageError
 
 KEPT = 8  # answers, of which each is at most as large as a column
 
-GAP = "gap"  # between two teachers: how far their probabilities of the class asked for are apart
+GAP = "gap"  # how far two teachers are apart
 RANDOM = "random"
 ORDERS = ("image_id", "class_id", "top1", "p_class", "entropy", GAP, RANDOM)  # and columns
 
@@ -112,9 +112,18 @@ class Finder:
         return table.quality[str(query.judge)][:, place]
 
     def gap(self, query: Query) -> np.ndarray:
-        """float32 (N,): the difference of the two teachers' p(class), NaN where one of them has none."""
-        one, other = (self.table.quality[str(name)][:, 1] for name in (query.judge, query.versus))
-        return np.abs(one - other)
+        """float32 (N,): see :func:`gap`, NaN where one of the two teachers has no opinion."""
+        return gap(*(self.table.quality[str(name)] for name in (query.judge, query.versus)))
+
+
+def gap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How far two teachers' opinions are apart at least, from their quality, float32 (n, 3) each: float32 (n,) from 0 to 1.
+
+    A lower bound of the total variation between their softmaxes p and q, which is as large as the difference of any class's
+    probabilities, such as that of the class asked for. If their top-1 classes a and b differ, it is at least
+    p(a) - q(a) >= p(a) + q(b) - 1, and the probability of a top-1 class is at least exp(-entropy)."""
+    sure = np.exp(-one[:, 2]) + np.exp(-other[:, 2]) - 1
+    return np.maximum(np.abs(one[:, 1] - other[:, 1]), np.where(one[:, 0] != other[:, 0], sure, 0))
 
 
 def rule_of(text: str, table: Table) -> Selection:

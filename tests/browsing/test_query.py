@@ -6,7 +6,7 @@ from conftest import TEACHER, block_arrays, filled_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmkd.browsing.query import Finder, Query, query_from
+from dmkd.browsing.query import Finder, Query, gap, query_from
 from dmkd.browsing.table import Table
 from dmkd.loading.usable import usable_images
 from dmkd.stores import UsageError, open_store, parse_codec
@@ -61,7 +61,7 @@ def test_orders_are_of_the_same_images_and_sorted(finder, sort, down, rule):
     values = {
         "image_id": np.arange(100.0),
         "class_id": table.class_ids,
-        "gap": np.abs(table.quality["teacher"][:, 1] - table.quality["second"][:, 1]),
+        "gap": gap(table.quality["teacher"], table.quality["second"]),
         "score": table.columns["score"],
         **dict(zip(("top1", "p_class", "entropy"), table.quality["teacher"].T, strict=True)),
     }.get(sort)
@@ -70,6 +70,23 @@ def test_orders_are_of_the_same_images_and_sorted(finder, sort, down, rule):
         known = ordered[~np.isnan(ordered)]
         assert not np.isnan(ordered[: len(known)]).any()  # what has no value comes last
         assert (np.diff(known) <= 0).all() if down else (np.diff(known) >= 0).all()
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 10_000), scale=st.sampled_from([0.1, 1.0, 5.0, 30.0]))
+def test_the_gap_is_never_more_than_the_total_variation(seed, scale):
+    rng = np.random.default_rng(seed)
+    logits = scale * rng.normal(size=(2, 50, 4))
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    asked = rng.integers(0, 4, 50)
+    entropy = -np.where(p > 0, p * np.log(np.maximum(p, 1e-300)), 0).sum(-1)
+    quality = np.stack([p.argmax(-1), p[:, np.arange(50), asked], entropy], -1)
+    variation = np.abs(p[0] - p[1]).sum(-1) / 2
+    assert (gap(*quality) <= variation + 1e-9).all() and (gap(*quality) >= 0).all()
+
+
+def test_teachers_that_are_sure_of_two_wrong_classes_are_far_apart():
+    np.testing.assert_allclose(gap(np.array([[1, 0, 0.0]]), np.array([[2, 0, 0.0]])), 1)
 
 
 def test_pairs_split_what_both_have_labelled(finder):
