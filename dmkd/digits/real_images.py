@@ -9,7 +9,7 @@ from dmkd.runtime.whole_files import whole_file
 
 
 def write_heldout(folder: Path) -> None:
-    """Write the 360 held-out digits below ``folder`` as PNGs, one folder a class. Raises ``StoreWriteError`` if the disk fails."""
+    """Write the 360 held-out digits as PNGs below ``folder``, a folder a class. Raises ``StoreWriteError`` if the disk fails."""
     for number, (pixels, class_id) in enumerate(zip(*heldout(), strict=True)):
         with whole_file(folder / str(class_id) / f"{number:03}.png") as file:
             Image.fromarray(pixels).save(file, "PNG")
