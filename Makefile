@@ -1,5 +1,6 @@
 # make demo   images, labels, student and test on real digits, in minutes on a laptop
 # make test   the whole test suite
+# make docs   the site of docs/, in build/site
 # make bench-gpu   what has to be measured on a GPU, in half an hour
 # Each makes .venv on first use and installs again when setup.cfg has changed.
 
@@ -9,7 +10,7 @@ VENV := .venv
 WORKERS ?= 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow bench-gpu lint clean
+.PHONY: demo test test-slow docs bench-gpu lint clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/dmkd demo
@@ -19,6 +20,11 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest -m slow
+
+# Warnings are errors, and --quiet would hide them from --strict. The variable silences a notice of the theme's authors about their other tools.
+docs: $(INSTALLED)
+	$(VENV)/bin/python docs/site/prepare.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --config-file build/docs/mkdocs.yml
 
 # STAGES=A measures one stage alone.
 STAGES ?= ABCD

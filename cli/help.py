@@ -39,19 +39,23 @@ def under(text: str, option: Decorator) -> Decorator:
     return decorate
 
 
-class HeadedCommand(click.Command):
-    """A command whose help groups its options by heading, in the order in which headings first stand in the code.
-
-    Options without a heading come last, under :data:`OTHERS`.
+def grouped(command: click.Command, context: click.Context) -> dict[str, list[tuple[click.Option, tuple[str, str]]]]:
+    """A command's options by heading, each with its usage and its text, in the order in which headings first stand in the
+    code. Options without a heading come last, under :data:`OTHERS`.
     """
+    groups: dict[str, list[tuple[click.Option, tuple[str, str]]]] = {}
+    for option in command.get_params(context):
+        record = option.get_help_record(context)
+        if record is not None and isinstance(option, click.Option):
+            groups.setdefault(getattr(option, _HEADING, OTHERS), []).append((option, record))
+    groups[OTHERS] = groups.pop(OTHERS)  # there is always --help
+    return groups
+
+
+class HeadedCommand(click.Command):
+    """A command whose help groups its options by heading."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for option in self.get_params(context):
-            record = option.get_help_record(context)
-            if record is not None and isinstance(option, click.Option):
-                groups.setdefault(getattr(option, _HEADING, OTHERS), []).append(record)
-        groups[OTHERS] = groups.pop(OTHERS)  # there is always --help
-        for text, records in groups.items():
+        for text, options in grouped(self, context).items():
             with formatter.section(text):
-                formatter.write_dl(records)
+                formatter.write_dl([record for _, record in options])

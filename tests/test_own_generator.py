@@ -17,9 +17,8 @@ from dmkd.stores import open_store
 
 pytestmark = pytest.mark.xdist_group("ray")
 
-MANUAL = (Path(__file__).parents[1] / "cli/README.md").read_text()
-SECTION = MANUAL.partition("\n## A generator of your own\n")[2].partition("\n## ")[0]
-(EXAMPLE,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+PAGE = (Path(__file__).parents[1] / "docs/recipes/own-generator.md").read_text()
+(EXAMPLE,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 # Digits that are told apart by their brightness, some milliseconds an image so that a process can be killed in time.
 BARS = """
@@ -98,7 +97,7 @@ def kill_after(folder, process, store, chunks):
 def test_the_manuals_example_works_as_it_stands_in_less_than_25_lines(tmp_path):
     assert len(EXAMPLE.splitlines()) < 25
     (tmp_path / "mygen.py").write_text(EXAMPLE)
-    commands = [shlex.split(line, comments=True) for line in SECTION.splitlines() if line.startswith("    dmkd ")]
+    commands = [shlex.split(line, comments=True) for line in PAGE.splitlines() if line.startswith("    dmkd ")]
     assert len(commands) == 3
     for words in commands:
         run(tmp_path, *words[1:])

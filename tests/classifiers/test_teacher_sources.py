@@ -254,7 +254,7 @@ def test_a_function_of_ones_own_is_a_teacher(own):
 
 
 def test_the_manuals_example_is_a_teacher(own):
-    manual = (Path(__file__).parents[2] / "cli" / "README.md").read_text()
+    manual = (Path(__file__).parents[2] / "docs/recipes/own-teacher.md").read_text()
     (own / "pets.py").write_text(manual.split("```python\n# pets.py\n")[1].split("```")[0])
     (own / "pets.txt").write_text("".join(f"pet {number}\n" for number in range(37)))
     torch.save(torchvision.models.resnet18(num_classes=37).state_dict(), own / "pets.pth")
