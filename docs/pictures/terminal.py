@@ -1,4 +1,4 @@
-"""Makes the README's picture of a terminal, terminal.svg: runs the commands for real, on digits, and has rich draw what they show."""
+"""Makes the README's picture of a terminal, terminal.svg: commands are run for real, on digits, and rich draws what they show."""
 
 import os
 import pty
@@ -49,7 +49,7 @@ def _read(terminal: int) -> bytes:
 
 
 if __name__ == "__main__":
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))
+    console = Console(record=True, width=COLUMNS)
     with tempfile.TemporaryDirectory() as folder:
         shown(BEFORE, folder)
         for command in COMMANDS:

@@ -78,6 +78,7 @@ def prepare(build: Path) -> None:
     for file in [*(ROOT / "dmkd").iterdir(), ROOT / "stores", ROOT / "cli"]:
         (package / file.name).symlink_to(file)
     shutil.copy(ROOT / "docs/site/docstrings.py", build)
+    shutil.copy(ROOT / "docs/site/site.css", pages)
 
     site = ROOT / "docs/site/mkdocs.yml"
     nav = yaml.safe_load(site.read_text())["nav"]
