@@ -63,6 +63,13 @@ def test_pages_and_files_from_outside_the_docs_are_on_the_site(site):
     assert "<h1" in (site / "format.html").read_text() and (site / "repository/stores/layout.py").exists()
 
 
+def test_all_commands_are_listed_with_what_they_do(site):
+    listed = re.findall(
+        r'<li><a href="commands/([a-z-]+).html"><code>dmkd \1</code></a>: \w', (site / "commands.html").read_text()
+    )
+    assert listed == list(COMMANDS)
+
+
 def test_docstrings_are_on_the_page_of_python(site):
     page = (site / "python.html").read_text()
     assert 'id="dmkd.loading.api.loader"' in page and 'href="#dmkd.loading.mixture.Mixture"' in page

@@ -64,7 +64,7 @@ def prepare(build: Path) -> None:
         page = str(file.relative_to(ROOT / "docs"))
         if file.suffix == ".md":
             text = file.read_text()
-            write(pages, page, text + commands.listed() if page == INDEX else text, f"docs/{page}")
+            write(pages, page, f"{text}\n{commands.listed()}" if page == INDEX else text, f"docs/{page}")
         elif file.suffix in (".png", ".svg"):
             write(pages, page, file.read_bytes())
     for source, page in PAGES.items():
