@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,9 @@ from .run_log import RUNS
 if TYPE_CHECKING:
     from .trees.tree import Tree
 
-SILENT_SECONDS = 600.0  # after which a run on another machine counts as over: a log is saved twice a minute
+SILENT_SECONDS = (
+    600.0  # after which a run on another machine counts as over: a log is saved every half minute or more often
+)
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,26 @@ class RunsAtWork:
 
 
 def _run(name: str, facts: dict[str, Any]) -> RunAtWork | None:
-    driver: dict[str, Any] = facts.get("driver") or next(iter(facts.get("workers", {}).values()), {})
+    driver = _driver(facts)
+    if not is_at_work(facts) or (driver["host"], driver["pid"]) == (socket.gethostname(), os.getpid()):
+        return None
+    return RunAtWork(name, str(facts.get("command")), driver["host"], driver["pid"], facts["started"])
+
+
+def is_at_work(facts: Mapping[str, Any]) -> bool:
+    """Whether a run has not ended, by the attributes of its log: ``outcome``, ``driver`` (``host``, ``pid``), ``started`` and
+    ``saved`` (ISO 8601). Of this machine's processes the system knows; of others what they wrote and when."""
+    driver = _driver(facts)
     host, pid, started = driver.get("host"), driver.get("pid"), facts.get("started")
     if facts.get("outcome") != "running" or not (host and pid and started):
-        return None
+        return False
     if host == socket.gethostname():
-        alive = pid != os.getpid() and _is_process(pid, datetime.fromisoformat(started).timestamp())
-    else:
-        alive = time.time() - datetime.fromisoformat(facts.get("saved", started)).timestamp() < SILENT_SECONDS
-    return RunAtWork(name, str(facts.get("command")), host, pid, started) if alive else None
+        return _is_process(pid, datetime.fromisoformat(started).timestamp())
+    return time.time() - datetime.fromisoformat(facts.get("saved", started)).timestamp() < SILENT_SECONDS
+
+
+def _driver(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    return facts.get("driver") or next(iter(facts.get("workers", {}).values()), {})
 
 
 def _is_process(pid: int, since: float) -> bool:

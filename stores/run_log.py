@@ -1,15 +1,17 @@
 """The run log: who made which block, when, how fast, on what machine and with which versions.
 
 Below ``runs/`` each command that made blocks has a group of attributes: what was asked for, versions, workers, start, end,
-outcome. Its blocks are in groups ``part-0``, ``part-1`` ... below it, as rows [block, worker, seconds made, seconds written,
-finished at (Unix time)], at most 512 a part, so that each is a small file that is replaced whole. Provenance only: nothing
-reads it to decide what is done, a crash may lose its last half minute, and it may be deleted.
+outcome, how many blocks were to be made, what failed. Its blocks are in groups ``part-0``, ``part-1`` ... below it, as rows
+[block, worker, seconds made, seconds written, finished at (Unix time)], at most 512 a part, so that each is a small file that is
+replaced whole. Provenance only: nothing reads it to decide what is done, a crash may lose its last half minute, and it may be
+deleted.
 """
 
 import os
 import re
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,23 +25,30 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 BLOCKS_A_PART = 512
-SAVE_SECONDS = 30.0
+# Between two times that blocks are saved: for whoever follows the run, often where that costs little, as in a folder.
+SAVE_SECONDS, MOST_SAVE_SECONDS = 5.0, 30.0
+SHARE_OF_TIME = 0.002  # that goes into saving
+FAILURES_KEPT = 100
+LONGEST_REASON = 300
 
 
 class RunLog:
     """The log of one run, written only by its driver. A context manager: how it exits is recorded as the outcome.
 
-    Nothing is written before the first worker or block: a run that finds everything done leaves no trace.
+    Nothing is written before the first worker, block or failure: a run that finds everything done leaves no trace.
     """
 
     def __init__(self, tree: "Tree", facts: Mapping[str, Any]) -> None:
         self._tree = tree
         self._facts = {**facts, "started": utc_now(), "ended": None, "outcome": "running"}
         self._workers: dict[str, Mapping[str, Any]] = {}
+        self._planned = 0
+        self._failures: deque[dict[str, Any]] = deque(maxlen=FAILURES_KEPT)
+        self._failed = 0
         self._rows: list[list[Any]] = []  # of the part that is being filled
         self._part = 0
         self._node = ""
-        self._saved_at = time.monotonic()
+        self._due = 0.0
 
     @property
     def name(self) -> str:
@@ -52,9 +61,9 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._workers and not self._rows:
+        if not self._workers and not self._rows and not self._failed:
             return
-        self._facts |= {"ended": utc_now(), "outcome": _outcome(error)}
+        self._facts |= {"ended": utc_now(), "outcome": outcome_of(error)}
         if error is None:
             self.save()
         else:
@@ -68,34 +77,66 @@ class RunLog:
         self.save()
         return name
 
+    def plan(self, blocks: int) -> None:
+        """This many more blocks are to be made; fewer, if it is negative: others have made them."""
+        self._planned += blocks
+
     def add_block(self, block: int, worker: str, seconds_made: float, seconds_written: float) -> None:
-        """Record a block that was written. Saves from time to time."""
+        """Record a block that was written. Saves the first one, and then from time to time."""
         self._rows.append([block, worker, round(seconds_made, 3), round(seconds_written, 3), round(time.time(), 1)])
         if len(self._rows) == BLOCKS_A_PART:
             self.save()
             self._rows, self._part = [], self._part + 1
-        elif time.monotonic() - self._saved_at >= SAVE_SECONDS:
+        elif time.monotonic() >= self._due or (self._part == 0 and len(self._rows) == 1):
+            self.save()
+
+    def add_failure(self, reason: str, *, block: int | None, worker: str | None, left_out: bool = False) -> None:
+        """Record an attempt at a block that failed, or a worker that died (``block`` None) or could not start (``worker`` None too).
+        ``left_out``: the block is not tried again. The last hundred are kept, and the count of all."""
+        first_line = next(iter(reason.splitlines()), "")[:LONGEST_REASON]
+        facts = {
+            "block": block,
+            "worker": worker,
+            "reason": first_line,
+            "at": round(time.time(), 1),
+            "left_out": left_out,
+        }
+        self._failures.append(facts)
+        self._failed += 1
+        if self._failed == 1 or time.monotonic() >= self._due:
             self.save()
 
     def save(self) -> None:
         """Write what has been recorded. Raises ``StoreWriteError`` if the disk fails."""
-        self._saved_at = time.monotonic()
+        start = time.monotonic()
         try:
             self._save()
         except OSError as error:
             reason = error.strerror or str(error)
             raise StoreWriteError(f"Could not write the run log of {self._tree.path}: {reason}.") from error
+        now = time.monotonic()
+        self._due = now + min(max((now - start) / SHARE_OF_TIME, SAVE_SECONDS), MOST_SAVE_SECONDS)
 
     def _save(self) -> None:
         if not self._node:
             self._node = f"{RUNS}/{_free_name(self._tree)}"
             self._tree.create_group(RUNS)
             self._tree.create_group(self._node)
-        # Also where nothing but the time has changed: it is how another machine sees that this run is alive.
-        self._tree.set_attributes({**self._facts, "workers": self._workers, "saved": utc_now()}, self._node)
         if self._rows:
             self._tree.create_group(f"{self._node}/part-{self._part}")
             self._tree.set_attributes({"blocks": self._rows}, f"{self._node}/part-{self._part}")
+        # Last, so that of a run that has ended all is there. Also where nothing but the time has changed: it is how another
+        # machine sees that this run is alive.
+        self._tree.set_attributes(
+            {
+                **self._facts,
+                "workers": self._workers,
+                "planned": self._planned,
+                "failures": {"count": self._failed, "last": list(self._failures)},
+                "saved": utc_now(),
+            },
+            self._node,
+        )
 
 
 def read_runs(tree: "Tree") -> list[dict[str, Any]]:
@@ -149,7 +190,8 @@ def _free_name(tree: "Tree") -> str:
     return f"{name}-{taken + 1}" if taken else name
 
 
-def _outcome(error: BaseException | None) -> str:
+def outcome_of(error: BaseException | None) -> str:
+    """How a context was left, in the words of the log."""
     if error is None:
         return "done"
     if isinstance(error, KeyboardInterrupt):

@@ -70,8 +70,9 @@ class Engine:
         request ends the run at once; Ctrl-C ends it with ``KeyboardInterrupt`` when what is in hand is finished.
         """
         share = Share(self.store, todo, self._others)
-        if share.empty:
+        if not share.blocks:
             return
+        self._log.plan(share.blocks)
         with self.display.task(what, share.total, share.done) as advance, Folding(self.store) as folding:
             monitor = Monitor(self.display, advance, self._log, folding)
             if self.workers == 0:

@@ -34,6 +34,7 @@ class Monitor:
 
     def worker_gone(self, worker: int, reason: str) -> None:
         """A worker died, or could not start."""
+        self._log.add_failure(reason, block=None, worker=self._names.get(worker))
         if self._rates.pop(worker, None) is None:
             self._display.notice(f"A worker could not start: {reason}.")
         else:
@@ -45,14 +46,16 @@ class Monitor:
         self._advance(done.count, detail=self.detail())
         self._folding.block_done()
 
-    def made_elsewhere(self, count: int) -> None:
-        """Another process has made blocks of ``count`` ids."""
+    def made_elsewhere(self, blocks: int, count: int) -> None:
+        """Another process has made this many blocks, of ``count`` ids."""
+        self._log.plan(-blocks)
         self._advance(count, detail=self.detail())
 
     def block_failed(self, worker: int, failure: Failure) -> None:
         self._failures += 1
         end = "; it is left out." if failure.set_aside else "."
         name = self._names.get(worker, f"w{worker}")
+        self._log.add_failure(failure.reason, block=failure.block, worker=name, left_out=failure.set_aside)
         self._display.notice(
             f"Block {failure.block} failed on {name} ({failure.reason}), attempt {failure.attempt} of {MAX_ATTEMPTS}{end}"
         )

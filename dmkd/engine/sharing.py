@@ -61,9 +61,9 @@ class Share:
         self._due = 0.0
 
     @property
-    def empty(self) -> bool:
-        """Whether there is nothing to do, now or later."""
-        return not self._open
+    def blocks(self) -> int:
+        """How many are left to be made, now or later."""
+        return len(self._open)
 
     def hurry(self) -> None:
         """Look again at once. Runs that begin together see each other once their logs are written, which is when a worker is
@@ -86,7 +86,7 @@ class Share:
         self._open -= scheduler.given
         if elsewhere := self._open.difference(missing):
             self._open -= elsewhere
-            monitor.made_elsewhere(self._ids(elsewhere))
+            monitor.made_elsewhere(len(elsewhere), self._ids(elsewhere))
         blocks = [block for block in missing if block in self._open and block not in waiting]
         scheduler.renew(_in_order(blocks, before), more=expected and bool(self._open.intersection(waiting)))
         now = time.monotonic()

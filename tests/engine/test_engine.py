@@ -136,6 +136,23 @@ def test_failures_are_told_as_they_happen_and_counted(tmp_path, workers):
     assert open_store(tmp_path / "s.zarr").missing_blocks() == [3]
 
 
+def test_failures_are_in_the_run_log_with_who_why_and_whether_they_were_the_last(tmp_path, workers):
+    start = time.time()
+    with pytest.raises(DmkdError, match="1 blocks"):
+        run(tmp_path, trouble={3: "no\nmore"})
+    (log,) = open_store(tmp_path / "s.zarr").runs()
+    assert log["planned"] == 16 and len(log["blocks"]) == 15 and log["failures"]["count"] == 3
+    for failure, left_out in zip(log["failures"]["last"], (False, False, True), strict=True):
+        assert failure | {"at": 0} == {
+            "block": 3,
+            "worker": "w0",
+            "reason": "RuntimeError: no",
+            "at": 0,
+            "left_out": left_out,
+        }
+        assert start - 1 <= failure["at"] <= time.time() + 1
+
+
 def test_a_device_that_is_lost_ends_the_run_at_once_and_keeps_what_is_done(tmp_path, workers):
     with pytest.raises(DeviceLostError, match="illegal memory access.*rerun the same command") as caught:
         run(tmp_path, trouble={4: "device lost"})

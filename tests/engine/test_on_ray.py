@@ -190,6 +190,8 @@ def test_a_start_that_fails_is_repeated(tmp_path, monkeypatch):
     store, notices = run_fakes(tmp_path, failing_starts=2)
     assert store.missing_blocks() == []
     assert notices == ["A worker could not start: RuntimeError: the weights are on their way."] * 2
+    failures = store.runs()[0]["failures"]
+    assert failures["count"] == 2 and {(one["block"], one["worker"]) for one in failures["last"]} == {(None, None)}
 
 
 def test_one_process_writes_a_store_that_is_one_file_for_all_workers(tmp_path):

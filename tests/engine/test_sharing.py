@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tree_bytes
-from fake_orders import FakeOrder, fake_store, write
+from fake_orders import FakeOrder, FakeWorker, fake_store, write
 
 from dmkd.engine.engine import Engine, RunOptions
 from dmkd.engine.scheduler import GiveBlock, Scheduler
@@ -100,7 +100,7 @@ class Counting:
     def __init__(self):
         self.elsewhere = 0
 
-    def made_elsewhere(self, count):
+    def made_elsewhere(self, blocks, count):
         self.elsewhere += count
 
 
@@ -147,13 +147,33 @@ def test_who_comes_second_begins_at_the_end_and_says_who_was_there(store):
     assert len(told.texts) == 1 and f"dmkd generate (process {process.pid} on" in told.texts[0]
 
 
+def test_the_log_plans_what_this_run_is_to_make_without_what_others_made(store, monkeypatch):
+    real = FakeWorker.make
+
+    def make(self, block, inputs):
+        if block == 2:
+            for other in range(10, 16):
+                write(open_store(store.path), other)
+        return real(self, block, inputs)
+
+    monkeypatch.setattr(FakeWorker, "make", make)
+    monkeypatch.setattr("dmkd.engine.sharing.SHARE_OF_TIME", 1e9)  # look at each turn
+    write(store, 0)
+    with Engine(store, RunOptions(workers=0), "cpu", Silent(), "test", {}) as engine:
+        order = FakeOrder(store.path, str(Path(store.path).parent))
+        engine.run(order, Todo(store.missing_blocks), "test")
+        engine.run(order, Todo(lambda: [3]), "again")
+    (run,) = store.runs()
+    assert [row[0] for row in run["blocks"]] == [*range(1, 10), 3] and run["planned"] == 10
+
+
 def test_what_waits_for_nobody_is_left_out_and_not_counted(store):
     waiting = set(range(8, 16))
     share = share_of(store, Todo(store.missing_blocks, lambda: waiting))
     assert (share.total, share.done) == (32, 0)
     share = share_of(store, Todo(store.missing_blocks, lambda: waiting, lambda: True))
     assert (share.total, share.done) == (64, 0)
-    assert share_of(store, Todo(store.missing_blocks, lambda: set(range(16)))).empty
+    assert share_of(store, Todo(store.missing_blocks, lambda: set(range(16)))).blocks == 0
 
 
 def test_what_is_expected_is_waited_for(store):

@@ -1,5 +1,6 @@
 """The run log: what is written comes back, in parts, beside other runs, and hurts no reader of the store."""
 
+import time
 import warnings
 
 import numpy as np
@@ -26,17 +27,76 @@ def test_parts_are_bounded_and_come_back_in_order(tmp_path, monkeypatch):
     assert sorted(group.group_keys()) == sorted(f"part-{n}" for n in range(11))
 
 
-def test_a_run_that_is_killed_has_kept_what_was_saved(tmp_path, monkeypatch):
+def test_a_run_that_is_killed_has_kept_its_first_block_and_what_was_saved_since(tmp_path, monkeypatch):
     store = filled_store(tmp_path / "s.zarr")
     log = store.log_run(command="test")
     worker = log.add_worker({})
-    monkeypatch.setattr(run_log, "SAVE_SECONDS", 0.0)
     log.add_block(0, worker, 1.0, 1.0)
-    monkeypatch.setattr(run_log, "SAVE_SECONDS", 30.0)
     log.add_block(1, worker, 1.0, 1.0)
     (run,) = store.runs()
     assert run["outcome"] == "running" and run["ended"] is None
-    assert [row[0] for row in run["blocks"]] == [0]
+    assert [row[0] for row in run["blocks"]] == [0], "whoever looks sees that it has begun"
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + run_log.SAVE_SECONDS + 1)
+    log.add_block(2, worker, 1.0, 1.0)
+    assert [row[0] for row in store.runs()[0]["blocks"]] == [0, 1, 2]
+
+
+def test_where_saving_takes_long_it_is_done_seldom(tmp_path, monkeypatch):
+    store = filled_store(tmp_path / "s.zarr")
+    log = store.log_run(command="test")
+    now, saves, real = [1000.0], [], type(store.chunks.tree).set_attributes
+
+    def slow(tree, attributes, node=""):
+        now[0] += 0.02  # as in a bucket
+        if "saved" in attributes:
+            saves.append(now[0])
+        real(tree, attributes, node)
+
+    monkeypatch.setattr(type(store.chunks.tree), "set_attributes", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    worker = log.add_worker({})
+    for block in range(200):
+        now[0] += 1.0
+        log.add_block(block, worker, 1.0, 0.0)
+    gaps = np.diff(saves[1:])
+    assert len(saves) > 5 and gaps.min() > 18 and gaps.max() < 22, "0.04 of 20 seconds"
+
+
+def test_what_failed_is_bounded_one_line_each_and_saved_at_once(tmp_path):
+    store = filled_store(tmp_path / "s.zarr")
+    with store.log_run(command="test") as log:
+        log.plan(40)
+        log.plan(-8)
+        log.add_failure("no GPU\nTraceback", block=None, worker=None)
+        (run,) = store.runs()
+        assert run["planned"] == 32 and run["failures"]["count"] == 1 and run["workers"] == {}
+        for block in range(250):
+            log.add_failure("long " * 100, block=block, worker="w0", left_out=block == 249)
+    failures = store.runs()[0]["failures"]
+    assert failures["count"] == 251 and [one["block"] for one in failures["last"]] == list(range(150, 250))
+    assert {len(one["reason"]) for one in failures["last"]} == {run_log.LONGEST_REASON}
+    assert [one["left_out"] for one in failures["last"]] == [False] * 99 + [True]
+    assert run["failures"]["last"][0]["reason"] == "no GPU"
+
+
+def test_what_has_ended_is_all_there(tmp_path, monkeypatch):
+    """Who reads the outcome first and then the blocks misses none."""
+    store = filled_store(tmp_path / "s.zarr")
+    tree, seen = type(store.chunks.tree), []
+    real = tree.set_attributes
+
+    def set_attributes(self, attributes, node=""):
+        if attributes.get("outcome") == "done":
+            seen.append(len(store.runs()[0]["blocks"]))
+        real(self, attributes, node)
+
+    monkeypatch.setattr(tree, "set_attributes", set_attributes)
+    with store.log_run(command="test") as log:
+        worker = log.add_worker({})
+        for block in range(5):
+            log.add_block(block, worker, 1.0, 0.0)
+    assert seen == [5]
 
 
 def test_runs_in_the_same_second_are_two_and_the_outcome_is_how_it_was_left(tmp_path):
