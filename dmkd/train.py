@@ -6,6 +6,7 @@ from typing import Any
 
 from dmkd.stores import Store
 from dmkd.training.execution import Execution
+from dmkd.training.live_progress import LiveProgress
 from dmkd.training.run import Progress, TrainingRun
 from dmkd.training.team import Team
 from dmkd.training.training_recipe import TrainingRecipe
@@ -42,6 +43,7 @@ def train(
     team = Team(device)
     try:
         run = TrainingRun(recipe, store, Path(out), execution or Execution(), team, notice)
-        return run.train(evaluate_on, begin, report)
+        with LiveProgress(run, begin, report) as live:
+            return run.train(evaluate_on, live.begin, live.report)
     finally:
         team.leave()

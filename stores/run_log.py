@@ -91,8 +91,8 @@ class RunLog:
             self.save()
 
     def add_failure(self, reason: str, *, block: int | None, worker: str | None, left_out: bool = False) -> None:
-        """Record an attempt at a block that failed, or a worker that died (``block`` None) or could not start (``worker`` None too).
-        ``left_out``: the block is not tried again. The last hundred are kept, and the count of all."""
+        """Record an attempt at a block that failed, or a worker that died (``block`` None) or could not start (``worker`` None
+        too). ``left_out``: the block is not tried again. The last hundred are kept, and the count of all."""
         first_line = next(iter(reason.splitlines()), "")[:LONGEST_REASON]
         facts = {
             "block": block,

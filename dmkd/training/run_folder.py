@@ -6,6 +6,7 @@ from dmkd.stores.errors import UsageError
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
+PROGRESS = "progress.json"  # how far it is, for whoever looks on
 SUMMARY = "summary.json"
 STUDENT = "student"  # of the last epoch
 BEST = "best"  # of the epoch with the best top-1, where there are images to measure it on
