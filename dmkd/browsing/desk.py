@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
 
 from dmkd.browsing import one_image, summaries
+from dmkd.browsing.live import LiveRuns
+from dmkd.browsing.live_training import LiveTraining
 from dmkd.browsing.query import PAIRS, Finder, numbers, query_from, rule_of
 from dmkd.browsing.saving import save
 from dmkd.browsing.side_by_side import side_by_side
@@ -19,6 +22,7 @@ from dmkd.browsing.sources import NO_CLASS
 from dmkd.browsing.table import Table
 from dmkd.browsing.thumbnails import SIZES, Thumbnails, encoded
 from dmkd.stores import DmkdError, MissingBlockError, Store, UsageError
+from dmkd.stores.locations import scheme
 from dmkd.stores.showing.facts import teacher_in_words
 
 MOST_ROWS = 512
@@ -44,6 +48,7 @@ class _Opened:
         self.finder = Finder(self.table)
         self.histograms = summaries.Histograms(self.table)
         self._pictures = Thumbnails(self.store)
+        self.live = LiveRuns()
 
     @property
     def store(self) -> Store:
@@ -59,8 +64,11 @@ class _Opened:
 class Desk:
     """Answers questions about some stores. Threads may share it."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        """Raises what opening a store raises."""
+    def __init__(self, paths: Sequence[str], runs: Sequence[str] = ()) -> None:
+        """``runs``: folders of training runs, beside those in ``students`` here and beside the stores. Raises what opening a store
+        raises, and ``UsageError`` for a run's folder that there is not."""
+        beside = [Path(path).parent / "students" for path in paths if not scheme(path)]
+        self._training = LiveTraining(runs, [Path("students"), *beside])
         self._opened = [_Opened(path) for path in paths]
         self._last_question = time.monotonic()
         self._is_warm = False
@@ -78,6 +86,8 @@ class Desk:
             "pairs": self._pairs,
             "beside": self._beside,
             "save": self._save,
+            "runs": self._runs,
+            "training": lambda asked: self._training.facts(asked["open"].split(",") if "open" in asked else None),
         }
 
     @property
@@ -255,6 +265,12 @@ class Desk:
         wanted = numbers(asked.get("classes", ""))
         start, count = _whole(asked, "start"), min(_whole(asked, "count"), MOST_ROWS)
         return side_by_side([one.table for one in self._opened], wanted, start, count)
+
+    # What goes on
+
+    def _runs(self, asked: Asked) -> Any:
+        opened = self._of(asked)
+        return opened.live.facts(opened.store, asked.get("open", "").split(","))
 
     # Keeping
 

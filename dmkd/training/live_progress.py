@@ -32,9 +32,7 @@ class LiveProgress:
     a list for each name of :data:`POINT`: at most 256 since this process began, evenly over what it has done.
     """
 
-    def __init__(
-        self, run: TrainingRun, begin: Callable[[int], None], report: Callable[[Progress], None]
-    ) -> None:
+    def __init__(self, run: TrainingRun, begin: Callable[[int], None], report: Callable[[Progress], None]) -> None:
         """``begin`` and ``report`` are called as well."""
         self._file, self._and_begin, self._and_report = run.out / PROGRESS, begin, report
         self._lr: Callable[[], float] = lambda: run.optimisation.lr
