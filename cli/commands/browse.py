@@ -21,8 +21,8 @@ from ..options import endpoint_option, json_option
     multiple=True,
     shell_complete=folders,
     metavar="FOLDER",
-    help="A training run to follow, or a folder of such: the --out of train-student, compare or distil. May be repeated. Those in "
-    "students/ here and beside the store are followed anyway.",
+    help="A training run to follow, or a folder of such: the --out of train-student, compare or distil. May be repeated. Those "
+    "in students/ here and beside the store are followed anyway.",
 )
 @click.option("--no-open", is_flag=True, help="Print the page's address, and open no browser.")
 @click.option(

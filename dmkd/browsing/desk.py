@@ -65,8 +65,8 @@ class Desk:
     """Answers questions about some stores. Threads may share it."""
 
     def __init__(self, paths: Sequence[str], runs: Sequence[str] = ()) -> None:
-        """``runs``: folders of training runs, beside those in ``students`` here and beside the stores. Raises what opening a store
-        raises, and ``UsageError`` for a run's folder that there is not."""
+        """``runs``: folders of training runs, beside those in ``students`` here and beside the stores. Raises what opening a
+        store raises, and ``UsageError`` for a run's folder that there is not."""
         beside = [Path(path).parent / "students" for path in paths if not scheme(path)]
         self._training = LiveTraining(runs, [Path("students"), *beside])
         self._opened = [_Opened(path) for path in paths]

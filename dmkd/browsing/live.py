@@ -23,8 +23,8 @@ class LiveRuns:
         self._logs = RunLogs()
 
     def facts(self, store: Store, opened: Collection[str]) -> dict[str, Any]:
-        """JSON-able: ``runs``, the newest first, and a ``problem`` with reading them, or None. Times are Unix times, rates images a
-        second; None is what is not known. ``detail`` is there of runs at work, of the newest and of those named in ``opened``."""
+        """JSON-able: ``runs``, the newest first, and a ``problem`` with reading them, or None. Times are Unix times, rates images
+        a second; None is what is not known. ``detail`` is there of runs at work, of the newest and of those in ``opened``."""
         runs = self._logs.read(store)
         done = {run.name: _done(store, run) for run in runs}
         found = []
@@ -81,18 +81,22 @@ def _seconds_left(store: Store, run: Run, runs: Sequence[Run], done: Mapping[str
 
 
 def _detail(store: Store, run: Run) -> dict[str, Any]:
-    """``workers``, the last 64 to finish a block, or to begin where none has; ``failures``, the newest first; ``curve``: bins from
-    ``start`` to ``end`` with the rates of ``total``, and of each of ``workers`` where they are few; ``newest`` image ids."""
+    """``workers``, the last 64 to finish a block; ``failures``, the newest first; ``curve``: bins from ``start`` to ``end`` with
+    the rates of ``total``, and of each of ``workers`` where they are few; ``newest`` image ids."""
     machines = {text(name): facts for name, facts in _dict(run.facts, "workers").items() if isinstance(facts, Mapping)}
-    done = {name: _done(store, run, place) for name, place in run.workers.items()}
+    done = {name: _done(store, run, run.workers[name]) for name in sorted(run.workers, key=_by_number)}
     last = sorted({*machines, *done}, key=lambda name: -done[name].at[-1] if name in done else 0.0)[:MOST_WORKERS]
-    names = sorted(last, key=lambda name: (len(name), name))  # w2 before w10
     return {
-        "workers": [_worker(name, machines.get(name, {}), done.get(name)) for name in names],
+        "workers": [_worker(name, machines.get(name, {}), done.get(name)) for name in sorted(last, key=_by_number)],
         "failures": _failures(run),
         "curve": _curve(done),
         "newest": _newest(store, run),
     }
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    """w2 before w10."""
+    return len(name), name
 
 
 def _worker(name: str, machine: Mapping[str, Any], done: Done | None) -> dict[str, Any]:

@@ -24,8 +24,8 @@ ROWS = np.dtype([("block", np.int64), ("worker", np.int32), ("seconds", np.float
 
 @dataclass
 class Run:
-    """One run's log. ``rows``: the blocks it finished, as ROWS, in order: ``worker`` is a place among ``workers``, ``seconds`` how
-    long it was made and written, ``at`` when it was there (Unix time)."""
+    """One run's log. ``rows``: the blocks it finished, as ROWS, in order: ``worker`` is a place among ``workers``, ``seconds``
+    how long it was made and written, ``at`` when it was there (Unix time)."""
 
     name: str
     facts: Mapping[str, Any] = field(default_factory=dict)  # the attributes of its log

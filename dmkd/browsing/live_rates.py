@@ -13,7 +13,7 @@ SHORTEST_SECONDS = 1e-3  # in which a rate is one
 @dataclass(frozen=True)
 class Done:
     """What a run, or one of its workers, has finished, in order of time: images of each block, float64 (n,), when it was begun
-    and when it was there (Unix time). ``begun`` is late where a worker makes several at once: each begins after the one before."""
+    and when it was there (Unix time)."""
 
     images: np.ndarray
     begun: np.ndarray
@@ -21,10 +21,11 @@ class Done:
 
     @classmethod
     def of(cls, images: np.ndarray, seconds: np.ndarray, at: np.ndarray) -> "Done":
-        """``seconds``: how long each block took."""
+        """``seconds``: how long each block took. One follows the other, unless there was room for a whole one between them."""
         order = np.argsort(at, kind="stable")
         images, seconds, at = images[order], seconds[order], at[order]
-        return cls(images, np.maximum(at - seconds, np.concatenate([[-np.inf], at[:-1]])), at)
+        before = np.concatenate([[-np.inf], at[:-1]])
+        return cls(images, np.where(at - seconds - before > seconds, at - seconds, before), at)
 
     @property
     def overall(self) -> float | None:
@@ -41,7 +42,7 @@ class Done:
         return _rate(self.images[first:].sum(), self.at[-1] - since)
 
     def binned(self, edges: np.ndarray) -> list[float]:
-        """Images a second between two edges (Unix times), each block's evenly spread over the time from its beginning to its end."""
+        """Images a second between two edges (Unix times), each block's evenly spread from its beginning to its end."""
         times = np.stack([self.begun, self.at], 1).ravel()
         total = np.cumsum(self.images)
         counts = np.stack([total - self.images, total], 1).ravel()

@@ -38,8 +38,8 @@ class LiveTraining:
     """The training runs in some folders. Threads may share it."""
 
     def __init__(self, named: Sequence[str], usual: Sequence[Path] = ()) -> None:
-        """``named``: folders of runs, or of folders of runs. ``usual``: others, which need not be there. Raises ``UsageError`` for a
-        named one that is no folder."""
+        """``named``: folders of runs, or of folders of runs. ``usual``: others, which need not be there. Raises ``UsageError``
+        for a named one that is no folder."""
         for folder in named:
             if not Path(folder).is_dir():
                 raise UsageError(f"--run: there is no folder {folder}.")
@@ -50,10 +50,10 @@ class LiveTraining:
 
     def facts(self, opened: Collection[str] | None = None) -> list[dict[str, Any]]:
         """JSON-able, of each run, the newest first: ``id``, ``name``, ``folder``, ``state`` (running, stopped, done, interrupted,
-        failed) and its ``reason``, ``student``, ``store`` (``path``, ``identity``), ``started``, ``saved``, ``ended`` (Unix times),
-        ``epoch`` of ``epochs``, ``images`` of ``total_images``, ``images_per_second``, ``eta`` (seconds), ``top1``. Those whose id
-        is in ``opened``, None: the newest six, have ``by_epoch`` and ``by_step``: a list for each name of CURVES and STEPS that
-        there is, None where there is no number."""
+        failed) and its ``reason``, ``student``, ``store`` (``path``, ``identity``), ``started``, ``saved`` and ``ended`` (Unix
+        times), ``epoch`` of ``epochs``, ``images`` of ``total_images``, ``images_per_second``, ``eta`` (seconds), ``top1``.
+        Those whose id is in ``opened``, None: the newest six, have ``by_epoch`` and ``by_step``: a list for each name of CURVES
+        and STEPS that there is, None where there is no number."""
         with self._lock:
             now = time.monotonic()
             if now - self._searched > LOOK_SECONDS:

@@ -28,8 +28,8 @@ class LiveProgress:
     """The file of one run, written by the worker that leads. A context: how it exits is recorded as the outcome.
 
     Facts: ``started``, ``saved`` and ``ended`` (ISO 8601), ``outcome``, ``driver`` (``host``, ``pid``), ``student``, ``store``
-    (``path``, ``identity``), ``epoch`` of ``epochs``, ``images`` of ``total_images``, ``images_per_second`` lately, and ``points``,
-    a list for each name of :data:`POINT`: at most 256 since this process began, evenly over what it has done.
+    (``path``, ``identity``), ``epoch`` of ``epochs``, ``images`` of ``total_images``, ``images_per_second`` lately, and
+    ``points``, a list for each name of :data:`POINT`: at most 256 since this process began, evenly over what it has done.
     """
 
     def __init__(self, run: TrainingRun, begin: Callable[[int], None], report: Callable[[Progress], None]) -> None:

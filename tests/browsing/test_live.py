@@ -78,10 +78,11 @@ def test_what_took_no_time_has_no_rate():
 
 
 def test_a_curve_spreads_a_block_over_its_time_and_shows_gaps():
-    done = seconds_done([1004.0, 1010.0], 4)
+    done = seconds_done([1004.0, 1010.0, 1020.0], 4)
     edges = edges_of([done])
-    assert edges.tolist() == [1000.0 + second for second in range(11)]
-    assert done.binned(edges) == [2.5] * 4 + [0.0] * 2 + [2.5] * 4
+    assert edges.tolist() == [1000.0 + second for second in range(21)]
+    short, gap, as_made = [10 / 6] * 6, [0.0] * 6, [2.5] * 4
+    assert done.binned(edges) == pytest.approx([2.5] * 4 + short + gap + as_made, abs=1e-3)
     late = seconds_done([5000.0], 1000)
     assert len(edges_of([done, late])) == 121
     assert sum(late.binned(edges_of([done, late]))) * (4000 / 120) == pytest.approx(10, rel=1e-3)
