@@ -102,3 +102,17 @@ def test_without_its_packages_it_says_what_to_install(store, monkeypatch):
     monkeypatch.delitem(sys.modules, "dmkd.browsing.server", raising=False)
     result = CliRunner().invoke(main, ["browse", store.path, "--no-open"])
     assert result.exit_code == 2 and "pip install 'dmkd[browse]'" in result.output
+
+
+def test_a_folder_of_runs_that_there_is_not_is_refused(store, tmp_path):
+    done = CliRunner().invoke(main, ["browse", store.path, "--run", str(tmp_path / "nowhere"), "--no-open"])
+    assert done.exit_code == 2 and f"--run: there is no folder {tmp_path}/nowhere." in done.output
+
+
+def test_the_page_is_told_of_runs_and_training_runs(store, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/metrics.jsonl").write_text('{"epoch": 1, "loss": 0.5}\n')
+    with browsing(store.path, "--run", tmp_path) as (address, _):
+        assert json.loads(got(address + "ask/runs?store=0")[1]) == {"runs": [], "problem": None}
+        (run,) = json.loads(got(address + "ask/training")[1])
+        assert run["name"] == f"{tmp_path.name}/mine" and run["by_epoch"] == {"epoch": [1], "loss": [0.5]}
