@@ -64,7 +64,7 @@ function RuleField({ state, change, error }) {
         type="text"
         value=${text}
         placeholder="entropy < 2.5 and agree"
-        spellcheck="false"
+        spellcheck=${false}
         autocomplete="off"
         aria-invalid=${Boolean(error)}
         aria-describedby=${error ? "dmkd-rule-error" : undefined}

@@ -68,6 +68,7 @@ export function Grid({ server, store, query, count, version, size, picked, onPic
   const [top, setTop] = useState(0);
   const [, redraw] = useState(0);
   const [focused, setFocused] = useState(0);
+  const awaited = useRef(null); // the place whose tile gets the focus as soon as it is there
   const pages = useRef(null);
 
   const drawn = drawnSize(store, size);
@@ -135,8 +136,17 @@ export function Grid({ server, store, query, count, version, size, picked, onPic
       setTop(box.current.scrollTop);
     }
     setFocused(next);
-    requestAnimationFrame(() => requestAnimationFrame(() => box.current?.querySelector(`[data-place="${next}"]`)?.focus()));
+    // The tile that has the focus may leave the page before the other one is there: keys still go to the grid.
+    awaited.current = next;
+    box.current.focus({ preventScroll: true });
+    redraw((n) => n + 1);
   };
+  useEffect(() => {
+    const tile = awaited.current === null ? null : box.current.querySelector(`[data-place="${awaited.current}"]`);
+    if (!tile) return;
+    awaited.current = null;
+    if (box.current.matches(":focus-within")) tile.focus({ preventScroll: true });
+  });
   const moves = {
     ArrowRight: 1,
     ArrowLeft: -1,
@@ -175,6 +185,7 @@ export function Grid({ server, store, query, count, version, size, picked, onPic
     };
   };
 
+  const reachable = start <= focused && focused < stop ? focused : start;
   const tiles = [];
   for (let place = start; place < stop; place += 1) {
     const x = GAP + (place % columns) * (tileWidth + GAP);
@@ -188,7 +199,7 @@ export function Grid({ server, store, query, count, version, size, picked, onPic
       y=${y}
       size=${[tileWidth, size, tileHeight]}
       picked=${picked}
-      inTabOrder=${place === focused}
+      inTabOrder=${place === reachable}
       onPick=${onPick}
       onOpen=${(id) => {
         setFocused(place);
@@ -197,7 +208,8 @@ export function Grid({ server, store, query, count, version, size, picked, onPic
       sort=${query.sort}
     />`);
   }
-  return html`<div class="grid" ref=${box} onScroll=${scrolled} onKeyDown=${pressed} role="group" aria-label="Images">
+  const entered = (event) => event.target.dataset.place && setFocused(Number(event.target.dataset.place));
+  return html`<div class="grid" ref=${box} tabindex="-1" onScroll=${scrolled} onKeyDown=${pressed} onFocusCapture=${entered} role="group" aria-label="Images">
     <div style=${{ height: `${shown}px` }} class="canvas">${tiles}</div>
     ${count === 0 && html`<p class="empty">No image fits.</p>`}
   </div>`;

@@ -37,7 +37,7 @@ export function SaveDialog({ server, store, state, query, answer, picked, close 
       <p>${byHand
         ? html`No rule says which these are: they are saved as a column of the store, 1 for these images and 0 for the others.`
         : html`Saved as a rule, which goes for images that come later, too: <code class="rule">${rule || "(every image)"}</code>`}</p>
-      <label>Name <input type="text" value=${name} required autocomplete="off" spellcheck="false" onInput=${(event) => setName(event.target.value)} /></label>
+      <label>Name <input type="text" value=${name} required autocomplete="off" spellcheck=${false} onInput=${(event) => setName(event.target.value)} /></label>
       ${error && html`<p class="problem" role="alert">${error}</p>`}
       <p class="buttons"><button type="button" onClick=${() => dialog.current.close()}>Cancel</button> <button type="submit">Save</button></p>
     </form>`}
