@@ -8,7 +8,7 @@ import { Grid } from "./grid.js";
 import { ImageDialog } from "./image.js";
 import { LiveView } from "./live.js";
 import { SaveDialog } from "./saving.js";
-import { START, TABS, fromHash, queryOf, toHash } from "./state.js";
+import { START, TABS, fromHash, isOneStep, queryOf, toHash } from "./state.js";
 import { StoresView } from "./stores.js";
 import { TeachersView } from "./teachers.js";
 import { Toolbar } from "./toolbar.js";
@@ -21,6 +21,7 @@ const SECONDS = 2; // between two looks at what has changed
 function useKept(inPage) {
   const [state, setState] = useState(() => (inPage ? fromHash(location.hash) : { ...START }));
   const written = useRef(inPage ? location.hash : "");
+  const kept = useRef(state);
   useEffect(() => {
     if (!inPage) return;
     const moved = () => {
@@ -38,8 +39,10 @@ function useKept(inPage) {
     const now = hash ? `#${hash}` : "";
     if (now !== written.current) {
       written.current = now;
-      history.pushState(null, "", now || location.pathname + location.search);
+      const keep = isOneStep(kept.current, state) ? "replaceState" : "pushState";
+      history[keep](null, "", now || location.pathname + location.search);
     }
+    kept.current = state;
   }, [state]);
   const change = useCallback((some) => setState((before) => ({ ...before, ...some })), []);
   return [state, change];
@@ -75,7 +78,8 @@ function fitted(asked, stores) {
   const versus = !comparing ? null : others.includes(asked.versus) ? asked.versus : (others[0] ?? null);
   const sorts = ["image_id", "class_id", "random", ...(judge ? ["p_class", "entropy", "top1"] : []), ...(versus ? ["gap"] : []), ...Object.keys(store.columns)];
   const state = { ...asked, store: number, judge, versus, pair: versus ? asked.pair : null };
-  return sorts.includes(state.sort) ? state : { ...state, sort: "image_id", down: false };
+  if (sorts.includes(state.sort)) return state;
+  return asked.tab === "teachers" && versus ? { ...state, sort: "gap", down: true } : { ...state, sort: "image_id", down: false };
 }
 
 function Opened({ server, stores, status, lost, asked, change, inPage }) {

@@ -21,7 +21,7 @@ export const START = {
   agree: null, // true, false; null: either
   ranges: {}, // name -> [low, high], null where there is no limit
   ids: null, // these images alone
-  sort: "image_id",
+  sort: null, // the view's own order
   down: false,
   size: 96, // pixels of a picture
   image: null,
@@ -71,6 +71,11 @@ export const queryOf = (state) => ({
   sort: state.sort,
   down: state.down ? 1 : "",
 });
+
+// Whether two states are one to whoever goes back: between them a slider was moved, or the next image looked at.
+export const isOneStep = (before, after) => Object.keys(after).every(
+  (name) => before[name] === after[name] || name === "size" || (name === "image" && before.image !== null && after.image !== null),
+);
 
 // What differs from the start, as the part of an address after #.
 export function toHash(state) {

@@ -2,7 +2,7 @@
 
 import { useAnswer } from "./asking.js";
 import { Grid } from "./grid.js";
-import { html, useEffect } from "./vendor/preact.js";
+import { html } from "./vendor/preact.js";
 import { count, percent } from "./words.js";
 
 export const PAIRS = {
@@ -16,10 +16,6 @@ export const PAIRS = {
 export function TeachersView({ server, store, state, change, query, answer, now, picked, pick, open }) {
   const known = state.versus !== null;
   const { found, error } = useAnswer(server, "pairs", known ? { ...query, pair: null } : null, now.version);
-  // The images on which they differ most come first, until another order is chosen.
-  useEffect(() => {
-    if (known && state.sort === "image_id") change({ sort: "gap", down: true });
-  }, [known]);
   if (!known) return html`<p class="empty">This takes two label sets: label the store by another teacher, or by a student: <code>dmkd label --teacher students/first</code>.</p>`;
   return html`<div class="twoteachers">
     ${error && html`<p class="problem" role="alert">${error}</p>`}

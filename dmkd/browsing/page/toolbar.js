@@ -27,7 +27,7 @@ export function Toolbar({ store, state, change, answer, picked, clear, onSave })
         ${sorts.map((name) => html`<option value=${name}>${SORTS[name] ?? name}</option>`)}
       </select>
     </label>
-    <button type="button" aria-pressed=${state.down} aria-label="Largest first" title="Largest first" onClick=${() => change({ down: !state.down })}>${state.down ? "↓" : "↑"}</button>
+    <button type="button" aria-pressed=${state.down} aria-label="Largest first" title="Largest first" onClick=${() => change({ sort: state.sort, down: !state.down })}>${state.down ? "↓" : "↑"}</button>
     <label>Size
       <input type="range" min="32" max="256" step="8" value=${state.size} onInput=${(event) => change({ size: Number(event.target.value) })} />
     </label>
