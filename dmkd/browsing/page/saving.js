@@ -1,6 +1,5 @@
 // Keeping a selection in the store.
 
-import { ruleOf } from "./state.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { images } from "./words.js";
 
@@ -13,7 +12,6 @@ export function SaveDialog({ server, store, state, query, answer, picked, close 
   useEffect(() => {
     dialog.current.showModal();
   }, []);
-  const rule = ruleOf(state);
   const save = async (event) => {
     event.preventDefault();
     setError(null);
@@ -36,7 +34,7 @@ export function SaveDialog({ server, store, state, query, answer, picked, close 
       </fieldset>`}
       <p>${byHand
         ? html`No rule says which these are: they are saved as a column of the store, 1 for these images and 0 for the others.`
-        : html`Saved as a rule, which goes for images that come later, too: <code class="rule">${rule || "(every image)"}</code>`}</p>
+        : html`Saved as a rule, which goes for images that come later, too: <code class="rule">${query.rule || "(every image)"}</code>`}</p>
       <label>Name <input type="text" value=${name} required autocomplete="off" spellcheck=${false} onInput=${(event) => setName(event.target.value)} /></label>
       ${error && html`<p class="problem" role="alert">${error}</p>`}
       <p class="buttons"><button type="button" onClick=${() => dialog.current.close()}>Cancel</button> <button type="submit">Save</button></p>

@@ -33,6 +33,6 @@ export function Toolbar({ store, state, change, answer, picked, clear, onSave })
     </label>
     <span class="space"></span>
     ${picked.size > 0 && html`<span role="status">${count(picked.size)} picked</span> <button type="button" onClick=${clear}>Clear</button>`}
-    <button type="button" disabled=${!answer.found?.count && !picked.size} onClick=${onSave}>Save selection …</button>
+    <button type="button" disabled=${(answer.error || !answer.found?.count) && !picked.size} onClick=${onSave}>Save selection …</button>
   </div>`;
 }
