@@ -13,7 +13,7 @@ import { StoresView } from "./stores.js";
 import { TeachersView } from "./teachers.js";
 import { Toolbar } from "./toolbar.js";
 import { html, useCallback, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
-import { count } from "./words.js";
+import { count, images } from "./words.js";
 
 const SECONDS = 2; // between two looks at what has changed
 
@@ -108,12 +108,13 @@ function Opened({ server, stores, status, lost, asked, change, inPage }) {
     change({ image });
   }, []);
   const shared = { server, store, stores, state, change, query, answer, now, open, picked };
+  const main = useRef(null);
   const views = { images: ImagesView, classes: ClassesView, confusion: ConfusionView, teachers: TeachersView, stores: StoresView, live: LiveView };
   const View = views[state.tab];
   const tabs = TABS.filter(([name]) => (name !== "stores" || stores.length > 1) && (name !== "teachers" || Object.keys(store.label_sets).length > 1));
   return html`<div class="app">
     <header>
-      <span class="brand" title=${store.path}>${store.path.split("/").filter(Boolean).pop()}</span>
+      <h1 class=${stores.length > 1 ? "hidden" : "brand"} title=${store.path}>${store.path.split("/").filter(Boolean).pop()}</h1>
       ${stores.length > 1 && html`<label class="pickstore"><span class="hidden">Store</span>
         <select aria-label="Store" value=${state.store} onChange=${(event) => change({ ...START, tab: state.tab, size: state.size, store: Number(event.target.value) })}>
           ${stores.map((one, number) => html`<option value=${number}>${one.path}</option>`)}
@@ -126,8 +127,8 @@ function Opened({ server, stores, status, lost, asked, change, inPage }) {
     </header>
     ${now.problems.length > 0 && html`<details class="problem banner"><summary>${now.problems.length === 1 ? "A part of the store can't be read" : `${now.problems.length} parts of the store can't be read`}</summary><ul>${now.problems.map((one) => html`<li>${one}</li>`)}</ul></details>`}
     <div class=${`body ${state.tab === "live" ? "whole" : ""}`}>
-      ${state.tab !== "live" && html`<${Filters} ...${shared} />`}
-      <main>
+      ${state.tab !== "live" && html`<button type="button" class="skip" onClick=${() => main.current.focus()}>Skip the filters</button><${Filters} ...${shared} />`}
+      <main ref=${main} tabindex="-1">
         ${["images", "teachers"].includes(state.tab) && html`<${Toolbar} ...${shared} onSave=${() => setSaving(true)} clear=${() => setPicked(new Set())} />`}
         ${query && html`<${View} ...${shared} pick=${pick} />`}
       </main>
@@ -141,7 +142,7 @@ function Progress({ now, lost }) {
   if (lost) return html`<span class="state problem" role="status">No answer: is dmkd browse still running?</span>`;
   if (now.blocks_to_read > 0) return html`<span class="state" role="status">reading, ${count(now.blocks_to_read)} blocks to go</span>`;
   if (now.blocks_made < now.num_blocks) return html`<span class="state" role="status">${count(now.blocks_made)} of ${count(now.num_blocks)} blocks made</span>`;
-  return html`<span class="state quiet">${count(now.images_made)} images</span>`;
+  return html`<span class="state quiet">${images(now.images_made)}</span>`;
 }
 
 function ImagesView({ server, store, state, query, answer, now, picked, pick, open }) {

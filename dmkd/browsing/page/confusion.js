@@ -36,8 +36,8 @@ function OfTeacher({ server, store, judge, query, now, change }) {
   const shade = (n, right) => ({ "--share": right ? 0 : Math.sqrt(n / most) });
   return html`<section>
     <h2>${judge} <span class="quiet">sees another class in ${count(found.wrong)} of ${count(found.labelled)} images${found.labelled > 0 && ` (${percent(found.wrong / found.labelled)})`}</span></h2>
-    <table class="confusion">
-      <caption>Rows: the class asked for. Columns: the class seen.${found.others.some(Boolean) && " The classes that are confused most."}</caption>
+    <p class="quiet">Rows: the class asked for. Columns: the class seen.${found.others.some(Boolean) && " The classes that are confused most."}</p>
+    <table class="confusion" aria-label=${`What ${judge} sees`}>
       <thead><tr><td></td>
         ${found.classes.map((one) => html`<th scope="col"><span title=${className(store, one)}>${className(store, one)}</span></th>`)}
         ${found.others.some(Boolean) && html`<th scope="col"><span>others</span></th>`}

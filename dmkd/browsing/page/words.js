@@ -10,10 +10,12 @@ export function short(value) {
   return Math.abs(value) >= 1000 || (value !== 0 && Math.abs(value) < 0.001) ? value.toExponential(1) : value.toPrecision(3);
 }
 
-// Of a class's synonyms the first.
+const LONGEST = 80; // of a name, which can be a stranger's
+
+// Of a class's synonyms the first; of a class without a name its number.
 export function className(store, classId) {
-  const name = store.class_names[classId];
-  return name === undefined ? String(classId) : name.split(",")[0];
+  const name = (store.class_names[classId] ?? "").split(",")[0].trim();
+  return name.length > LONGEST ? `${name.slice(0, LONGEST)}…` : name || String(classId);
 }
 
 export function numberedClass(store, classId) {
