@@ -18,14 +18,14 @@ export function useAnswer(server, question, asked, key) {
   return answer;
 }
 
-// The address of a picture once it is known, else null.
-export function usePicture(server, question, asked) {
+// The address of a picture once it is known, else null. Where it can't be had, `failed` is called.
+export function usePicture(server, question, asked, failed = () => {}) {
   const [url, setUrl] = useState(null);
   const key = JSON.stringify(asked);
   useEffect(() => {
     let wanted = true;
     setUrl(null);
-    if (asked !== null) server.picture(question, asked).then((found) => wanted && setUrl(found), () => {});
+    if (asked !== null) server.picture(question, asked).then((found) => wanted && setUrl(found), () => wanted && failed());
     return () => {
       wanted = false;
     };

@@ -15,7 +15,10 @@ export function ImageDialog({ server, store, state, query, answer, now, place, s
   const [marked, setMarked] = useState(null);
   const image = state.image;
   const { found, error } = useAnswer(server, "image", { store: state.store, id: image, temperature }, now.version);
-  const pixels = usePicture(server, "pixels", { store: state.store, id: image });
+  const [unread, setUnread] = useState(null); // why an image can't be shown: its number and a sentence
+  const asked = { store: state.store, id: image };
+  const why = () => server.ask("pixels", asked).catch((problem) => setUnread([image, problem.message]));
+  const pixels = usePicture(server, "pixels", asked, why);
   useEffect(() => {
     dialog.current.showModal();
   }, []);
@@ -31,7 +34,7 @@ export function ImageDialog({ server, store, state, query, answer, now, place, s
     }
   };
   const pressed = (event) => {
-    if (/^(INPUT|SELECT)$/.test(event.target.tagName)) return;
+    if (/^(INPUT|SELECT|UL)$/.test(event.target.tagName)) return; // the list of views scrolls by arrows
     if (event.key === "ArrowRight") move(1);
     else if (event.key === "ArrowLeft") move(-1);
     else if (event.key === "x") pick(image);
@@ -49,9 +52,10 @@ export function ImageDialog({ server, store, state, query, answer, now, place, s
       <button type="button" onClick=${() => dialog.current.close()} aria-label="Close">×</button>
     </div>
     ${error && html`<p class="problem" role="alert">${error}</p>`}
+    ${unread?.[0] === image && html`<p class="problem" role="alert">${unread[1]}</p>`}
     ${found && found.image_id === image && html`<div class="facts">
       <figure>
-        <${Outlined} pixels=${pixels} shape=${shape} store=${store} views=${found.view_sets[0]} marked=${marked} />
+        <${Outlined} pixels=${pixels} failed=${why} shape=${shape} store=${store} views=${found.view_sets[0]} marked=${marked} />
         <figcaption class="quiet">as stored, ${shape[1]} × ${shape[0]}${found.view_sets.length > 0 && ", its views outlined"}</figcaption>
       </figure>
       <${Opinions} store=${store} found=${found} />
@@ -68,13 +72,13 @@ export function ImageDialog({ server, store, state, query, answer, now, place, s
 }
 
 // The image with the boxes of its first views.
-function Outlined({ pixels, shape, store, views, marked }) {
+function Outlined({ pixels, failed, shape, store, views, marked }) {
   const boxes = (views?.views ?? []).flatMap(({ box }, number) => (box[2] * box[3] < 0.999 ? [[box, number]] : []));
   const [above, beside] = views?.padding ?? [0, 0];
   const [height, width] = shape;
   const view = [-beside * width, -above * height, width * (1 + 2 * beside), height * (1 + 2 * above)];
   return html`<svg class=${`outlined ${pixelated(store) ? "pixels" : ""}`} viewBox=${view.join(" ")} role="img" aria-label="The image with its views outlined">
-    ${pixels && html`<image href=${pixels} width=${width} height=${height} preserveAspectRatio="none" />`}
+    ${pixels && html`<image href=${pixels} width=${width} height=${height} preserveAspectRatio="none" onError=${failed} />`}
     ${boxes.map(([[top, left, high, wide], number]) => html`<rect
       class=${`box color${number % COLORS} ${marked === number ? "marked" : marked === null ? "" : "faint"}`}
       x=${left * width} y=${top * height} width=${wide * width} height=${high * height} vector-effect="non-scaling-stroke" />`)}
