@@ -136,16 +136,18 @@ export function Grid({ server, store, query, count, version, size, picked, onPic
       setTop(box.current.scrollTop);
     }
     setFocused(next);
-    // The tile that has the focus may leave the page before the other one is there: keys still go to the grid.
     awaited.current = next;
-    box.current.focus({ preventScroll: true });
-    redraw((n) => n + 1);
+    if (!focusAwaited()) box.current.focus({ preventScroll: true }); // until it is there, keys still go to the grid
   };
-  useEffect(() => {
-    const tile = awaited.current === null ? null : box.current.querySelector(`[data-place="${awaited.current}"]`);
-    if (!tile) return;
+  const focusAwaited = () => {
+    const tile = box.current.querySelector(`[data-place="${awaited.current}"]`);
+    if (!tile) return false;
     awaited.current = null;
     if (box.current.matches(":focus-within")) tile.focus({ preventScroll: true });
+    return true;
+  };
+  useEffect(() => {
+    if (awaited.current !== null) focusAwaited();
   });
   const moves = {
     ArrowRight: 1,
@@ -185,7 +187,7 @@ export function Grid({ server, store, query, count, version, size, picked, onPic
     };
   };
 
-  const reachable = start <= focused && focused < stop ? focused : start;
+  const reachable = start <= focused && focused < stop ? focused : Math.min(Math.ceil(offset / rowHeight) * columns, stop - 1);
   const tiles = [];
   for (let place = start; place < stop; place += 1) {
     const x = GAP + (place % columns) * (tileWidth + GAP);

@@ -15,7 +15,8 @@ export const PAIRS = {
 
 export function TeachersView({ server, store, state, change, query, answer, now, picked, pick, open }) {
   const known = state.versus !== null;
-  const { found, error } = useAnswer(server, "pairs", known ? { ...query, pair: null } : null, now.version);
+  const asked = query.versus === null ? null : { ...query, pair: null }; // the query was answered before the view changed
+  const { found, error } = useAnswer(server, "pairs", asked, now.version);
   if (!known) return html`<p class="empty">This takes two label sets: label the store by another teacher, or by a student: <code>dmkd label --teacher students/first</code>.</p>`;
   return html`<div class="twoteachers">
     ${error && html`<p class="problem" role="alert">${error}</p>`}
