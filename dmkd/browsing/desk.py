@@ -223,7 +223,9 @@ class Desk:
         size = _whole(asked, "size")
         if size not in SIZES:
             raise UsageError(f"Pictures have {', '.join(map(str, SIZES))} pixels, not {size}.")
-        return self._of(asked).pictures.sheet(numbers(asked.get("ids", "")), size)
+        if not (ids := numbers(asked.get("ids", ""))):
+            raise UsageError("Pictures of which images? Give their numbers, as in 7,3,100.")
+        return self._of(asked).pictures.sheet(ids, size)
 
     def _classes(self, asked: Asked) -> Any:
         opened, query = self._of(asked), query_from(asked)

@@ -9,6 +9,8 @@ from dmkd.stores import DmkdError, LabelSet, Store, UsageError, ViewSet
 from dmkd.stores.showing.facts import teacher_in_words
 from dmkd.views.sheet import TOP, VIEWS_SHOWN, render_views, view_line
 
+COLDEST, HOTTEST = 0.001, 1000.0  # temperatures at which float32 logits have a softmax
+
 
 def image_facts(store: Store, image_id: int, temperature: float) -> dict[str, Any]:
     """JSON-able: ``class_id``; each of its columns; for each view set ``views`` (``box`` top, left, height, width as fractions of
@@ -19,8 +21,8 @@ def image_facts(store: Store, image_id: int, temperature: float) -> dict[str, An
     """
     if not 0 <= image_id < store.num_images:
         raise UsageError(f"{store.path} has image ids 0 to {store.num_images - 1}; there is no image {image_id}.")
-    if not temperature > 0:
-        raise UsageError(f"The temperature must be above 0, not {temperature:g}.")
+    if not COLDEST <= temperature <= HOTTEST:
+        raise UsageError(f"The temperature must be above 0 ({COLDEST:g} to {HOTTEST:g}), not {temperature:g}.")
     block = image_id // store.block_size
     columns = {name: one for name, one in store.columns.items() if one.has_block(block)}
     return {

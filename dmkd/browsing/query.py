@@ -164,7 +164,7 @@ def query_from(asked: Mapping[str, str]) -> Query:
 
 def numbers(text: str) -> list[int]:
     """``7,3,100`` -> [7, 3, 100]. Raises ``UsageError``."""
-    try:
-        return [int(word) for word in text.split(",") if word]
-    except ValueError:
-        raise UsageError(f"{text!r} are not the numbers of images: give them as in 7,3,100.") from None
+    words = [word for word in text.split(",") if word]
+    if not all(word.isdecimal() and len(word) <= 15 for word in words):
+        raise UsageError(f"{text[:100]!r} are not the numbers of images: give them as in 7,3,100.")
+    return [int(word) for word in words]

@@ -1,4 +1,4 @@
-"""The page behind ``dmkd browse`` in Chromium, driven by Playwright: where the browser is, servers, and pages that are watched."""
+"""The page behind ``dmkd browse`` in Chromium, driven by Playwright: the browser, servers, and pages that are watched."""
 
 import json
 import os
@@ -93,7 +93,10 @@ def looking(
     context.set_default_timeout(1000 * SECONDS)
     page = context.new_page()
     complaints: list[str] = []
-    page.on("console", lambda said: said.type in ("error", "warning") and complaints.append(f"{said.text} ({said.location})"))
+    page.on(
+        "console",
+        lambda said: said.type in ("error", "warning") and complaints.append(f"{said.text} ({said.location})"),
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
     page.on("request", lambda asked: asked.url.startswith(address) or complaints.append(f"asked {asked.url}"))

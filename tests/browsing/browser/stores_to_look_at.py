@@ -41,7 +41,9 @@ def new_store(
     for name in teachers:
         teacher = {"name": teacher_name or name, "architecture": name}
         codec = parse_codec("float16")
-        store.add_label_set(name, teacher=teacher, source=name, view_set=VIEWS, codec=codec, num_classes=len(class_names))
+        store.add_label_set(
+            name, teacher=teacher, source=name, view_set=VIEWS, codec=codec, num_classes=len(class_names)
+        )
     return store
 
 

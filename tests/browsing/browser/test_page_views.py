@@ -156,7 +156,9 @@ def test_an_image_shows_its_views_and_what_teachers_see_in_them_at_a_temperature
         shown = dialog(page)
         expect(shown.get_by_role("heading", level=2)).to_have_text(f"Image 3, asked for {facts['asked'][3]}")
         expect(shown.locator(".views li")).to_have_count(4)
-        assert shown.locator("rect.box").count() == np.count_nonzero(store.views[VIEWS][[3]][0, :, 2:4].prod(-1) < 0.999)
+        assert shown.locator("rect.box").count() == np.count_nonzero(
+            store.views[VIEWS][[3]][0, :, 2:4].prod(-1) < 0.999
+        )
         expect(shown.locator(".seenview").last).to_have_attribute("style", re.compile("url"))
         expect(shown.locator("image")).to_have_attribute("href", re.compile("ask/pixels"))
         top = shown.locator(".views li").first.locator(".top").first  # view 0 by the first teacher
