@@ -8,6 +8,8 @@ import click
 
 from dmkd.stores.errors import DmkdError
 
+from .config import with_config
+
 # Threads that wait for each other by spinning hold the cores that others need: on two cores shared with another job,
 # generation was 5 times slower than with threads that sleep. OpenMP reads this when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -62,7 +64,7 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        return import_module(COMMANDS[name]).command if name in COMMANDS else None
+        return with_config(import_module(COMMANDS[name]).command, COMMANDS) if name in COMMANDS else None
 
     def resolve_command(
         self, context: click.Context, arguments: list[str]

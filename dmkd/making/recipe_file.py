@@ -3,14 +3,13 @@
 import json
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmkd.recipes.generator_args import written_arguments
 from dmkd.recipes.id_ranges import id_ranges
+from dmkd.recipes.option_file import read_option_file
 from dmkd.recipes.other_vae import without_vae
 from dmkd.recipes.recipe import Recipe
 from dmkd.stores import LabelSet, Store, UsageError, ViewSet, open_store
@@ -68,15 +67,7 @@ def read_recipe(path: str) -> dict[str, Any]:
 
     Raises ``UsageError`` for a file that can't be read, an unknown key or a value of another type.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(f"The recipe {path} can't be read: {reason}.") from error
-    try:
-        values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
-    except ValueError as error:
-        raise UsageError(f"The recipe {path} is neither TOML nor JSON: {str(error).rstrip('.')}.") from error
+    values = read_option_file(path, "The recipe")
     for key, value in values.items():
         if key not in KEYS:
             raise UsageError(f"The recipe {path} has the unknown key {key!r}; known are {', '.join(KEYS)}.")
