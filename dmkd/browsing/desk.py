@@ -27,6 +27,7 @@ from dmkd.stores.showing.facts import teacher_in_words
 
 MOST_ROWS = 512
 IDLE_SECONDS = 3.0
+POLLED = ("status", "runs", "training")  # that nobody waits for
 
 Asked = Mapping[str, str]
 
@@ -113,7 +114,7 @@ class Desk:
         """Never raises: what can't be answered is said in a sentence, as JSON ``{"error": ...}``."""
         if question not in self.questions:
             return _refusal(f"The page asked for {question!r}, which there is not.", 404)
-        if question != "status":
+        if question not in POLLED:
             self._last_question = time.monotonic()
         try:
             found = self.questions[question](asked)
