@@ -69,8 +69,12 @@ LINES = [
 
 
 @pytest.mark.parametrize("words", LINES)
-def test_commands_that_are_shown_parse(words, monkeypatch):
+def test_commands_that_are_shown_parse(words, monkeypatch, tmp_path):
     monkeypatch.setattr("dmkd.cli.options.set_endpoint", lambda url: None)
+    if "--config" in words:  # the file that the page shows
+        (shown,) = re.findall(r"(?ms)^```toml\n(.*?)^```$", TEXT)
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / words[words.index("--config") + 1]).write_text(shown)
     parse(words)
 
 
