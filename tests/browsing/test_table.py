@@ -5,7 +5,9 @@ import pytest
 from conftest import TEACHER, block_arrays, filled_store, new_store
 
 from dmkd.browsing.table import Table
+from dmkd.browsing.thumbnails import Thumbnails
 from dmkd.stores import NotAStoreError, open_store, parse_codec
+from dmkd.stores.packing import pack
 
 
 def updated(path):
@@ -22,6 +24,16 @@ def test_it_holds_what_the_store_holds_of_each_image(place):
     np.testing.assert_array_equal(table.quality["teacher"], store.labels["teacher"].quality[:])
     np.testing.assert_array_equal(table.columns["score"], np.arange(100.0))
     assert (table.blocks_made, table.blocks_to_read, table.damaged) == (7, 0, [])
+
+
+def test_a_store_that_is_packed_while_it_is_looked_at_stays_readable(tmp_path):
+    store = filled_store(tmp_path / "s.zarr")
+    table = updated(store.path)
+    pictures = Thumbnails(table.store)
+    before = pictures.sheet([0, 99], 32)
+    pack(open_store(store.path))
+    assert Thumbnails(open_store(store.path)).sheet([0, 99], 32) == before == pictures.sheet([0, 99], 32)
+    np.testing.assert_array_equal(updated(store.path).quality["teacher"], table.quality["teacher"])
 
 
 def test_blocks_that_are_not_there_are_seen_when_they_come(place):
