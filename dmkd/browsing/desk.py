@@ -174,7 +174,7 @@ class Desk:
                     "num_blocks": table.store.num_blocks,
                     "blocks_to_read": table.blocks_to_read,
                     "sets": [sorted(table.quality), sorted(table.columns), sorted(table.store.selections)],
-                    "problems": [*([table.problem] if table.problem else []), *table.damaged[:20]],
+                    "problems": [*([table.problem] if table.problem else []), *dict.fromkeys(table.damaged)][:20],
                 }
             )
         return found

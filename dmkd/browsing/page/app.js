@@ -12,7 +12,7 @@ import { START, TABS, fromHash, isOneStep, queryOf, toHash } from "./state.js";
 import { StoresView } from "./stores.js";
 import { TeachersView } from "./teachers.js";
 import { Toolbar } from "./toolbar.js";
-import { html, useCallback, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
+import { html, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./vendor/preact.js";
 import { count, images } from "./words.js";
 
 const SECONDS = 2; // between two looks at what has changed
@@ -33,7 +33,7 @@ function useKept(inPage) {
     window.addEventListener("hashchange", moved);
     return () => window.removeEventListener("hashchange", moved);
   }, []);
-  useEffect(() => {
+  useLayoutEffect(() => { // at once, before another address can come
     if (!inPage) return;
     const hash = toHash(state);
     const now = hash ? `#${hash}` : "";

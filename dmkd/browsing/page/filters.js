@@ -1,7 +1,7 @@
 // The side of the page: which images. All of it comes to one rule.
 
 import { Histogram } from "./histogram.js";
-import { NO_FILTERS, isFiltered, ruleOf } from "./state.js";
+import { NO_FILTERS, isFiltered, rangeOf, ruleOf } from "./state.js";
 import { PAIRS } from "./teachers.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { className, count, numberedClass, percent } from "./words.js";
@@ -25,7 +25,7 @@ export function Filters({ store, state, change, answer, picked }) {
       (facts) => html`<${Histogram}
         key=${facts.key}
         facts=${facts}
-        range=${state.ranges[facts.key]}
+        range=${rangeOf(state, facts.key)}
         description=${store.columns[facts.key]}
         onRange=${(range) => {
           const { [facts.key]: _, ...others } = state.ranges;

@@ -5,7 +5,7 @@ import { short } from "./words.js";
 
 const WIDTH = 240;
 const HEIGHT = 44;
-const TITLES = { p_class: "p(class)", entropy: "entropy, nats" };
+const TITLES = { __proto__: null, p_class: "p(class)", entropy: "entropy, nats" };
 
 export function Histogram({ facts, range, description, onRange }) {
   const box = useRef(null);

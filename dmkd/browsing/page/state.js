@@ -32,6 +32,9 @@ export const NO_FILTERS = Object.fromEntries(FILTERS.map((name) => [name, START[
 
 export const isFiltered = (state) => FILTERS.some((name) => JSON.stringify(state[name]) !== JSON.stringify(START[name]));
 
+// Names are a store's: one may be "constructor".
+export const rangeOf = (state, name) => (Object.hasOwn(state.ranges, name) ? state.ranges[name] : null);
+
 // Numbers as a rule has them: as short as they can be told apart on the screen.
 const written = (value) => String(Number(value.toPrecision(4)));
 
@@ -95,6 +98,7 @@ export function fromHash(hash) {
   const isNumber = (value) => Number.isInteger(value) && value >= 0;
   const isText = (value) => typeof value === "string";
   const fits = {
+    __proto__: null, // no name is known but these
     tab: (value) => TABS.some(([name]) => name === value),
     store: isNumber,
     judge: isText,

@@ -6,6 +6,7 @@ import { html } from "./vendor/preact.js";
 import { count, percent } from "./words.js";
 
 export const PAIRS = {
+  __proto__: null,
   differ: "see different classes",
   both: "both right",
   first: "only the first right",

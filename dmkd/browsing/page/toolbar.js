@@ -3,7 +3,7 @@
 import { html } from "./vendor/preact.js";
 import { count } from "./words.js";
 
-const SORTS = { image_id: "number", class_id: "class", p_class: "p(class)", entropy: "entropy", top1: "class seen", gap: "how far two teachers are apart", random: "random" };
+const SORTS = { __proto__: null, image_id: "number", class_id: "class", p_class: "p(class)", entropy: "entropy", top1: "class seen", gap: "how far two teachers are apart", random: "random" };
 
 // Another teacher; if it was the second one, the two change places.
 const judgedBy = (judge, state) => ({ judge, versus: judge === state.versus ? state.judge : state.versus });
