@@ -26,7 +26,7 @@ def new_store(
     block_size: int = 64,
     image_codec: str = "raw",
 ) -> Store:
-    """An empty store. ``teacher_name``: what all the teachers say that they are called."""
+    """An empty store. ``teacher_name``: what the teachers say that they are."""
     store = create_store(
         str(path),
         recipe={"generator": "digits", "seed": 0, "name": path.stem},
@@ -39,7 +39,7 @@ def new_store(
     description = {"policy": f"rrc:{num_views}", "size": side, "interpolation": "bilinear"}
     store.add_view_set(VIEWS, num_views, COMPONENTS, {**description, "crop_pct": 1.0, "crop_mode": "center"})
     for name in teachers:
-        teacher = {"name": teacher_name or name, "architecture": name}
+        teacher = {"name": name, "architecture": teacher_name or name}
         codec = parse_codec("float16")
         store.add_label_set(
             name, teacher=teacher, source=name, view_set=VIEWS, codec=codec, num_classes=len(class_names)
