@@ -44,14 +44,15 @@ function RuleField({ state, change, error }) {
   useEffect(() => setText(state.rule), [state.rule]);
   useEffect(() => {
     const slash = (event) => {
-      const isHere = event.target === document.body || field.current?.closest(".dmkd").contains(event.target);
+      const page = field.current?.closest(".dmkd");
+      const isHere = page?.contains(event.target) || (event.target === document.body && page?.parentElement === document.body);
       if (event.key === "/" && isHere && !/^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) {
         event.preventDefault();
         field.current?.focus();
       }
     };
-    document.addEventListener("keydown", slash);
-    return () => document.removeEventListener("keydown", slash);
+    document.addEventListener("keydown", slash, true);
+    return () => document.removeEventListener("keydown", slash, true);
   }, []);
   const use = (event) => {
     event.preventDefault();
