@@ -131,3 +131,15 @@ def test_a_widget_that_is_closed_lets_go(notebook):
     notebook.evaluate("window.closeWidget()")
     expect(notebook.locator("#output .app")).to_have_count(0)
     assert notebook.evaluate("window.heard.length") == 0
+
+
+def test_it_follows_the_notebooks_theme_and_its_own_width(notebook):
+    expect(tiles(notebook).first).to_be_visible()
+    paper = notebook.locator(".dmkd")
+    for light, colour in (("true", "rgb(255, 255, 255)"), ("false", "rgb(22, 24, 28)")):
+        notebook.evaluate("light => { document.body.dataset.jpThemeLight = light }", light)
+        expect(paper).to_have_css("background-color", colour)
+    for width, is_beside in ((1000, True), (500, False)):
+        notebook.locator("#output").evaluate("(box, width) => { box.style.width = `${width}px` }", width)
+        filters, grid = (notebook.locator(name).bounding_box() for name in (".filters", ".grid"))
+        assert (grid["x"] >= filters["x"] + filters["width"]) == is_beside
