@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from dmkd.training.execution import Execution
 
 
+def _trackers() -> list[str]:
+    from dmkd.training.trackers import TRACKERS
+
+    return list(TRACKERS)
+
+
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What determines a student beside its architecture, its labels and its seed: for ``resolve_training``."""
     for option in reversed(
@@ -230,6 +236,15 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="Size of the cache at most, other runs' and stores' included. Default: most of what is free on its disk.",
             ),
             click.option(
+                "--log",
+                cls=ListingOption,
+                multiple=True,
+                shell_complete=words(later=_trackers),
+                listing=lambda: ", ".join(_trackers()),
+                metavar="TOOL",
+                help="Keep the curves there as well: {}; may be repeated. Default: metrics.jsonl and TensorBoard's file alone.",
+            ),
+            click.option(
                 "--checkpoint-every",
                 type=float,
                 default=10.0,
@@ -274,4 +289,5 @@ def take_execution(options: dict[str, Any]) -> "Execution":
         options.pop("memory"),
         options.pop("cache"),
         options.pop("cache_gb"),
+        options.pop("log"),
     )

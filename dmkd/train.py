@@ -9,6 +9,7 @@ from dmkd.training.execution import Execution
 from dmkd.training.live_progress import LiveProgress
 from dmkd.training.run import Progress, TrainingRun
 from dmkd.training.team import Team
+from dmkd.training.tracked import TrackedRun
 from dmkd.training.training_recipe import TrainingRecipe
 
 __all__ = ["Progress", "train"]
@@ -43,7 +44,10 @@ def train(
     team = Team(device)
     try:
         run = TrainingRun(recipe, store, Path(out), execution or Execution(), team, notice)
-        with LiveProgress(run, begin, report) as live:
-            return run.train(evaluate_on, live.begin, live.report)
+        names = run.execution.log if team.leads else ()
+        with LiveProgress(run, begin, report) as live, TrackedRun(names, run.out, run.facts, run.notice) as tracked:
+            summary = run.train(evaluate_on, live.begin, live.report, tracked.log)
+            tracked.finish(summary)
+            return summary
     finally:
         team.leave()

@@ -25,6 +25,7 @@ class Execution:
     memory: float | None = None  # GiB of the store that each worker may hold; None: the loader's default
     cache: str | None = None  # a folder on a local disk that keeps what can't be mapped where it is
     cache_gb: float | None = None  # of that folder at most, 10^9 bytes; None: most of what is free
+    log: tuple[str, ...] = ()  # trackers, by their names in dmkd.training.trackers
 
     def __post_init__(self) -> None:
         if self.amp not in (None, *AMP):
@@ -39,6 +40,13 @@ class Execution:
             raise UsageError(f"--memory must be greater than 0 GiB, not {self.memory:g}.")
         if self.cache_gb is not None and not (self.cache_gb > 0 and self.cache):
             raise UsageError("--cache-gb is the size of --cache DIR: greater than 0, and not without it.")
+        if self.log:
+            from dmkd.training.trackers import TRACKERS
+
+            for name in self.log:
+                if name not in TRACKERS:
+                    raise UsageError(f"--log must be one of {', '.join(TRACKERS)}, not {name!r}.")
+                TRACKERS[name].check()
 
     def precision(self, device: str) -> str:
         """The arithmetic of the student on a device: bfloat16, float16, tf32 or off."""

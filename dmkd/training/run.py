@@ -131,9 +131,19 @@ class TrainingRun:
             f"schedule of --{unit} {now}. Results will differ from those of a run that had --{unit} {now} from the start."
         )
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All that the student comes from, JSON-able."""
+        return {**self.description, **described_in_full(self.loader), "execution": self.carried_out}
+
     def train(
-        self, evaluate_on: str | None, begin: Callable[[int], None], report: Callable[[Progress], None]
+        self,
+        evaluate_on: str | None,
+        begin: Callable[[int], None],
+        report: Callable[[Progress], None],
+        log: Callable[[list[dict[str, Any]]], None],
     ) -> dict[str, Any]:
+        """``log`` is given all lines of the curves so far, at the start and whenever a checkpoint holds one more."""
         state = self.state
         curves = None
         unfinished = self._step < self.length.updates
@@ -147,6 +157,8 @@ class TrainingRun:
             curves = Curves(self.out, state.lines)
             self._keep_best()  # in case the run was stopped before it could
             begin(self._images_seen(self._step))
+            if unfinished:
+                log(state.lines)
         while self._step < self.length.updates:
             self._epoch(report)
             line = self._line()
@@ -170,6 +182,7 @@ class TrainingRun:
                 curves.add(line)
                 self._save()
                 self._keep_best()
+                log(state.lines)
         if not self.team.leads:
             return {}
         assert curves is not None
@@ -312,9 +325,7 @@ class TrainingRun:
     def _summary(self, evaluate_on: str | None) -> dict[str, Any]:
         lines, last, best = self.state.lines, self.state.lines[-1], self.state.best
         return {
-            **self.description,
-            **described_in_full(self.loader),
-            "execution": self.carried_out,
+            **self.facts,
             "updates": self.length.updates,
             "continued_from": self.state.continued_from,
             "student": str(self.out / STUDENT),

@@ -8,6 +8,7 @@ CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 PROGRESS = "progress.json"  # how far it is, for whoever looks on
 SUMMARY = "summary.json"
+TRACKED = "tracked.json"  # what the trackers of --log know it by
 STUDENT = "student"  # of the last epoch
 BEST = "best"  # of the epoch with the best top-1, where there are images to measure it on
 STUDENTS = (STUDENT, BEST)
