@@ -28,7 +28,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def begin(self, folder: Path, config: Mapping[str, Any], known: str | None) -> str:
-        """Begin a run that is called as ``folder``, the run's own, or go on with the one that is ``known`` -> what it is known by.
+        """Begin a run called as ``folder``, the run's own, or go on with the one that is ``known`` -> what it is known by.
         ``config``: all that the run was made by, nested, JSON-able."""
 
     @abstractmethod
