@@ -1,8 +1,9 @@
-"""Trackers get each epoch once, whatever happens to the run; what happens to them happens to no run. The real packages, offline."""
+"""Trackers get each epoch once, whatever happens to a run; what happens to them happens to no run. Real packages, offline."""
 
 import json
 import sqlite3
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ class Noted(Tracker):
     """A tool that keeps what it is told, and fails when asked to."""
 
     name, help = "noted", "a list"
-    told: list = []
+    told: ClassVar[list] = []
+    config: ClassVar[dict] = {}
     fails_at = None
 
     @classmethod
@@ -34,8 +36,6 @@ class Noted(Tracker):
         self.told.append(("begin", folder.name, known))
         self.config.update(config)
         return known or "run-1"
-
-    config: dict = {}
 
     def log(self, line, epoch):
         self.fail(epoch)
