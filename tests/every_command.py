@@ -5,12 +5,17 @@ One process, since importing the libraries takes longer than most of the command
 """
 # ruff: noqa: E402
 
+import json
 import os
+import subprocess
+import sys
+from urllib.request import urlopen
 
 from hub_server import TOKEN, HubServer
 
 HUB = HubServer()  # before huggingface_hub is imported: it reads the environment once
 os.environ.update(HF_ENDPOINT=HUB.url, HF_TOKEN=TOKEN, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1")
+os.environ.update(WANDB_MODE="offline", MLFLOW_ALLOW_FILE_STORE="true", MLFLOW_TRACKING_URI="file:./mlruns")
 
 from torch.utils.data import DataLoader
 
@@ -44,7 +49,7 @@ COMMANDS = [
     "verify back.zarr",
     "import images --store imported.zarr --size 32 --teacher digits-resnet",
     "train-student --store s.zarr --labels digits-resnet --select @all --epochs 1 --batch-size 16 --out run --val digits",
-    "train-student --store s.h5 --labels klt,topk --epochs 1 --batch-size 16 --out mixed --amp bfloat16",
+    "train-student --store s.h5 --labels klt,topk --epochs 1 --batch-size 16 --out mixed --amp bfloat16 --log wandb --log mlflow",
     "train-student --store s.zarr --labels digits-resnet --tag v1 --epochs 1 --batch-size 16 --out tagged",
     "train-student --store s.zarr=2 --store imported.zarr --labels features,imported.zarr: --epochs 1 --batch-size 16 --out two",
     "export-student run --to model --onnx",
@@ -85,7 +90,29 @@ def read() -> None:
     assert store.show([1, 2]).mode == "RGB" and "<" in store._repr_html_()
 
 
+def look() -> None:
+    """The page, from a process of its own since it serves until it is ended, and as a widget."""
+    command = [sys.executable, "-m", "dmkd.cli.main", "browse", "s.zarr", "--no-open", "--json"]
+    print(f"\n$ {' '.join(command[2:])}", flush=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = json.loads(server.stdout.readline())["address"]
+        for question in (
+            "",
+            "main.js",
+            "ask/stores",
+            "ask/image?id=7",
+            "ask/views?id=7&view_set=rrc2-cutmix",
+            "ask/runs",
+        ):
+            with urlopen(address + question) as answer:
+                assert answer.status == 200 and answer.read(), question
+        server.terminate()
+    assert "widget" in dmkd.open_store("s.zarr").browse()._esm
+
+
 if __name__ == "__main__":
     for command in COMMANDS:
         run(command)
     read()
+    look()

@@ -10,6 +10,7 @@ import numpy as np
 from dmkd.browsing.sources import Key, Source, sources_of
 from dmkd.recipes.selection import columns_of
 from dmkd.stores import DmkdError, Store, open_store
+from dmkd.stores.errors import first_line
 from dmkd.stores.locations import scheme
 
 BLOCKS_AT_ONCE = 256  # read between two moments in which the table can be asked
@@ -102,8 +103,8 @@ class Table:
                 self.problem = None
             except DmkdError as error:
                 self.problem = str(error)
-            except OSError as error:  # the store was moved, or its disk
-                self.problem = f"{self.store.path} can't be read: {error.strerror or error}."
+            except Exception as error:  # the disk's, a library's, or the process is ending: nobody else would hear of it
+                self.problem = f"{self.store.path} can't be read: {first_line(error)}."
             self._looked = time.monotonic()
             self._asked.clear()
             self._asked.wait()
