@@ -103,7 +103,7 @@ class Table:
                 self.problem = None
             except DmkdError as error:
                 self.problem = str(error)
-            except Exception as error:  # the disk's, a library's, or the process is ending: nobody else would hear of it
+            except Exception as error:  # the disk's, a library's, or the process ends: nobody else hears of it
                 self.problem = f"{self.store.path} can't be read: {first_line(error)}."
             self._looked = time.monotonic()
             self._asked.clear()
