@@ -121,7 +121,7 @@ def command(out: str, images: int | None, seed: int, workers: int, device: str |
 
 def label_real(path: str, folder: Path, teachers: dict[str, str], run: "RunOptions", display: "Display") -> None:
     """A store of the real digits, labelled by the teacher and by every student: which of them fail can then be looked at."""
-    from dmkd.digits.real_images import write_heldout
+    from dmkd.formats.heldout_digits import write_heldout
     from dmkd.generate import LabelOptions, label
     from dmkd.import_images import ImportOptions, import_images
 
