@@ -1,6 +1,6 @@
 // A histogram that filters: drag over it, or give its limits as numbers.
 
-import { html, useRef, useState } from "./vendor/preact.js";
+import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { short } from "./words.js";
 
 const WIDTH = 240;
@@ -37,12 +37,7 @@ export function Histogram({ facts, range, description, onRange }) {
     onRange(found && found[0] === null && found[1] === null ? null : found);
   };
   const [a, b] = drag ?? [from === null ? 0 : (from - low) / span, to === null ? 1 : (to - low) / span];
-  const typed = (end) => (event) => {
-    const text = event.target.value.trim();
-    const value = text === "" || !Number.isFinite(Number(text)) ? null : Number(text);
-    const next = end === 0 ? [value, to] : [from, value];
-    onRange(next[0] === null && next[1] === null ? null : next);
-  };
+  const use = (next) => onRange(next[0] === null && next[1] === null ? null : next);
   const title = TITLES[key] ?? key;
   return html`<fieldset class="histogram">
     <legend title=${description}>${title} ${facts.mean !== null && html`<span class="quiet">mean ${short(facts.mean)}</span>`}</legend>
@@ -64,9 +59,24 @@ export function Histogram({ facts, range, description, onRange }) {
       ${(range || drag) && html`<rect class="brush" x=${WIDTH * Math.min(a, b)} width=${WIDTH * Math.abs(b - a)} y="0" height=${HEIGHT} />`}
     </svg>
     <div class="limits">
-      <input type="text" inputmode="decimal" aria-label=${`${title} from`} placeholder=${short(low)} value=${from === null ? "" : short(from)} onChange=${typed(0)} />
+      <${Limit} label=${`${title} from`} none=${short(low)} value=${from} onValue=${(value) => use([value, to])} />
       <span class="quiet">to</span>
-      <input type="text" inputmode="decimal" aria-label=${`${title} to`} placeholder=${short(high)} value=${to === null ? "" : short(to)} onChange=${typed(1)} />
+      <${Limit} label=${`${title} to`} none=${short(high)} value=${to} onValue=${(value) => use([from, value])} />
     </div>
   </fieldset>`;
+}
+
+// A number, or none. What is being typed stays, whatever else changes.
+function Limit({ label, none, value, onValue }) {
+  const shown = value === null ? "" : short(value);
+  const [text, setText] = useState(shown);
+  useEffect(() => setText(shown), [shown]);
+  const typed = (event) => {
+    const found = event.target.value.trim();
+    const next = found === "" || !Number.isFinite(Number(found)) ? null : Number(found);
+    setText(next === null ? "" : short(next));
+    onValue(next);
+  };
+  return html`<input type="text" inputmode="decimal" aria-label=${label} placeholder=${none} value=${text}
+    onInput=${(event) => setText(event.target.value)} onChange=${typed} />`;
 }

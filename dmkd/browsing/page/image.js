@@ -60,7 +60,7 @@ export function ImageDialog({ server, store, state, query, answer, now, place, s
       </figure>
       <${Opinions} store=${store} found=${found} />
       <label class="temperature">Temperature of the softmax
-        <span><input type="range" min=${Math.log(LOWEST)} max=${Math.log(HIGHEST)} step="0.01" value=${Math.log(temperature)}
+        <span><input type="range" min=${Math.log(LOWEST)} max=${Math.log(HIGHEST)} step="any" value=${Math.log(temperature)}
           aria-valuetext=${short(temperature)} onInput=${(event) => setTemperature(Number(Math.exp(event.target.value).toPrecision(3)))} />
         <output>${short(temperature)}</output>
         <button type="button" onClick=${() => setTemperature(1)} disabled=${temperature === 1}>1</button></span>
