@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from chromium import (  # noqa: F401  # one_browser is a fixture
-    browsing,
     dialog,
     expect,
     ids_shown,
@@ -11,6 +10,7 @@ from chromium import (  # noqa: F401  # one_browser is a fixture
     images_left,
     looking,
     one_browser,
+    serving,
 )
 from stores_to_look_at import new_store, write_blocks
 
@@ -38,7 +38,7 @@ def test_a_rule_is_saved_and_taken_by_training(browser, store):
     class_ids, quality = store.class_ids[:], store.labels["weak"].quality[:]
     fit = np.flatnonzero((quality[:, 0] == class_ids) & np.isin(class_ids, (3, 4, 5)) & (quality[:, 2] < 1.5))
     refused = ("400",)  # the browser writes down that a request was refused
-    with browsing(store.path) as (address, _), looking(browser, address, forgiven=refused, judge="weak") as page:
+    with serving(store.path) as address, looking(browser, address, forgiven=refused, judge="weak") as page:
         page.get_by_label("Rule", exact=True).fill("entropy < 1.5")
         page.get_by_label("Rule", exact=True).press("Enter")
         page.get_by_role("radio", name="agrees", exact=True).check()
@@ -58,7 +58,7 @@ def test_a_rule_is_saved_and_taken_by_training(browser, store):
 
 
 def test_images_are_picked_looked_at_and_saved(browser, store):
-    with browsing(store.path) as (address, _), looking(browser, address) as page:
+    with serving(store.path) as address, looking(browser, address) as page:
         images_left(page, 200)
         for image in (7, 3):
             page.get_by_role("button", name=f"Pick image {image}", exact=True).click()
@@ -82,7 +82,7 @@ def test_images_are_picked_looked_at_and_saved(browser, store):
 
 def test_images_that_two_teachers_see_differently_are_saved(browser, store):
     strong, weak = (store.labels[name].quality[:][:, 0] for name in ("strong", "weak"))
-    with browsing(store.path) as (address, _), looking(browser, address, tab="teachers", pair="differ") as page:
+    with serving(store.path) as address, looking(browser, address, tab="teachers", pair="differ") as page:
         images_left(page, np.count_nonzero(strong != weak))
         save_as(page, "disputed")
         expect(dialog(page).get_by_role("status")).to_contain_text("saved as @disputed")
