@@ -27,8 +27,8 @@ export function ImageDialog({ server, store, state, query, answer, now, place, s
   const move = async (by) => {
     const next = place + by;
     if (place === null || next < 0 || next >= total) return;
-    const rows = await server.ask("rows", { ...query, start: next, count: 1 });
-    if (rows.ids.length) {
+    const rows = await server.ask("rows", { ...query, start: next, count: 1 }).catch(() => null); // the page says that it is gone
+    if (rows?.ids.length) {
       setPlace(next);
       change({ image: rows.ids[0] });
     }

@@ -126,7 +126,10 @@ def test_the_page_says_when_its_server_is_gone(browser, tmp_path):
     store = write_blocks(new_store(tmp_path / "gone.zarr", 64))
     with browsing(store.path) as (address, process), looking(browser, address, forgiven=GONE) as page:
         images_left(page, 64)
+        image_at(page, 0).click()
+        expect(dialog(page)).to_contain_text("1 of 64")
         process.terminate()
         process.wait()
+        page.keyboard.press("ArrowRight")
         expect(page.get_by_text("No answer: is dmkd browse still running?")).to_be_visible()
         assert ids_shown(page)[0] == 0  # what there was stays
