@@ -14,7 +14,7 @@ from .completion import files
 OPTION = "config"
 HELP = (
     "TOML or JSON with options by their names, without the dashes; those given here win. A table named after a command, such as "
-    "[train-student], is for that command alone."
+    "[train-student], is for that command alone. Paths are relative to the current folder."
 )
 
 
@@ -45,8 +45,9 @@ def _reader(commands: Collection[str]) -> Callable[[click.Context, click.Paramet
         for name, value in values.items():
             if isinstance(value, dict) and name not in commands:
                 raise UsageError(f"The config {path} has a table [{name}], and there is no command of this name.")
-        options = {name: value for name, value in values.items() if not isinstance(value, dict)}
-        context.default_map = _checked(context.command, {**options, **values.get(own, {})}, path)
+        tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+        options = {name: value for name, value in values.items() if name not in tables}
+        context.default_map = _checked(context.command, {**options, **tables.get(own, {})}, path)
 
     return read
 
@@ -54,7 +55,7 @@ def _reader(commands: Collection[str]) -> Callable[[click.Context, click.Paramet
 def _checked(command: click.Command, values: dict[str, Any], path: str) -> dict[str, Any]:
     """By the names that click knows the options by. Raises ``UsageError`` for what is no option of the command, and for values
     of another kind than theirs."""
-    known = {max(option.opts, key=len).removeprefix("--"): option for option in _options(command)}
+    known = _known(command)
     found = {}
     for name, value in values.items():
         if name not in known:
@@ -62,23 +63,28 @@ def _checked(command: click.Command, values: dict[str, Any], path: str) -> dict[
             meant = f" Did you mean {near[0]}?" if near else f" Its options are {', '.join(known)}."
             raise UsageError(f"The config {path} has {name!r}, which dmkd {command.name} has no option for.{meant}")
         option = known[name]
-        listed = option.multiple and isinstance(value, list)
+        several = option.multiple or option.nargs == -1
+        listed = several and isinstance(value, list)
         for one in value if listed else [value]:
             if (wanted := _wanted(option, one)) is not None:
-                several = " or a list of such" if option.multiple else ""
-                raise UsageError(f"The config {path}: {name} must be {wanted}{several}, not {_shown(one)}.")
-        found[str(option.name)] = value if listed or not option.multiple else [value]
+                or_list = " or a list of such" if several else ""
+                raise UsageError(f"The config {path}: {name} must be {wanted}{or_list}, not {_shown(one)}.")
+        found[str(option.name)] = value if listed or not several else [value]
     return found
 
 
-def _options(command: click.Command) -> list[click.Option]:
-    return [one for one in command.params if isinstance(one, click.Option) and one.name not in (OPTION, "help")]
+def _known(command: click.Command) -> dict[str, click.Parameter]:
+    """What a file may set: options by their names, and arguments by the words that the usage line has for them."""
+    options = [one for one in command.params if isinstance(one, click.Option) and one.name not in (OPTION, "help")]
+    arguments = [one for one in command.params if isinstance(one, click.Argument)]
+    words = {"".join(filter(str.isalpha, one.human_readable_name)).lower(): one for one in arguments}
+    return {**words, **{max(one.opts, key=len).removeprefix("--"): one for one in options}}
 
 
-def _wanted(option: click.Option, value: Any) -> str | None:
+def _wanted(option: click.Parameter, value: Any) -> str | None:
     """What an option takes, if this is not it."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if option.is_flag:
+    if isinstance(option, click.Option) and option.is_flag:
         return None if isinstance(value, bool) else "true or false"
     if isinstance(option.type, click.types.IntParamType):
         return None if is_number and isinstance(value, int) else "a whole number"

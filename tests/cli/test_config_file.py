@@ -90,6 +90,7 @@ def test_a_file_serves_several_commands_and_the_line_wins(store, tmp_path):
         ("colums = 3", "Did you mean columns?"),
         ("config = 'other.toml'", "has no option for"),
         ("count = ", "neither TOML nor JSON"),
+        ("view = 3", "has no option for"),
     ],
 )
 def test_what_can_not_be_is_refused_in_a_sentence(store, tmp_path, text, sentence):
@@ -97,6 +98,26 @@ def test_what_can_not_be_is_refused_in_a_sentence(store, tmp_path, text, sentenc
     file.write_text(text + "\n")
     result = run("view", store.path, "--config", file)
     assert result.exit_code == 2 and sentence in result.output and "Traceback" not in result.output
+
+
+def test_arguments_are_called_as_the_usage_line_calls_them(store, tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text(f'store = "{store.path}"\n')
+    assert run("tag", "--config", file).output == f"{store.path} has no tags.\n"
+    file.write_text(f'stores = ["{store.path}"]\nseeds = 1\nval = "nowhere"\n')
+    assert "nothing to evaluate on at nowhere" in run("compare", "--config", file).output
+    assert "There is no store at other.zarr" in run("compare", "other.zarr", "--config", file).output
+
+
+def test_a_flag_that_is_off_is_off(tmp_path, monkeypatch):
+    command, got = main.get_command(click.Context(main), "generate"), []
+    monkeypatch.setattr(command, "callback", lambda **given: got.append(given["compile"]))
+    (tmp_path / "off.toml").write_text("compile = false\n")
+    run("generate", "--config", tmp_path / "off.toml")
+    run("generate", "--no-compile")
+    run("generate", "--compile", "--config", tmp_path / "off.toml")
+    run("generate")
+    assert got == [False, False, True, None]
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
