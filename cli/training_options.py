@@ -275,8 +275,8 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def take_execution(options: dict[str, Any]) -> "Execution":
-    """Take the values of :func:`execution_options` out of a command's."""
+def take_execution(options: dict[str, Any], group: str | None = None) -> "Execution":
+    """Take the values of :func:`execution_options` out of a command's, whose runs are the ``group`` if there are several."""
     from dmkd.training.execution import Execution
 
     return Execution(
@@ -290,4 +290,5 @@ def take_execution(options: dict[str, Any]) -> "Execution":
         options.pop("cache"),
         options.pop("cache_gb"),
         options.pop("log"),
+        group,
     )

@@ -45,7 +45,8 @@ def train(
     try:
         run = TrainingRun(recipe, store, Path(out), execution or Execution(), team, notice)
         names = run.execution.log if team.leads else ()
-        with LiveProgress(run, begin, report) as live, TrackedRun(names, run.out, run.facts, run.notice) as tracked:
+        tracked = TrackedRun(names, run.out, run.facts, run.notice, run.execution.group)
+        with LiveProgress(run, begin, report) as live, tracked:
             summary = run.train(evaluate_on, live.begin, live.report, tracked.log)
             tracked.finish(summary)
             return summary

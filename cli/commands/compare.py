@@ -136,7 +136,7 @@ def command(
         existing_store(store)
     for data in (*vals, *([choose_on] if choose_on not in (None, "half") else [])):
         check_data(data)
-    execution = take_execution(options)
+    execution = take_execution(options, Path(out).name)
     options["student_args"] = parse_student_args(student_args) or None
     plot = _plot_file(plot, Path(out))
     if csv_file is not None and not csv_file.resolve().parent.is_dir():

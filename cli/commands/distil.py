@@ -93,7 +93,8 @@ def command(
     path = find_store(store)
     if val is not None:
         check_data(val)
-    execution = take_execution(options)
+    folder = Path(out or f"students/{Path(path.rstrip('/')).stem}-rounds")
+    execution = take_execution(options, folder.name)
     training = {"student": student, **take_training(options, "preset", "size")}
     training["student_args"] = parse_student_args(training["student_args"]) or None
     steering = read_steering(options, follow="the student of the round before")
@@ -109,13 +110,13 @@ def command(
 
     display, chosen = make_display(), choose_device(device)
 
-    def train_student(of: "Store", given: Mapping[str, Any], folder: Path, name: str) -> Mapping[str, Any]:
+    def train_student(of: "Store", given: Mapping[str, Any], of_student: Path, name: str) -> Mapping[str, Any]:
         _, recipe = resolve_training(of, dict(given))
-        return train_with_progress(recipe, of, folder, chosen, val, display, name, execution)
+        return train_with_progress(recipe, of, of_student, chosen, val, display, name, execution)
 
     result = distil(
         path,
-        Path(out or f"students/{Path(path.rstrip('/')).stem}-rounds"),
+        folder,
         images,
         labels,
         steering,

@@ -26,6 +26,7 @@ class Execution:
     cache: str | None = None  # a folder on a local disk that keeps what can't be mapped where it is
     cache_gb: float | None = None  # of that folder at most, 10^9 bytes; None: most of what is free
     log: tuple[str, ...] = ()  # trackers, by their names in dmkd.training.trackers
+    group: str | None = None  # what these call the runs that belong together; None: this one is alone
 
     def __post_init__(self) -> None:
         if self.amp not in (None, *AMP):

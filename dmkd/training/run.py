@@ -157,8 +157,7 @@ class TrainingRun:
             curves = Curves(self.out, state.lines)
             self._keep_best()  # in case the run was stopped before it could
             begin(self._images_seen(self._step))
-            if unfinished:
-                log(state.lines)
+            log(state.lines)
         while self._step < self.length.updates:
             self._epoch(report)
             line = self._line()

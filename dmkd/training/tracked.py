@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,23 +17,27 @@ SUMMARISED = ("top1", "top5", "loss", "agreement", "images_per_second", "waiting
 
 class TrackedRun:
     """A context: how it exits is the end of the runs. ``tracked.json`` in the run's folder keeps what each tool knows the run by,
-    and how many lines of its curves are there: a resumed run goes on where it was."""
+    how many lines of its curves are there, and with how many it was finished: a resumed run goes on where it was."""
 
     def __init__(
-        self, names: Sequence[str], folder: Path, config: Mapping[str, Any], notice: Callable[[str], None]
+        self,
+        names: Sequence[str],
+        folder: Path,
+        config: Mapping[str, Any],
+        notice: Callable[[str], None],
+        group: str | None = None,
     ) -> None:
-        """``config``: all that the run was made by; JSON-able."""
-        self._folder, self._config, self._notice = folder, config, notice
+        """``config``: all that the run was made by; JSON-able. ``group``: what it has in common with other runs."""
+        self._folder, self._config, self._notice, self._group = folder, config, notice, group
         self._file = folder / TRACKED
-        self._waiting = list(names)
+        self._waiting = list(dict.fromkeys(names))
         self._running: dict[str, Tracker] = {}
         self._known: dict[str, Any] = {}
         self._summary: dict[str, float] | None = None
 
     def log(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """All lines of the curves so far: those that a tool has not had yet are sent. Begins the runs."""
-        if self._waiting:
-            self._begin()
+        self._begin(len(lines))
         for name, tracker in list(self._running.items()):
             self._try(name, lambda tracker=tracker, known=self._known[name]: _send(tracker, known, lines))  # type: ignore[misc]
         if self._known:
@@ -52,21 +57,30 @@ class TrackedRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        summary = self._summary if error is None else None
         for name, tracker in list(self._running.items()):
-            self._try(name, lambda tracker=tracker: tracker.finish(self._summary if error is None else None))  # type: ignore[misc]
+            ended = self._try(name, lambda tracker=tracker: tracker.finish(summary))  # type: ignore[misc]
+            if ended and summary is not None:
+                self._known[name]["finished"] = self._known[name]["lines"]
+        if self._running:
+            self._keep()
 
-    def _begin(self) -> None:
-        try:
-            self._known = json.loads(self._file.read_text())
-        except (OSError, ValueError):
-            self._known = {}
-        names, self._waiting = self._waiting, []
+    def _begin(self, epochs: int) -> None:
+        """But for the runs that were finished with this number of epochs."""
+        if not self._waiting:
+            return
+        with suppress(OSError, ValueError):
+            self._known = json.loads(self._file.read_text()) | self._known
+        names = [name for name in self._waiting if self._known.get(name, {}).get("finished") != epochs]
+        self._waiting = [name for name in self._waiting if name not in names]
         for name in names:
             tracker = TRACKERS[name]()
             known = self._known.get(name, {"id": None, "lines": 0})
 
             def begin(tracker: Tracker = tracker, known: dict[str, Any] = known) -> None:
-                known["id"] = tracker.begin(self._folder, self._config, known["id"])
+                known["id"] = tracker.begin(self._folder, self._config, known["id"], self._group)
+                if (there := tracker.epochs_there()) is not None:
+                    known["lines"] = there
 
             if self._try(name, begin):
                 self._running[name], self._known[name] = tracker, known

@@ -1,7 +1,13 @@
 """Trackers get each epoch once, whatever happens to a run; what happens to them happens to no run. Real packages, offline."""
 
 import json
+import os
+import signal
 import sqlite3
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,7 +37,7 @@ class Noted(Tracker):
     def check(cls):
         pass
 
-    def begin(self, folder, config, known):
+    def begin(self, folder, config, known, group):
         self.fail("begin")
         self.told.append(("begin", folder.name, known))
         self.config.update(config)
@@ -112,6 +118,30 @@ def test_a_run_that_was_not_tracked_at_first_is_told_whole(store, noted, tmp_pat
     assert [one[0] for one in noted.told if isinstance(one[0], int)] == [1, 2, 3]
 
 
+def test_what_a_tool_missed_is_sent_when_the_finished_run_is_called_again(store, noted, tmp_path):
+    noted.fails_at = 3
+    run(store, tmp_path / "first", "noted")
+    noted.fails_at = None
+    summary = run(store, tmp_path / "first", "noted")
+    assert [one[0] for one in noted.told if isinstance(one[0], int)] == [1, 2, 3]
+    assert noted.told[-1][1]["loss"] == summary["loss"]
+
+
+def test_a_tool_that_is_named_twice_is_told_once(store, noted, tmp_path):
+    run(store, tmp_path / "first", "noted", "noted")
+    assert [one[0] for one in noted.told] == ["begin", 1, 2, 3, "finish"]
+
+
+@pytest.mark.parametrize(("there", "sent"), [(1, [2, 3]), (2, [3]), (None, [3])])
+def test_a_tool_that_can_be_asked_knows_better_than_the_folder(store, noted, tmp_path, monkeypatch, there, sent):
+    with pytest.raises(Stop):
+        run(store, tmp_path / "first", "noted", stop_after=2)
+    noted.told.clear()
+    monkeypatch.setattr(Noted, "epochs_there", lambda self: there)
+    run(store, tmp_path / "first", "noted")
+    assert [one[0] for one in noted.told if isinstance(one[0], int)] == sent
+
+
 @pytest.mark.parametrize("where", ["begin", 2])
 def test_a_tracker_that_fails_costs_a_notice_and_no_run(store, noted, tmp_path, where):
     noted.fails_at, notices = where, []
@@ -172,6 +202,146 @@ def test_nobody_logged_in_at_wandb_is_said_before_anything_begins(tmp_path, monk
     with pytest.raises(UsageError, match="nobody is logged in"):
         Execution(log=("wandb",))
     wandb.teardown()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dmkd.stores import open_store
+from dmkd.train import train
+from dmkd.training.execution import Execution
+from dmkd.training.tracked import TrackedRun
+from dmkd.training.training_recipe import resolve_training
+
+log = TrackedRun.log
+
+def logged(self, lines):
+    log(self, lines)
+    if len(lines) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+TrackedRun.log = logged
+store = open_store(sys.argv[2])
+_, recipe = resolve_training(store, {"student": "test_resnet", "epochs": 3, "batch_size": 16, "lr": 0.01})
+train(recipe, store, Path(sys.argv[3]), device="cpu", execution=Execution(log=tuple(sys.argv[1].split(','))))
+"""
+
+
+def kill_after_the_second_epoch(names, store, out):
+    """No tool gets the time to write what it may still hold in memory."""
+    command = [sys.executable, "-c", KILLED, names, store.path, str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_a_killed_run_is_whole_at_mlflow_and_in_wandbs_last_file(store, tmp_path, monkeypatch, mlflow_here):
+    pytest.importorskip("wandb", reason="needs wandb (pip install 'dmkd[wandb]')")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    out = tmp_path / "first"
+    kill_after_the_second_epoch("mlflow,wandb", store, out)
+    run(store, out, "mlflow", "wandb")
+    known = json.loads((out / "tracked.json").read_text())["mlflow"]["id"]
+    assert [one.step for one in mlflow_here().get_metric_history(known, "loss")] == [1, 2, 3]
+    *_, last = sorted((out / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime)
+    assert steps_in(last) == [1, 2, 3]
+
+
+def test_a_killed_run_is_whole_at_trackio(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "kept"))
+    if find_spec("trackio") is None:  # it is not imported here: its folder would stay what the environment says now
+        pytest.skip("needs trackio (pip install 'dmkd[trackio]'), which wants Pillow below 13")
+    kill_after_the_second_epoch("trackio", store, tmp_path / "first")
+    rest = KILLED.replace("== 2", "== 99")
+    command = [sys.executable, "-c", rest, "trackio", store.path, str(tmp_path / "first")]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0 and done.stdout == "", done.stdout + done.stderr  # stdout is for results
+    (file,) = (tmp_path / "kept").glob("*.db")
+    with sqlite3.connect(file) as base:
+        rows = base.execute("SELECT step, metrics FROM metrics ORDER BY step").fetchall()
+    assert [step for step, metrics in rows if "loss" in json.loads(metrics)] == [1, 2, 3]
+
+
+def steps_in(file):
+    """The steps of a wandb file's history: records as LevelDB writes its logs, in blocks of 32 KiB, after 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, position, whole, steps = file.read_bytes(), 7, b"", []
+    while position + 7 <= len(content):
+        if (left := 32768 - position % 32768) < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        whole += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a record in one piece, or the last piece of one
+            record = wandb_internal_pb2.Record.FromString(whole)
+            steps += [record.history.step.num] if record.HasField("history") else []
+            whole = b""
+    return steps
+
+
+@pytest.fixture
+def mlflow_here(tmp_path, monkeypatch):
+    """A client of a folder of the test's own."""
+    pytest.importorskip("mlflow", reason="needs mlflow (pip install 'dmkd[mlflow]')")
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "kept").as_uri())
+    return MlflowClient
+
+
+def test_mlflow_says_what_a_longer_run_has_otherwise_in_tags(store, tmp_path, mlflow_here, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mlflow_here().create_experiment("mine"))
+    for epochs in (2, 3):
+        run(store, tmp_path / "first", "mlflow", epochs=epochs)
+    kept = json.loads((tmp_path / "first/tracked.json").read_text())["mlflow"]
+    found = mlflow_here().get_run(kept["id"])
+    assert (found.data.params["training.epochs"], found.data.tags["training.epochs"]) == ("2", "3")
+    assert mlflow_here().get_experiment(found.info.experiment_id).name == "mine"
+    assert [one.step for one in mlflow_here().get_metric_history(kept["id"], "summary.loss")] == [2, 3]
+    assert kept["finished"] == 3
+
+
+def test_mlflow_that_can_keep_no_run_here_is_refused_before_anything_begins(store, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="needs mlflow (pip install 'dmkd[mlflow]')")
+    monkeypatch.setattr("dmkd.training.trackers.mlflow.find_spec", lambda package: None)
+    for uri, sentence in (("sqlite:///x.db", "pip install mlflow"), ((tmp_path / "x").as_uri(), "maintenance mode")):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+        with pytest.raises(UsageError, match=f"^--log mlflow: .*{sentence}"):
+            Execution(log=("mlflow",))
+
+
+def test_the_runs_of_a_comparison_are_a_group(store, tmp_path, mlflow_here):
+    command = [
+        "compare",
+        store.path,
+        "--student",
+        "test_resnet",
+        "--seeds",
+        "2",
+        "--updates",
+        "2",
+        "--batch-size",
+        "16",
+    ]
+    command += [
+        "--lr",
+        "0.01",
+        "--val",
+        store.path,
+        "--log",
+        "mlflow",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "both"),
+    ]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    experiment = mlflow_here().get_experiment_by_name("dmkd").experiment_id
+    assert [one.data.tags["group"] for one in mlflow_here().search_runs([experiment])] == ["both", "both"]
 
 
 def test_mlflow_in_a_folder(store, tmp_path, monkeypatch):

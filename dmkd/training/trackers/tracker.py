@@ -27,9 +27,14 @@ class Tracker(ABC):
             raise UsageError(f"--log {cls.name} needs its package: pip install 'dmkd[{cls.name}]'.")
 
     @abstractmethod
-    def begin(self, folder: Path, config: Mapping[str, Any], known: str | None) -> str:
+    def begin(self, folder: Path, config: Mapping[str, Any], known: str | None, group: str | None) -> str:
         """Begin a run called as ``folder``, the run's own, or go on with the one that is ``known`` -> what it is known by.
-        ``config``: all that the run was made by, nested, JSON-able."""
+        ``config``: all that the run was made by, nested, JSON-able. ``group``: what it has in common with other runs."""
+
+    def epochs_there(self) -> int | None:
+        """Epochs that the run which was begun has already, as the tool itself says: a process that was killed may have sent more
+        than was kept, or less. None: it can't be asked."""
+        return None
 
     @abstractmethod
     def log(self, line: Numbers, epoch: int) -> None:

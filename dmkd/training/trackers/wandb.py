@@ -27,20 +27,26 @@ class Wandb(Tracker):
                 "WANDB_MODE=offline."
             )
 
-    def begin(self, folder: Path, config: Mapping[str, Any], known: str | None) -> str:
+    def begin(self, folder: Path, config: Mapping[str, Any], known: str | None, group: str | None) -> str:
         import wandb
 
         known = known or uuid4().hex[:12]
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=folder.name,
+            group=group,
             id=known,
             resume="allow",
             config=dict(config),
-            dir=str(folder),
+            allow_val_change=True,  # of a run that is continued for longer
+            dir=os.environ.get("WANDB_DIR", str(folder)),
             settings=wandb.Settings(console="off", silent=True),  # the terminal is dmkd's
         )
         return known
+
+    def epochs_there(self) -> int:
+        """Offline none: each process writes a file of its own, and the last one's holds the whole run."""
+        return max(0, self._run.starting_step - 1)
 
     def log(self, line: Numbers, epoch: int) -> None:
         self._run.log(dict(line), step=epoch)
