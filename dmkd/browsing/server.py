@@ -72,7 +72,7 @@ def make_app(desk: Desk, token: str, host: str = LOCAL) -> Starlette:
     async def elsewhere(request: Request) -> Response:
         return _refused()
 
-    names = [LOCAL, "localhost", "[::1]"] if host in (LOCAL, "localhost", "::1") else ["*"]
+    names = [LOCAL, "localhost"] if host in (LOCAL, "localhost") else ["*"]  # of ::1 older starlettes know no names
     return Starlette(
         routes=[
             Route("/{token}/ask/{question}", ask, methods=["GET", "POST"]),
