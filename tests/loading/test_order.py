@@ -100,7 +100,8 @@ def test_a_rank_has_two_windows_of_blocks_at_most(num_images, block_size, batch_
     window, _ = windowed
     batch_size = max(1, min(batch_size, window * block_size // (2 * world_size)))  # a larger one needs what it needs
     for order in ranks(world_size, num_images, block_size, batch_size, *windowed, dropped=dropped):
-        assert max(in_use(order.batches(1), block_size)) <= 2 * window
+        # The store's last block may be so short that a batch begins and ends in those around it.
+        assert max(in_use(order.batches(1), block_size)) <= 2 * window + (num_images % block_size > 0)
 
 
 def test_one_rank_goes_through_each_lane_one_stretch_at_a_time():
