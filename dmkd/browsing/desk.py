@@ -91,10 +91,6 @@ class Desk:
             "training": lambda asked: self._training.facts(asked["open"].split(",") if "open" in asked else None),
         }
 
-    @property
-    def stores(self) -> list[Store]:
-        return [one.store for one in self._opened]
-
     def follow(self) -> None:
         """Begin to read the stores, and what comes to them."""
         for one in self._opened:
