@@ -93,8 +93,7 @@ def _copy_structure(source: Reader, target: "Tree") -> list[str]:
     for name, label_set in source.labels.items():
         node = f"{layout.LABELS}/{name}"
         target.create_group(layout.LABELS)
-        target.create_group(node)
-        target.set_attributes(tree.attributes(node), node)
+        target.create_group(node, tree.attributes(node))
         if not label_set.fitted:
             continue
         coder = label_set.coder
@@ -107,8 +106,7 @@ def _copy_structure(source: Reader, target: "Tree") -> list[str]:
         target.create_group(layout.COLUMNS)
         specs[f"{layout.COLUMNS}/{name}"] = layout.column_spec()
     if source.selections:
-        target.create_group(layout.SELECTIONS)
-        target.set_attributes(source.selections, layout.SELECTIONS)
+        target.create_group(layout.SELECTIONS, source.selections)
     specs[layout.CLASS_IDS] = layout.class_ids_spec()
     specs[layout.CHECKS] = layout.checks_spec()
     specs[layout.IMAGES] = layout.images_spec(source.image_shape, str(source.image_codec))
@@ -167,8 +165,7 @@ def copy_runs(source: "Tree", target: "Tree", node: str = RUNS) -> None:
     for name in source.children(node):
         below = f"{node}/{name}"
         target.create_group(node)
-        target.create_group(below)
-        target.set_attributes(source.attributes(below), below)
+        target.create_group(below, source.attributes(below))
         copy_runs(source, target, below)
 
 

@@ -118,25 +118,26 @@ class RunLog:
         self._due = now + min(max((now - start) / SHARE_OF_TIME, SAVE_SECONDS), MOST_SAVE_SECONDS)
 
     def _save(self) -> None:
-        if not self._node:
+        begun = bool(self._node)
+        if not begun:
             self._node = f"{RUNS}/{_free_name(self._tree)}"
             self._tree.create_group(RUNS)
-            self._tree.create_group(self._node)
+            self._tree.create_group(self._node, self._all_facts())
         if self._rows:
-            self._tree.create_group(f"{self._node}/part-{self._part}")
-            self._tree.set_attributes({"blocks": self._rows}, f"{self._node}/part-{self._part}")
-        # Last, so that of a run that has ended all is there. Also where nothing but the time has changed: it is how another
-        # machine sees that this run is alive.
-        self._tree.set_attributes(
-            {
-                **self._facts,
-                "workers": self._workers,
-                "planned": self._planned,
-                "failures": {"count": self._failed, "last": list(self._failures)},
-                "saved": utc_now(),
-            },
-            self._node,
-        )
+            self._tree.create_group(f"{self._node}/part-{self._part}", {"blocks": self._rows})
+        if begun:
+            # Last, so that of a run that has ended all is there. Also where nothing but the time has changed: it is how another
+            # machine sees that this run is alive.
+            self._tree.set_attributes(self._all_facts(), self._node)
+
+    def _all_facts(self) -> dict[str, Any]:
+        return {
+            **self._facts,
+            "workers": self._workers,
+            "planned": self._planned,
+            "failures": {"count": self._failed, "last": list(self._failures)},
+            "saved": utc_now(),
+        }
 
 
 def read_runs(tree: "Tree") -> list[dict[str, Any]]:
@@ -167,7 +168,7 @@ def _summary(tree: "Tree", name: str) -> dict[str, Any]:
     blocks = len(ends[0]) * (len(parts) - 1) + len(ends[-1]) if ends else 0
     workers = facts.get("workers", {}).values()
     started = facts.get("started")
-    seconds = ends[-1][-1][4] - datetime.fromisoformat(started).timestamp() if blocks and started else None
+    seconds = ends[-1][-1][4] - datetime.fromisoformat(started).timestamp() if started and ends and ends[-1] else None
     return {
         "name": name,
         "command": facts.get("command"),

@@ -151,8 +151,8 @@ class Store(Reader):
         }
         node = f"{layout.LABELS}/{name}"
         self.chunks.tree.create_group(layout.LABELS)
-        self.chunks.tree.create_group(node)
-        stored = self.chunks.tree.attributes(node)
+        there = name in self.chunks.tree.children(layout.LABELS)
+        stored = self.chunks.tree.attributes(node) if there else {}
         if "identity" in stored:
             refuse_mismatch(
                 f"Label set {name!r} of {self.path}",
@@ -164,7 +164,7 @@ class Store(Reader):
         if quality_view is not None:
             description["quality_view"] = dict(quality_view)
         identity = fingerprint({"store": self.identity, "views": views.identity, **description})
-        self.chunks.tree.set_attributes({**description, "source": source, "identity": identity}, node)
+        self.chunks.tree.create_group(node, {**description, "source": source, "identity": identity})
         self._forget_sets()
         if not codec.needs:
             self.fit_label_set(name, codec.fit(num_classes))
@@ -189,8 +189,7 @@ class Store(Reader):
     def save_selection(self, name: str, expression: str) -> None:
         """Keep a selection under a name, in place of one that is there."""
         check_name(name, "selection")
-        self.chunks.tree.create_group(layout.SELECTIONS)
-        self.chunks.tree.set_attributes({name: expression}, layout.SELECTIONS)
+        self.chunks.tree.create_group(layout.SELECTIONS, {name: expression})
 
     def add_round(self, description: Mapping[str, Any], student: bytes | None = None) -> None:
         """Write down what the images from ``description["start"]`` on, ``description["images"]`` of them, are made by; then
@@ -265,8 +264,7 @@ class Store(Reader):
     def write_card(self, readme: str, licence: str) -> None:
         """Replace the card. Raises ``StoreWriteError`` if the disk fails."""
         try:
-            self.chunks.tree.create_group(layout.CARD)
-            self.chunks.tree.set_attributes({"readme": readme, "licence": licence}, layout.CARD)
+            self.chunks.tree.create_group(layout.CARD, {"readme": readme, "licence": licence})
         except OSError as error:
             raise StoreWriteError(f"Could not write the card of {self.path}: {error.strerror or error}.") from error
 

@@ -104,9 +104,9 @@ class Hdf5Tree:
             if self._version != new:  # another process was faster
                 self._present.clear()
 
-    def create_group(self, node: str) -> None:
+    def create_group(self, node: str, attributes: Mapping[str, Any] | None = None) -> None:
         with self._writing() as file:
-            file.require_group(node)
+            _set_attributes(file.require_group(node), attributes or {})
 
     def attributes(self, node: str = "") -> dict[str, Any]:
         """A node's attributes, freshly read from the store."""

@@ -84,8 +84,9 @@ class Tree(Protocol):
 
     # Groups and attributes
 
-    def create_group(self, node: str) -> None:
-        """Make a group in a group that exists. An existing one is kept as it is."""
+    def create_group(self, node: str, attributes: Mapping[str, Any] | None = None) -> None:
+        """Make a group in a group that exists, at once with its attributes. An existing one is kept; these of its attributes are
+        set."""
 
     def children(self, node: str) -> list[str]:
         """Names of the groups and arrays directly below a group, sorted; none if there is no such group."""

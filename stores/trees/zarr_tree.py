@@ -13,6 +13,7 @@ import zarr
 import zarr.errors
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 from zarr.core.sync import sync
+from zarr.errors import ContainsGroupError
 
 from .. import image_chunks, locations  # noqa: F401  # image_chunks registers its codecs with zarr
 from ..errors import DamagedMetadataError
@@ -86,8 +87,14 @@ class ZarrTree:
         """Make the root group. An existing one is kept."""
         self._group = zarr.open_group(self.place.storage, mode="a", zarr_format=3)
 
-    def create_group(self, node: str) -> None:
-        self._root.require_group(node)
+    def create_group(self, node: str, attributes: Mapping[str, Any] | None = None) -> None:
+        if attributes is None:
+            self._root.require_group(node)
+            return
+        try:
+            self._root.create_group(node, attributes=dict(attributes))
+        except ContainsGroupError:
+            self.set_attributes(attributes, node)
 
     def attributes(self, node: str = "") -> dict[str, Any]:
         """A node's attributes, freshly read from the store."""

@@ -56,9 +56,11 @@ class ToyTree:
             partial.unlink()
         return len(partials)
 
-    def create_group(self, node):
+    def create_group(self, node, attributes=None):
         if not (self._folder(node) / "node.json").exists():
-            self._describe(node, attributes={})
+            self._describe(node, attributes=dict(attributes or {}))
+        elif attributes:
+            self.set_attributes(attributes, node)
 
     def children(self, node):
         return sorted(file.parent.name for file in self._folder(node).glob("*/node.json"))

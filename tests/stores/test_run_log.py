@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zarr
 from conftest import filled_store
+from store_schema import problems_below
 
 from dmkd.stores import run_log
 from dmkd.stores.verifying.verifier import Verifier
@@ -40,6 +41,50 @@ def test_a_run_that_is_killed_has_kept_its_first_block_and_what_was_saved_since(
     monkeypatch.setattr(time, "monotonic", lambda: now + run_log.MOST_SAVE_SECONDS + 1)
     log.add_block(2, worker, 1.0, 1.0)
     assert [row[0] for row in store.runs()[0]["blocks"]] == [0, 1, 2]
+
+
+def test_killed_between_any_two_writes_what_is_there_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_log, "BLOCKS_A_PART", 2)
+    for after in range(100):
+        store, left = filled_store(tmp_path / f"{after}.zarr"), [after]
+        log = store.log_run(command="test")
+        for name in ("create_group", "set_attributes"):
+            monkeypatch.setattr(store.chunks.tree, name, _stopping(getattr(store.chunks.tree, name), left))
+        try:
+            worker = log.add_worker({"host": "a"})
+            for block in range(4):
+                log.add_block(block, worker, 1.0, 1.0)
+        except KeyboardInterrupt:
+            continue
+        finally:
+            assert list(problems_below(tmp_path)) == []
+            kept = [row[0] for run in store.runs() for row in run["blocks"]]
+            assert kept == list(range(len(kept)))
+            assert [run["blocks"] for run in store.run_summaries()] == ([len(kept)] if store.runs() else [])
+        break
+    assert after > 5 and kept == [0, 1, 2, 3]
+
+
+def _stopping(write, left):
+    def wrapped(*arguments, **options):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return write(*arguments, **options)
+
+    return wrapped
+
+
+def test_a_part_that_a_killed_run_of_an_earlier_version_left_empty_is_no_trouble(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_log, "BLOCKS_A_PART", 2)
+    store = filled_store(tmp_path / "s.zarr")
+    with store.log_run(command="test") as log:
+        worker = log.add_worker({})
+        for block in range(4):
+            log.add_block(block, worker, 1.0, 1.0)
+    store.chunks.tree.create_group(f"runs/{log.name}/part-2", {"blocks": []})
+    (run,), (brief,) = store.runs(), store.run_summaries()
+    assert len(run["blocks"]) == brief["blocks"] == 4 and brief["seconds"] is None
 
 
 def test_where_saving_takes_long_it_is_done_seldom(tmp_path, monkeypatch):

@@ -106,6 +106,17 @@ class TestTree:
         tree.set_attributes({"a": 1}, "group")
         tree.create_group("group")
         assert tree.attributes("group") == {"a": 1} and tree.children("group") == ["rows"]
+        tree.create_group("group", {"b": 2})
+        assert tree.attributes("group") == {"a": 1, "b": 2} and tree.children("group") == ["rows"]
+
+    def test_a_group_is_there_with_its_attributes_or_not_at_all(self, tree, place, monkeypatch):
+        def refuse(*_):
+            raise AssertionError("a second write")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tree, "set_attributes", refuse, raising=False)
+            tree.create_group("group/new", {"a": [1, None]})
+        assert open_tree(place.path).attributes("group/new") == {"a": [1, None]}
 
     def test_a_node_that_is_not_there_is_a_key_error(self, tree):
         for ask in (tree.attributes, tree.shape, tree.dtype, tree.read_constant, lambda node: tree.read_block(node, 0)):
