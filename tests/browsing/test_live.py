@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import filled_store, new_store
+from run_notes import HERE
 
 from dmkd.browsing import live_log
 from dmkd.browsing.desk import Desk
@@ -22,8 +22,6 @@ from dmkd.browsing.live_rates import Done, edges_of
 from dmkd.cli.main import main
 from dmkd.making.blocks import BlockWorker
 from dmkd.stores import open_store, run_log
-
-HERE = {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 @pytest.fixture(autouse=True)

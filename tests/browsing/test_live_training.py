@@ -3,12 +3,11 @@
 import json
 import math
 import os
-import socket
 import time
-from datetime import UTC, datetime
 
 import pytest
 from conftest import filled_store
+from run_notes import DEAD, note, written
 
 from dmkd.browsing import live_training
 from dmkd.browsing.desk import Desk
@@ -37,22 +36,6 @@ def told(*folders, opened=None):
     return facts
 
 
-def written(folder, lines=(), progress=None, summary=None):
-    folder.mkdir(parents=True, exist_ok=True)
-    if lines:
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for name, content in (("progress.json", progress), ("summary.json", summary)):
-        if content is not None:
-            (folder / name).write_text(json.dumps(content))
-    return folder
-
-
-def note(**changes):
-    now = datetime.now(UTC).isoformat()
-    driver = {"host": socket.gethostname(), "pid": os.getpid()}
-    return {"outcome": "running", "driver": driver, "started": now, "saved": now, "ended": None, **changes}
-
-
 def test_a_run_in_progress_and_the_same_when_it_is_done(store, tmp_path, monkeypatch):
     monkeypatch.setattr(live_progress, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr("dmkd.training.run.REPORT_SECONDS", 0.0)
@@ -75,8 +58,7 @@ def test_a_run_in_progress_and_the_same_when_it_is_done(store, tmp_path, monkeyp
 
 def test_killed_left_and_early_runs(tmp_path):
     lines = [{"epoch": 1, "loss": 2.0, "images_per_second": 10.0}, {"epoch": 2, "loss": 1.0}]
-    dead = {"driver": {"host": socket.gethostname(), "pid": 2**22 + 1}}
-    written(tmp_path / "killed", lines, note(**dead, images=10, total_images=20, images_per_second=5.0))
+    written(tmp_path / "killed", lines, note(driver=DEAD, images=10, total_images=20, images_per_second=5.0))
     written(tmp_path / "elsewhere", lines, note(driver={"host": "elsewhere", "pid": 7}, images=10, total_images=20))
     hours_ago = note(driver={"host": "elsewhere", "pid": 7}, saved="2024-05-01T10:00:00+00:00")
     written(tmp_path / "silent", lines, hours_ago)

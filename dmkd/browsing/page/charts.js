@@ -16,9 +16,9 @@ export const colorClass = (number) => `color${number % 8}`;
 // Beyond eight colours lines differ by their dashes.
 const dashes = (number) => ["", "7 3", "2 3"][Math.floor(number / 8) % 3];
 
-// Round numbers between two numbers, at most `most` and seldom fewer than half of that.
-function ticks(low, high, most) {
-  const rough = (high - low) / most;
+// Round numbers between two numbers, at most `most` and seldom fewer than half of that, `apart` or more from each other.
+function ticks(low, high, most, apart = 0) {
+  const rough = Math.max(apart, (high - low) / most);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough);
   const first = Math.ceil(low / step - 1e-9);
@@ -26,8 +26,9 @@ function ticks(low, high, most) {
   return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
 }
 
-// `lines`: {name, color, points: [[x, y], ...]}, x ascending; what is null is left out. `fromZero`: whether y begins there.
-export function LineChart({ title, legend, across, lines, formatX = plainly, formatY = plainly, fromZero = false }) {
+// `lines`: {name, color, points: [[x, y], ...]}, x ascending; what is null is left out. `fromZero`: whether y begins there; `wholeX`: whether
+// x counts something.
+export function LineChart({ title, legend, across, lines, formatX = plainly, formatY = plainly, fromZero = false, wholeX = false }) {
   const box = useRef(null);
   const [width] = useSize(box);
   const [at, setAt] = useState(null);
@@ -51,7 +52,7 @@ export function LineChart({ title, legend, across, lines, formatX = plainly, for
     <div ref=${box} class="drawn" onPointerMove=${move} onPointerLeave=${() => setAt(null)}>
       ${known.length > 0 && width > 0 && html`<svg width=${width} height=${HEIGHT} role="img" aria-label=${inWords(title, across, known, formatX, formatY)}>
         ${ticks(low, high, 5).map((y) => html`<g key=${`y${y}`}><path class="rule" d=${`M${LEFT} ${py(y)}H${width - RIGHT}`} /><text x=${LEFT - 6} y=${py(y) + 4} text-anchor="end">${formatY(y)}</text></g>`)}
-        ${ticks(left, right, Math.max(2, Math.min(8, span / 60))).map((x) => html`<text key=${`x${x}`} x=${px(x)} y=${HEIGHT - 5} text-anchor="middle">${formatX(x)}</text>`)}
+        ${ticks(left, right, Math.max(2, Math.min(8, span / 60)), wholeX ? 1 : 0).map((x) => html`<text key=${`x${x}`} x=${px(x)} y=${HEIGHT - 5} text-anchor="middle">${formatX(x)}</text>`)}
         ${known.map((line) => line.points.length > 1
           ? html`<path key=${line.name} class=${`line ${line.color}`} stroke-dasharray=${line.dashes} d=${path(line)} />`
           : html`<circle key=${line.name} class=${`dot ${line.color}`} cx=${px(line.points[0][0])} cy=${py(line.points[0][1])} r="3" />`)}

@@ -54,19 +54,20 @@ export function Training({ server, store, tick }) {
     <div class="tablebox" tabindex="0" role="region" aria-label="Training runs">
       <table class="listed training">
         <thead><tr><th scope="col">Run</th><th scope="col">State</th><th scope="col">Epoch</th><th scope="col">Images</th><th scope="col">Loss</th><th scope="col">Top-1</th><th scope="col">Images a second</th><th scope="col">To go</th><th scope="col">Student</th><th scope="col">Store</th></tr></thead>
-        <tbody>${found.map((run) => html`<${Row} key=${run.id} run=${run} store=${store} color=${colors.get(run.id)} isShown=${colors.has(run.id)} onToggle=${() => toggle(run.id)} />`)}</tbody>
+        <tbody>${found.map((run) => html`<${Row} key=${run.id} run=${run} store=${store} color=${colors.get(run.id)} isWanted=${chosen?.has(run.id) ?? colors.has(run.id)} onToggle=${() => toggle(run.id)} />`)}</tbody>
       </table>
     </div>
-    <div class="charts">${drawn.map(({ title, across, format, lines }) => html`<${LineChart} key=${title} title=${title} across=${across} lines=${lines} formatX=${across === "images" ? millions : undefined} formatY=${format} />`)}</div>
+    <div class="charts">${drawn.map(({ title, across, format, lines }) => html`<${LineChart} key=${title} title=${title} across=${across} lines=${lines} formatX=${across === "images" ? millions : undefined} wholeX=${across === "epoch"} formatY=${format} />`)}</div>
   `;
 }
 
 const last = (values) => (values ?? []).findLast((value) => value !== null) ?? null;
 
-function Row({ run, store, color, isShown, onToggle }) {
+// `isWanted`: whether its curves are to be shown, as they are once they have come; then it has a color.
+function Row({ run, store, color, isWanted, onToggle }) {
   const whole = run.total_images ?? 0;
   return html`<tr>
-    <th scope="row"><label class="choice" title=${run.folder}><input type="checkbox" checked=${isShown} onChange=${onToggle} />${isShown && html`<span class=${`swatch ${colorClass(color)}`}></span>`}<span>${run.name}</span></label></th>
+    <th scope="row"><label class="choice" title=${run.folder}><input type="checkbox" checked=${isWanted} onChange=${onToggle} />${color !== undefined && html`<span class=${`swatch ${colorClass(color)}`}></span>`}<span>${run.name}</span></label></th>
     <td><${Badge} state=${run.state} reason=${run.reason} />${run.state === "stopped" && run.saved !== null && html` <span class="quiet">${ago(run.saved)}</span>`}</td>
     <td>${short(run.epoch)}${run.epochs !== null && ` of ${short(run.epochs)}`}</td>
     <td>${run.images === null ? "–" : html`${whole > 0 && html`<progress max=${whole} value=${run.images} aria-label=${`Images of ${run.name}`}></progress> `}${count(run.images)}`}</td>

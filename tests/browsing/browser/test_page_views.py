@@ -302,9 +302,3 @@ def test_an_address_that_fits_nothing_opens_what_there_is(browser, address):
         assert ids_shown(page)[:2] == [0, 1]
         page.goto(address + "#%7B%22rule")  # half an address
         images_left(page, 600)
-
-
-def test_the_live_view_opens(browser, address):
-    with looking(browser, address) as page:
-        go_to(page, "Live")
-        expect(page.get_by_role("main")).not_to_be_empty()
