@@ -184,16 +184,32 @@ def _number(node: ast.expr, text: str, columns: Mapping[str, np.ndarray]) -> np.
 
 def _rank_in_class(values: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
     """float64 (n,): each one's place among those of its class, 1 for the largest; equals in their order."""
-    order = np.argsort(-values, kind="stable")
-    # Numbers of 16 bits are sorted by counting: half the time of np.lexsort.
-    narrow = (
-        class_ids.astype(np.uint16) if 0 <= class_ids.min(initial=0) <= class_ids.max(initial=0) < 2**16 else class_ids
-    )
-    order = order[np.argsort(narrow[order], kind="stable")]
+    order = _by_class_and_value(values, class_ids)
     sorted_ids = class_ids[order]
+    firsts = np.flatnonzero(np.diff(sorted_ids, prepend=sorted_ids[:1] - 1))
     ranks = np.empty(len(values))
-    ranks[order] = np.arange(len(values)) - np.searchsorted(sorted_ids, sorted_ids) + 1
+    ranks[order] = np.arange(1, len(values) + 1) - np.repeat(firsts, np.diff(firsts, append=len(values)))
     return ranks
+
+
+def _by_class_and_value(values: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+    """int64 (n,): places, by class, then from the largest value to the smallest, then in their order."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    place_bits, class_bits = len(values).bit_length(), int(class_ids.max(initial=0)).bit_length()
+    if place_bits + class_bits > 32 or class_ids.min(initial=0) < 0 or not np.array_equal(narrow, values):
+        order = np.argsort(-values, kind="stable")
+        # Numbers of 16 bits are sorted by counting.
+        fits = 0 <= class_ids.min(initial=0) <= class_ids.max(initial=0) < 2**16
+        return order[np.argsort((class_ids.astype(np.uint16) if fits else class_ids)[order], kind="stable")]
+    # Class, value and place are one number of 64 bits: a million of them are sorted in a quarter of the time of two stable sorts.
+    # Of numbers below zero all bits are turned, of others the first: so they sort as the floats do.
+    bits = (0 - narrow).view(np.uint32)
+    bits ^= (bits.view(np.int32) >> 31).view(np.uint32) | np.uint32(1 << 31)
+    keys = class_ids.astype(np.uint64) << np.uint64(32) | bits
+    keys = keys << np.uint64(place_bits) | np.arange(len(values), dtype=np.uint64)
+    keys.sort()
+    return (keys & np.uint64((1 << place_bits) - 1)).astype(np.int64)
 
 
 def _refused(text: str, reason: str, part: ast.expr | str | None = "", columns: Iterable[str] = COLUMNS) -> UsageError:

@@ -305,10 +305,23 @@ def test_what_is_not_known_takes_no_place_in_a_rank():
     assert ranked("rank(score) <= 1", [0, 0, 0], score=[np.nan, 0.1, 0.2]) == [False, False, True]
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 5)), min_size=1, max_size=30), st.integers(1, 5))
-def test_ranks_against_sorting_each_class(rows, most):
-    classes, scores = [c for c, _ in rows], [float(s) for _, s in rows]
-    chosen = ranked(f"rank(score) <= {most}", classes, score=scores)
+# Of 32 bits or not, equal or only just not, of both signs and both zeros.
+SCORES = st.sampled_from(
+    [0.0, -0.0, 1.0, -1.0, 0.1, float(np.float32(0.1)), 1e-45, -1e-45, 3e38, -1e300, np.inf, -np.inf]
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("first_class", [0, 2**31])
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), SCORES | st.floats(width=32, allow_nan=False)), max_size=30),
+    most=st.integers(1, 5),
+)
+def test_ranks_against_sorting_each_class(dtype, first_class, rows, most):
+    classes = [c + first_class for c, _ in rows]
+    with np.errstate(over="ignore"):
+        scores = np.array([s for _, s in rows], dtype)
+    chosen = ranked(f"rank(score) <= {most}", np.array(classes, np.int64), score=scores)
     for one in set(classes):
         ids = [i for i, c in enumerate(classes) if c == one]
         best = sorted(ids, key=lambda i: (-scores[i], i))[:most]
