@@ -1,5 +1,6 @@
 """What many tests share: a tiny generator, a tiny teacher, small stores. Everything is made here, nothing is fetched."""
 
+import http.server
 import logging
 import os
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from dmkd.stores import Store, create_store, parse_codec
 TESTS = Path(__file__).resolve().parent  # where processes that a test starts find these helpers
 CLASS_NAMES = [str(i) for i in range(10)]
 TEACHER = {"name": "t", "architecture": "t"}
+
+# Of every server that a test starts: else an answer's body waits 40 ms for the other side to confirm its headers.
+http.server.BaseHTTPRequestHandler.disable_nagle_algorithm = True
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

@@ -40,6 +40,7 @@ def lines(tmp_path_factory):
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_every_line_is_a_figure_or_says_why_there_is_none(lines):
     for line in lines[:-1]:
         assert line["stage"] in "ABCD" and line["what"]
@@ -47,12 +48,14 @@ def test_every_line_is_a_figure_or_says_why_there_is_none(lines):
         assert "skipped" in line or (line["unit"] and line["value"] >= 0), line
 
 
+@pytest.mark.slow
 def test_the_last_line_holds_the_figures_of_every_stage(lines):
     *before, last = lines
     assert list(last) == list("ABCD")
     assert [line for stage, figures in last.items() for line in ({"stage": stage, **one} for one in figures)] == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "what"),
     [

@@ -159,6 +159,7 @@ def _words(models, folder):
     return ["distil", *map(str, [*named, *FAST, "--warm"])]
 
 
+@pytest.mark.slow
 def test_stopped_within_a_stage_it_goes_on_to_the_same_bytes(models, undisturbed, tmp_path, monkeypatch):
     for owner, method, calls in ((BlockWorker, "make", 3), (dmkd.training.run.Optimisation, "step", 6)):
         left, real = [calls], getattr(owner, method)

@@ -84,6 +84,7 @@ def test_from_generate_to_a_student(source, labels, outputs, own, tiny_generator
     dmkd("evaluate", source, "--data", "s.zarr")
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_a_worker_of_ray_finds_ones_own_module(own, tiny_generator):
     options = (*MAKE[3:], "--generator", tiny_generator, "--teacher", "own_teachers:teacher")

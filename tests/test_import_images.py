@@ -267,6 +267,7 @@ def test_blocks_that_are_deleted_come_back_the_same(tmp_path):
     assert tree_bytes(tmp_path / "u.zarr") != whole
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_the_store_is_the_same(tmp_path):
     image_folder(tmp_path / "images", each=80, size=64)
     run_import(tmp_path / "whole.zarr", tmp_path / "images", block_size=1)

@@ -28,7 +28,11 @@ def execute_script():
     return module
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [NOTEBOOKS[0], *(pytest.param(path, marks=pytest.mark.slow) for path in NOTEBOOKS[1:])],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs(path, tmp_path):
     pytest.importorskip("nbclient", reason="needs nbclient (pip install 'dmkd[dev]')")
     pytest.importorskip("ipykernel")

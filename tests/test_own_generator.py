@@ -107,6 +107,7 @@ def test_the_manuals_example_works_as_it_stands_in_less_than_25_lines(tmp_path):
     assert len(np.unique(store.images[:3].reshape(3, -1), axis=0)) == 3
 
 
+@pytest.mark.slow
 def test_it_is_killed_and_goes_on_with_what_the_store_has_recorded(folder, uninterrupted):
     kill_after(folder, generate(folder, "killed.zarr"), "killed.zarr", 12)
     missing = open_store(folder / "killed.zarr").missing_blocks()
@@ -125,6 +126,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 def test_two_ray_workers_make_the_bytes_that_one_process_makes(folder, uninterrupted, tmp_path):
     command = [sys.executable, "-P", "-c", RAY_ELSEWHERE, str(folder), *options(folder / "ray.zarr", workers=2)]
     slow = {**os.environ, "BARS_SECONDS": "1"}  # no worker has made everything before the other one is there

@@ -52,6 +52,7 @@ def wait_until_at_work(path, process):
     assert process.poll() is None, process.communicate()[1]
 
 
+@pytest.mark.slow
 def test_a_second_generate_shares_the_work_and_label_follows_both(alone, tiny_generator, tiny_teacher, tmp_path):
     path = tmp_path / "s.zarr"
     first = generate(path, tiny_generator, 96)

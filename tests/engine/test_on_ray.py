@@ -93,6 +93,7 @@ def ray_worker_pids():
     return pids
 
 
+@pytest.mark.slow
 def test_labels_too_are_made_by_actors(in_process, tiny_generator, tiny_teacher, tmp_path):
     options = ImageOptions(generator=str(tiny_generator), images=64, sampler="ddpm", steps=3, block_size=8)
     here = RunOptions(workers=0, device="cpu")

@@ -109,7 +109,7 @@ def stopped_at(monkeypatch, block):
         yield
 
 
-@pytest.mark.parametrize("blocks", [(2, 4), (3, 3)])
+@pytest.mark.parametrize("blocks", [pytest.param((2, 4), marks=pytest.mark.slow), (3, 3)])
 def test_stopped_between_blocks_it_goes_on_to_the_same_bytes(first, student, two_rounds, tmp_path, monkeypatch, blocks):
     store = copy(first, tmp_path / "s.zarr")
     with stopped_at(monkeypatch, blocks[0]), pytest.raises(KeyboardInterrupt):
@@ -141,6 +141,7 @@ def test_stopped_before_the_store_has_grown_it_goes_on_to_the_same_bytes(
     assert tree_bytes(tmp_path / "s.zarr") == tree_bytes(Path(two_rounds.path))
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_an_actor_makes_the_bytes_that_one_process_makes(first, student, two_rounds, tmp_path):
     store = copy(first, tmp_path / "s.zarr")
@@ -379,6 +380,7 @@ def test_what_is_asked_for_is_in_the_description_and_the_student_by_its_weights_
     assert dataclasses.asdict(one)["teacher_sha256"] == two_rounds.labels["tiny-resnet"].teacher["sha256"]
 
 
+@pytest.mark.slow
 def test_an_hdf5_store_has_rounds_too(two_rounds, tiny_generator, tiny_teacher, student, tmp_path):
     store = begin(tmp_path / "s.h5", tiny_generator, tiny_teacher)
     store = follow(store, student, **ALL_AT_ONCE)

@@ -90,7 +90,13 @@ def test_a_generator_of_the_users_own_makes_candidates(text, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    "options", [{"image_codec": "jpeg:80"}, {"size": 16}, {"classes": "2,5,7"}, {"guidance": "1:3"}]
+    "options",
+    [
+        {"image_codec": "jpeg:80"},
+        pytest.param({"size": 16}, marks=pytest.mark.slow),
+        {"classes": "2,5,7"},
+        pytest.param({"guidance": "1:3"}, marks=pytest.mark.slow),
+    ],
 )
 def test_other_recipes_have_rounds_too(tiny_generator, tiny_teacher, tmp_path, options):
     store = begin(tmp_path / "s.zarr", tiny_generator, tiny_teacher, images=20, **options)

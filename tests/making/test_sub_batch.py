@@ -170,6 +170,7 @@ def ray_with_a_gpu():
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_on_ray_it_is_tried_in_a_worker_that_has_a_gpu(ray_with_a_gpu, trial):
     def in_worker(trial):
         import ray

@@ -36,6 +36,7 @@ def test_freed_memory_is_used_again():
     assert returned - kept > 50_000, "page faults: 20 rounds of 80 MiB are 400,000 pages, fewer where pages are huge"
 
 
+@pytest.mark.slow
 def test_labels_are_the_same_to_the_bit(tiny_generator, tiny_teacher, tmp_path):
     for name, environment in (("kept.zarr", {}), ("returned.zarr", OFF)):
         # fmt: off

@@ -228,6 +228,7 @@ def test_the_codec_is_part_of_the_recipe(jpegs, tmp_path, tiny_generator, tiny_t
     assert facts["recipe"]["image-codec"] == "jpeg:60" and facts["arrays"]["images"]["bytes_are"] == "about"
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_the_store_is_the_same(jpegs, tmp_path, tiny_generator, tiny_teacher):
     path = tmp_path / "s.zarr"
     arguments = generate(path, tiny_generator, tiny_teacher, "--image-codec", "jpeg:60")

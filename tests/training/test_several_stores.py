@@ -166,6 +166,7 @@ def test_a_run_that_was_stopped_in_mid_epoch_goes_on_as_if_it_had_not_been(label
         run(resolve_training(labelled, {**FAST, "epochs": 3})[1], labelled, tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_two_workers_go_on_with_what_one_began(labelled, photos, tmp_path, monkeypatch):
     """No batch statistics, so that a step is the same whoever computes which part of it."""
     student = {"student": "test_vit", "student_args": {"patch_size": 4}, "schedule": "constant", "lr": 0.002}
