@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from conftest import filled_store, new_store
+from interruptions import interrupt
 from stores_with_rounds import STUDENT, add_round, arrays_of, columns_of, fill, followed, store_with_rounds
 
 from dmkd.stores import MismatchError, UsageError, open_store
@@ -121,26 +122,6 @@ def test_columns_of_rounds_are_nobodys_to_change(store):
 
 
 # Interruptions
-
-
-WRITES = ("create_group", "create_array", "write_constant", "write_block", "set_attributes")
-
-
-def interrupt(store, after):
-    """Let the store's tree be stopped when it has written ``after`` times."""
-    left = [after]
-
-    def stopping(write):
-        def wrapped(*arguments, **options):
-            if not left[0]:
-                raise KeyboardInterrupt
-            left[0] -= 1
-            return write(*arguments, **options)
-
-        return wrapped
-
-    for name in WRITES:
-        setattr(store.chunks.tree, name, stopping(getattr(store.chunks.tree, name)))
 
 
 def test_a_beginning_that_is_interrupted_anywhere_is_as_if_it_had_not_been(place):
