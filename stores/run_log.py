@@ -120,9 +120,10 @@ class RunLog:
     def _save(self) -> None:
         begun = bool(self._node)
         if not begun:
-            self._node = f"{RUNS}/{_free_name(self._tree)}"
+            node = f"{RUNS}/{_free_name(self._tree)}"
             self._tree.create_group(RUNS)
-            self._tree.create_group(self._node, self._all_facts())
+            self._tree.create_group(node, self._all_facts())
+            self._node = node  # only now: what could not be written is begun again
         if self._rows:
             self._tree.create_group(f"{self._node}/part-{self._part}", {"blocks": self._rows})
         if begun:

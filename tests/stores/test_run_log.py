@@ -10,7 +10,7 @@ from conftest import filled_store
 from interruptions import interrupt
 from store_schema import problems_below
 
-from dmkd.stores import run_log
+from dmkd.stores import StoreWriteError, run_log
 from dmkd.stores.verifying.verifier import Verifier
 
 
@@ -161,6 +161,23 @@ def test_a_full_disk_keeps_its_own_error(tmp_path, monkeypatch):
 
     with pytest.raises(ValueError, match="first"):
         fail()
+
+
+def test_a_disk_that_has_room_again_after_a_first_write_failed_keeps_the_error_and_the_log(tmp_path, monkeypatch):
+    store, failed = filled_store(tmp_path / "s.zarr"), []
+    create_group = store.chunks.tree.create_group
+
+    def full_once(node, attributes=None):
+        if attributes and not failed:
+            failed.append(node)
+            raise OSError(28, "No space left on device")
+        create_group(node, attributes)
+
+    monkeypatch.setattr(store.chunks.tree, "create_group", full_once)
+    with pytest.raises(StoreWriteError, match="No space left"), store.log_run(command="test") as log:
+        log.add_worker({})
+    (run,) = store.runs()
+    assert run["outcome"].startswith("failed: Could not write the run log") and list(run["workers"]) == ["w0"]
 
 
 def test_readers_of_the_store_do_not_stumble(tmp_path):

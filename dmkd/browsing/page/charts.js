@@ -26,8 +26,8 @@ function ticks(low, high, most, apart = 0) {
   return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
 }
 
-// `lines`: {name, color, points: [[x, y], ...]}, x ascending; what is null is left out. `fromZero`: whether y begins there; `wholeX`: whether
-// x counts something.
+// `lines`: {name, color, points: [[x, y], ...]}, x ascending; what is null is left out. `fromZero`: whether y begins there;
+// `wholeX`: whether x counts something.
 export function LineChart({ title, legend, across, lines, formatX = plainly, formatY = plainly, fromZero = false, wholeX = false }) {
   const box = useRef(null);
   const [width] = useSize(box);
